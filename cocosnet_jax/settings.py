@@ -1,0 +1,388 @@
+"""Typed settings: what a run is, checked before anything is compiled or written.
+
+A config file (`configs/*.py`) yields an `ml_collections.ConfigDict` with one section per class
+below. `from_config` turns it into `Settings` at the door; everything behind the door takes
+these frozen classes or plain arguments. A checkpoint carries them as JSON (`to_json`).
+"""
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from cocosnet_jax.errors import UserError
+
+
+def _require(ok: bool, field: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise UserError(f"config.{field} is {value!r}; it must be {allowed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Which photographs, at which size, and where exemplars come from (SPEC section 1).
+
+    Attributes:
+      dataset: name of a builder in `cocosnet_jax.data`.
+      source: folder with the dataset's own files; empty where the program draws the data.
+      data_dir: where prepared data is kept; empty means TFDS's own default folder.
+      image_size: H, side of the square network input; divisible by 32.
+      load_size: side to which training images are resized before the random crop.
+      condition: how bytes of `Batch.label` become x_A: `labels` one-hot of a class map,
+        `labels_glasses` the same with the glasses mask as channel 16, `channels` value / 255.
+      channels: C, channels of x_A.
+      flip: random horizontal flips in training.
+      exemplar_list: list file for training images (`key,ref1,ref2,...`), or `random` for any
+        other image, or empty for none.
+      validation_exemplar_list: the same for validation images.
+      exemplar_probability: how often training takes the listed exemplar, not the image itself.
+      hard_probability: how often that is the list's last entry and not its first.
+      distortion: how an image becomes its own exemplar: `crop_flip` a fresh crop and flip (the
+        release), `geometric` an affine map and a smooth warp as well (the paper).
+    """
+
+    dataset: str = "toy_scenes"
+    source: str = ""
+    data_dir: str = ""
+    image_size: int = 256
+    load_size: int = 286
+    condition: Literal["labels", "labels_glasses", "channels"] = "labels"
+    channels: int = 151
+    flip: bool = True
+    exemplar_list: str = ""
+    validation_exemplar_list: str = ""
+    exemplar_probability: float = 0.7
+    hard_probability: float = 0.2
+    distortion: Literal["crop_flip", "geometric"] = "crop_flip"
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        _require(
+            size >= 32 and size % 32 == 0,
+            "data.image_size",
+            size,
+            f"a positive multiple of 32, for example {max(32, round(size / 32) * 32)}",
+        )
+        _require(
+            self.load_size >= size,
+            "data.load_size",
+            self.load_size,
+            f"at least data.image_size ({size}): crops are taken from it",
+        )
+        _require(1 <= self.channels <= 255, "data.channels", self.channels, "between 1 and 255")
+        for field in ("exemplar_probability", "hard_probability"):
+            value = getattr(self, field)
+            _require(0 <= value <= 1, f"data.{field}", value, "between 0 and 1")
+        if self.exemplar_probability > 0 and not self.exemplar_list:
+            raise UserError(
+                f"config.data.exemplar_probability is {self.exemplar_probability} but"
+                " config.data.exemplar_list is empty: name a list file, say 'random' to pair any"
+                " two images, or set the probability to 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The two networks of a translation and the discriminator (SPEC sections 2 to 5 and 9).
+
+    Attributes:
+      base_filters: f; every width of the networks is a multiple of it.
+      adaptor_kernel: K, kernel of the adaptors' two strided convolutions.
+      warp_stride: s, image pixels per correspondence position.
+      block_norm: norm in the adaptors' SPADE blocks.
+      feature_norm: norm in the adaptive feature block.
+      generator_norm: norm in the generator's SPADE blocks.
+      match_kernel: side of the neighbourhood that is compared, 1 or 3.
+      centre: what is subtracted before features are compared: each position's mean over
+        `channels`, or each channel's mean over `positions`.
+      temperature: the softmax divides cosines by it (1 / alpha of equation 4).
+      warp_upsampling: how the warped exemplar returns to H x H; `patch` carries whole patches.
+      mask_input: where the input domain's map of the exemplar (and of the input) is given:
+        `features` concatenated after the adaptors (release), `adaptor` concatenated to the image
+        adaptor's input (paper's warm-up), or `none`.
+      mask_epochs: training epochs after which noise takes the mask's place; negative: never.
+      mask_at_inference: give the mask at evaluation and translation, instead of noise.
+      warped_mask: which warped mask the loss sees: `direct`, `cycle` or `none`.
+      generator_input: the downsampled `condition` (release) or a learned `constant` (paper).
+      generator_condition: what SPADE reads: `warped_and_input`, `warped`, or `input` alone (a
+        plain translation network without exemplar).
+      condition_resize: how the SPADE condition is brought to each layer's size.
+      spectral_everywhere: spectral norm on every convolution, not only the release's.
+      dtype: of activations; parameters, norms, correlation and losses stay float32.
+    """
+
+    base_filters: int = 64
+    adaptor_kernel: Literal[3, 4] = 3
+    warp_stride: Literal[2, 4] = 4
+    block_norm: Literal["positional", "batch"] = "positional"
+    feature_norm: Literal["instance", "batch"] = "instance"
+    generator_norm: Literal["positional", "batch"] = "positional"
+    match_kernel: Literal[1, 3] = 3
+    centre: Literal["channels", "positions"] = "channels"
+    temperature: float = 0.01
+    warp_upsampling: Literal["nearest", "bilinear", "patch"] = "nearest"
+    mask_input: Literal["none", "features", "adaptor"] = "features"
+    mask_epochs: int = -1
+    mask_at_inference: bool = True
+    warped_mask: Literal["none", "direct", "cycle"] = "direct"
+    generator_input: Literal["condition", "constant"] = "condition"
+    generator_condition: Literal["warped_and_input", "warped", "input"] = "warped_and_input"
+    condition_resize: Literal["nearest", "bilinear"] = "nearest"
+    non_local: bool = True
+    spectral_everywhere: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        f = self.base_filters
+        _require(f >= 2 and f % 2 == 0, "model.base_filters", f, "an even number, 2 or more")
+        _require(self.temperature > 0, "model.temperature", self.temperature, "positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """Weights of the objective; 0 switches a term off (SPEC section 6).
+
+    Attributes:
+      alignment: domain alignment, equation 9 (`no_vgg_feat`).
+      adversarial: hinge loss of both players (`GAN`, `D_Fake`, `D_real`).
+      discriminator_features: feature matching in the discriminator (`GAN_Feat`).
+      pseudo_exemplar: feature loss on self exemplars, equation 8 (`fm`).
+      perceptual: equation 10 (`perc`), at `perceptual_layer`, as `perceptual_norm`.
+      contextual: equation 11 (`contextual`) over relu3_2 to relu5_2, and relu2_2 with
+        `contextual_relu2_2`; features are centred by the exemplar's mean over `contextual_centre`.
+      mask: cross-entropy of the warped mask.
+      regularisation: cycle of the warp, equation 12 (`G_warp_cycle`).
+      self_warp: the warped exemplar against the truth on self exemplars (`G_warp_self`).
+    """
+
+    alignment: float = 10.0
+    adversarial: float = 10.0
+    discriminator_features: float = 10.0
+    pseudo_exemplar: float = 10.0
+    perceptual: float = 0.001
+    perceptual_layer: Literal["relu4_2", "relu5_2"] = "relu4_2"
+    perceptual_norm: Literal["l1", "l2"] = "l2"
+    contextual: float = 10.0
+    contextual_relu2_2: bool = False
+    contextual_centre: Literal["channels", "positions"] = "channels"
+    mask: float = 0.0
+    regularisation: float = 0.0
+    self_warp: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is float:
+                _require(
+                    value >= 0 and math.isfinite(value), f"loss.{field.name}", value, "0 or more"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimiserSettings:
+    """Adam for both players, and the schedule (SPEC section 7).
+
+    Attributes:
+      generator_rate: learning rate of the correspondence network and the generator.
+      discriminator_rate: learning rate of the discriminator.
+      beta1, beta2: Adam's decay rates.
+      generator_eps, discriminator_eps: Adam's epsilon.
+      constant_epochs, decay_epochs: constant rate, then linear to 0.
+      ema: decay of the averaged weights that translation uses; 0 keeps no average.
+    """
+
+    generator_rate: float = 1e-4
+    discriminator_rate: float = 4e-4
+    beta1: float = 0.0
+    beta2: float = 0.9
+    generator_eps: float = 1e-3
+    discriminator_eps: float = 1e-8
+    constant_epochs: int = 100
+    decay_epochs: int = 100
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in ("generator_rate", "discriminator_rate"):
+            value = getattr(self, field)
+            _require(value >= 0, f"optimiser.{field}", value, "0 or more")
+        for field in ("beta1", "beta2", "ema"):
+            value = getattr(self, field)
+            _require(0 <= value < 1, f"optimiser.{field}", value, "at least 0 and below 1")
+        for field in ("generator_eps", "discriminator_eps"):
+            value = getattr(self, field)
+            _require(value > 0, f"optimiser.{field}", value, "positive")
+        for field in ("constant_epochs", "decay_epochs"):
+            value = getattr(self, field)
+            _require(value >= 0, f"optimiser.{field}", value, "0 or more")
+        epochs = self.constant_epochs + self.decay_epochs
+        _require(epochs > 0, "optimiser.constant_epochs + decay_epochs", epochs, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class VggSettings:
+    """The VGG-19 of the losses (SPEC section 6).
+
+    Attributes:
+      weights: a weight file (the release's .pth, torchvision's .pth, Keras's notop .h5), or
+        `random` for untrained weights: fine for trying things out, not for results.
+      width: channels of the first layer; 64 is VGG-19, others need `random` weights.
+    """
+
+    weights: str = ""
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        _require(self.width >= 1, "vgg.width", self.width, "positive")
+        if self.width != 64 and self.weights != "random":
+            raise UserError(
+                f"config.vgg.width is {self.width}, but weight files hold VGG-19 with 64: set"
+                " config.vgg.width=64, or config.vgg.weights=random"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """The loop.
+
+    Attributes:
+      seed: of everything random.
+      batch_size: samples per step over all devices.
+      stop_after: stop after this many steps of the schedule; 0 runs all of it.
+      log_every, images_every, checkpoint_every: steps between log lines, picture grids and
+        checkpoints; 0 for images_every writes none.
+      keep_checkpoints: how many of the newest checkpoints are kept.
+      evaluation_batch_size: samples per evaluation step over all devices.
+    """
+
+    seed: int = 0
+    batch_size: int = 32
+    stop_after: int = 0
+    log_every: int = 50
+    images_every: int = 1000
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    evaluation_batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        for field in (
+            "batch_size",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "evaluation_batch_size",
+        ):
+            value = getattr(self, field)
+            _require(value >= 1, f"train.{field}", value, "1 or more")
+        for field in ("seed", "stop_after", "images_every"):
+            value = getattr(self, field)
+            _require(value >= 0, f"train.{field}", value, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that a run is."""
+
+    data: DataSettings = DataSettings(exemplar_list="random")
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    vgg: VggSettings = VggSettings()
+    train: TrainSettings = TrainSettings()
+
+    def __post_init__(self) -> None:
+        has_classes = self.data.condition != "channels"
+        if self.data.condition == "labels_glasses":
+            _require(
+                self.data.channels > 16,
+                "data.channels",
+                self.data.channels,
+                "above 16, where data.condition='labels_glasses' puts the glasses",
+            )
+        if self.loss.mask > 0 and not (has_classes and self.model.warped_mask != "none"):
+            raise UserError(
+                f"config.loss.mask is {self.loss.mask}, but there is no warped mask to weigh:"
+                " set config.model.warped_mask to 'direct' or 'cycle' (label maps only), or"
+                " config.loss.mask=0"
+            )
+
+    @property
+    def epochs(self) -> int:
+        """Length of the schedule."""
+        return self.optimiser.constant_epochs + self.optimiser.decay_epochs
+
+
+def _check_type(path: str, value: Any, kind: Any) -> Any:
+    """Returns `value` as `kind` (int, float, bool, str or a Literal), or says what is wrong."""
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices or isinstance(value, bool):
+            allowed = ", ".join(repr(choice) for choice in choices)
+            raise UserError(f"config.{path} is {value!r}; allowed are {allowed}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise UserError(f"config.{path} is {value!r}; it must be of type {kind.__name__}")
+    return value
+
+
+def _build(cls: Any, values: Any, path: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"config.{path} is {values!r}; it must be a section with fields")
+    kinds = typing.get_type_hints(cls)
+    prefix = f"{path}." if path else ""
+    for name in values:
+        if name not in kinds:
+            raise UserError(
+                f"config.{prefix}{name} is unknown; config{'.' + path if path else ''} has"
+                f" {', '.join(sorted(kinds))}"
+            )
+    fields: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        if name not in values:
+            continue
+        if dataclasses.is_dataclass(kind):
+            fields[name] = _build(kind, values[name], prefix + name)
+        else:
+            fields[name] = _check_type(prefix + name, values[name], kind)
+    return cls(**fields)
+
+
+def from_mapping(values: Mapping[str, Any]) -> Settings:
+    """Settings from nested dictionaries; fields that are left out take their defaults.
+
+    Raises:
+      UserError: an unknown section or field, or an impossible value; the message names the
+        field, the value and what is allowed.
+    """
+    settings = _build(Settings, values, "")
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def to_json(settings: Settings) -> str:
+    """Settings as readable JSON; `from_json` reads it back to an equal object."""
+    return json.dumps(dataclasses.asdict(settings), indent=2)
+
+
+def from_json(text: str) -> Settings:
+    """The inverse of `to_json`."""
+    return from_mapping(json.loads(text))
+
+
+def to_mapping(settings: Settings) -> dict[str, Any]:
+    """Settings as nested dictionaries, for a ConfigDict."""
+    return dataclasses.asdict(settings)
+
+
+def differences(a: Settings, b: Settings) -> list[str]:
+    """Fields in which two settings differ, each as `section.field: value of a, value of b`."""
+    left, right = to_mapping(a), to_mapping(b)
+    return [
+        f"{section}.{field}: {left[section][field]!r}, {right[section][field]!r}"
+        for section in left
+        for field in left[section]
+        if left[section][field] != right[section][field]
+    ]
