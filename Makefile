@@ -1,0 +1,51 @@
+# `make demo` and `make test` each work alone, on a machine with only Python 3.11, 3.12 or 3.13.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= runs/demo
+
+.PHONY: help demo test install clean
+
+help:
+	@echo "make demo     train on drawn landscapes, translate some, show what it measured"
+	@echo "make test     style, types and tests"
+	@echo "make install  the environment alone, in $(VENV)"
+	@echo "make clean    remove the environment; runs/ stays"
+	@echo "PYTHON=...    which Python makes the environment (3.11 to 3.13)"
+
+demo: $(VENV)/.run
+	$(BIN)/python -m cocosnet_jax.apps.toy_demo --workdir=$(DEMO_DIR)
+
+test: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+install: $(VENV)/.run
+
+clean:
+	rm -rf $(VENV)
+
+# The stamps are written last: an installation that was cut off is taken up again.
+$(VENV)/.run: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.test: requirements.txt requirements-dev.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $(VENV)/.run $@
+
+$(BIN)/python:
+	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	  if "$$python" -c 'import sys, ensurepip, venv; \
+	      sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+	    echo "Making $(VENV) with $$("$$python" --version); installing takes a few minutes."; \
+	    exec "$$python" -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "error: no Python 3.11, 3.12 or 3.13 with venv found (tried:" \
+	  "$(or $(PYTHON),python3 python3.13 python3.12 python3.11)); install one, on Debian also" \
+	  "python3-venv, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	exit 1
