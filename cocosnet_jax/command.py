@@ -1,0 +1,86 @@
+"""What all entry points share: the config flag, and one line where others show a traceback."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from cocosnet_jax import settings as settings_lib
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import Settings
+
+
+def define_config() -> Callable[[], Settings]:
+    """Defines `--config=FILE[:VARIANT]` with overrides `--config.section.field=value`.
+
+    Returns:
+      A function that yields the checked settings, to be called once flags are parsed. It raises
+      UserError for a field that is unknown or a value that is impossible.
+    """
+    # New attributes are let in here, because Settings names the fields there are.
+    holder = config_flags.DEFINE_config_file(
+        "config",
+        help_string="config file, with a variant after a colon: configs/ade20k.py:released",
+        lock_config=False,
+        accept_new_attributes=True,
+    )
+
+    def settings() -> Settings:
+        if holder.value is None:
+            raise UserError(f"--config is missing; {_known_configs()}")
+        return settings_lib.from_mapping(holder.value.to_dict())
+
+    return settings
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses flags, calls `main` and exits with its status; a UserError is one line, status 2."""
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        if len(argv) > 1:
+            raise UserError(f"{argv[1]!r} is not a flag; flags look like --name=value")
+        return main()
+
+    try:
+        app.run(guarded, flags_parser=_parse)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    if any(argument in ("--help", "-help", "--helpfull") for argument in argv):
+        return app.parse_flags_with_usage(list(argv))
+    sections = [field.name for field in dataclasses.fields(Settings)]
+    for argument in argv[1:]:
+        match = re.match(r"--?(?:no)?config(?:=([^:]*)|\.(\w+))", argument)
+        if match and match[1] is not None and not os.path.isfile(match[1]):
+            raise UserError(f"--config={match[1]} is not a file; {_known_configs()}")
+        if match and match[2] and match[2] not in sections:
+            raise UserError(f"config.{match[2]} is unknown; config has {', '.join(sections)}")
+    try:
+        return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        raise _of_illegal_value(str(error)) from error
+    except flags.Error as error:
+        raise UserError(f"{' '.join(str(error).split())}; --helpfull lists the flags") from error
+
+
+def _of_illegal_value(message: str) -> UserError:
+    match = re.match(r"flag --config\.(\w+)\.(\w+)=(.*?): ", message, re.DOTALL)
+    if not match:
+        first, last = message.split(": ")[0], message.strip().splitlines()[-1].strip()
+        return UserError(last if last.startswith(first) else f"{first}: {last}")
+    section, field, value = match.groups()
+    kind = type(dataclasses.asdict(Settings())[section][field]).__name__
+    return UserError(f"config.{section}.{field} is {value!r}; it must be of type {kind}")
+
+
+def _known_configs() -> str:
+    known = sorted(str(path) for path in pathlib.Path("configs").glob("*.py"))
+    return f"there are {', '.join(known)}" if known else "start in the project's folder"

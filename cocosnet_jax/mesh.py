@@ -1,0 +1,46 @@
+"""Devices: one mesh with one axis, the batch split over it, everything else on every device."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.types import Batch
+
+
+def make() -> Mesh:
+    """Returns the mesh of all devices of all processes, with the axis `data`."""
+    # Auto axes: gradients of this model fail under Explicit ones, make_mesh's newer default.
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a batch: its first dimension is split over all devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of state and weights: a whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def to_global(mesh: Mesh, batch: Batch) -> Batch:
+    """Returns the global batch whose rows on this process are `batch`, (b / processes, ...)."""
+    sharding = split(mesh)
+
+    def place(rows: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, rows)
+
+    return jax.tree.map(place, batch)
+
+
+def check_batch(field: str, batch_size: int) -> None:
+    """Raises UserError if `batch_size`, the value of config.`field`, does not split evenly."""
+    devices = jax.device_count()
+    if batch_size % devices:
+        up = -(-batch_size // devices) * devices
+        raise UserError(
+            f"config.{field} is {batch_size}, which does not split over {devices} devices"
+            f" ({jax.process_count()} process(es) with {jax.local_device_count()} each); set it to"
+            f" a multiple of {devices}, for example {up}"
+        )

@@ -1,0 +1,69 @@
+"""What every config starts from, and the two recipes: the paper and the authors' release.
+
+A config file defines `get_config(variant)` and returns a ConfigDict with the sections and fields
+of `cocosnet_jax.settings.Settings`, which documents and checks each one. Any field can be set on
+the command line: `--config.train.batch_size=8`.
+
+Where paper and release differ, docs/fidelity.md says how and why.
+"""
+
+from ml_collections import ConfigDict
+
+from cocosnet_jax import settings
+from cocosnet_jax.errors import UserError
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults of every field."""
+    return ConfigDict(settings.to_mapping(settings.Settings()))
+
+
+def released(config: ConfigDict) -> ConfigDict:
+    """Sets what all of the release's recipes have in common (SPEC sections 3 to 8)."""
+    model, loss, optimiser, data = config.model, config.loss, config.optimiser, config.data
+    data.distortion = "crop_flip"
+    model.block_norm = model.generator_norm = "positional"
+    model.feature_norm = "instance"
+    model.match_kernel = 3
+    model.centre = "channels"
+    model.generator_input = "condition"
+    model.generator_condition = "warped_and_input"
+    model.condition_resize = "nearest"
+    model.spectral_everywhere = False
+    loss.perceptual_norm = "l2"
+    loss.contextual_relu2_2 = False
+    loss.discriminator_features = 10.0
+    optimiser.beta1, optimiser.beta2 = 0.0, 0.9
+    return config
+
+
+def paper(config: ConfigDict) -> ConfigDict:
+    """Sets what the paper says of every task (SPEC section 9); the release fills its silences."""
+    model, loss, optimiser, data = config.model, config.loss, config.optimiser, config.data
+    data.distortion = "geometric"  # section 3.3, "pseudo exemplars"
+    model.adaptor_kernel = 4  # supplement, table 1
+    model.block_norm = model.feature_norm = "batch"  # supplement, section E
+    model.generator_norm = "positional"  # section 3.2
+    model.match_kernel = 1  # equation 2
+    model.centre = "channels"
+    model.mask_input = "none"
+    model.warped_mask = "none"
+    model.generator_input = "constant"  # section 3.2
+    model.generator_condition = "warped"
+    model.condition_resize = "bilinear"  # supplement, table 1
+    model.spectral_everywhere = True
+    loss.discriminator_features = 0.0
+    loss.perceptual, loss.perceptual_layer, loss.perceptual_norm = 0.001, "relu4_2", "l1"
+    loss.contextual_relu2_2 = True
+    loss.mask = 0.0
+    loss.regularisation = 1.0  # equation 12, with the weight of the release's edge recipe
+    loss.self_warp = 0.0
+    optimiser.beta1, optimiser.beta2 = 0.0, 0.999
+    return config
+
+
+def unknown_variant(file: str, variant: str, known: tuple[str, ...]) -> UserError:
+    """Returns the error for `--config=FILE:VARIANT` with a variant that the file does not have."""
+    return UserError(
+        f"--config={file}:{variant} is unknown; {file} has the variants {', '.join(known)}"
+    )
