@@ -307,6 +307,16 @@ class Settings:
                 " config.loss.mask=0"
             )
 
+        if self.model.generator_condition == "input":
+            for field in ("alignment", "contextual", "mask", "regularisation", "self_warp"):
+                value = getattr(self.loss, field)
+                if value > 0:
+                    raise UserError(
+                        f"config.loss.{field} is {value}, but a generator that reads the input alone"
+                        " (config.model.generator_condition='input') has no exemplar to compare"
+                        f" with: set config.loss.{field}=0"
+                    )
+
     @property
     def epochs(self) -> int:
         """Length of the schedule."""

@@ -45,11 +45,12 @@ class Outputs(NamedTuple):
 
     Attributes:
       image: (b, H, W, 3) in [-1, 1], the translation of the input.
-      warped_exemplar: (b, H, W, 3) in [-1, 1], the exemplar at the places of the input.
+      warped_exemplar: (b, H, W, 3) in [-1, 1], the exemplar at the places of the input, or None
+        for a plain translation network, which reads no exemplar.
       warped_mask: (b, h, w, C), the exemplar's mask carried by the same warp, or None where
         the input domain has no classes.
     """
 
     image: Float[Array, "b height width 3"]
-    warped_exemplar: Float[Array, "b height width 3"]
+    warped_exemplar: Float[Array, "b height width 3"] | None
     warped_mask: Float[Array, "b h w classes"] | None

@@ -1,0 +1,157 @@
+"""The cross-domain correspondence network: from input and exemplar to features that compare.
+
+Paper section 3.1 and supplement Table 1; SPEC section 3.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cocosnet_jax.nn.blocks import ResidualBlock
+from cocosnet_jax.nn.conv import Conv, Dtype
+from cocosnet_jax.nn.norms import instance_norm, unit_length
+from cocosnet_jax.nn.resize import nearest
+from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
+from cocosnet_jax.settings import ModelSettings
+
+
+class DomainAdaptor(nn.Module):
+    """F_A or F_B: one domain to the shared domain S at 1 / stride of the size (equations 1, 2)."""
+
+    settings: ModelSettings
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b height width c"], *, train: bool
+    ) -> Float[Array, "b h w k"]:
+        """Returns (b, H / s, W / s, 4f), before the normalisation over channels."""
+        s = self.settings
+        f, k = s.base_filters, s.adaptor_kernel
+        fourth = (k, 2) if s.warp_stride == 4 else (3, 1)
+        layers = ((f, 3, 1), (2 * f, k, 2), (4 * f, 3, 1), (8 * f, *fourth), (8 * f, 3, 1))
+        condition = x
+        for i, (features, kernel, stride) in enumerate(layers, 1):
+            conv = Conv(
+                features,
+                kernel,
+                stride,
+                1,
+                use_bias=False,
+                spectral=True,
+                dtype=self.dtype,
+                name=f"conv_{i}",
+            )
+            x = instance_norm(conv(x, train=train))
+            if i < len(layers):
+                x = leaky_relu(x)
+        for i, features in enumerate((8 * f, 8 * f, 4 * f), 1):
+            block = SpadeBlock(
+                features,
+                2 * f,
+                s.block_norm,
+                spectral_everywhere=s.spectral_everywhere,
+                dtype=self.dtype,
+                name=f"block_{i}",
+            )
+            x = block(x, condition, train=train)
+        return x
+
+
+class FeatureBlock(nn.Module):
+    """The adaptive feature block that both branches share."""
+
+    settings: ModelSettings
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w k"], *, train: bool) -> Float[Array, "b h w k"]:
+        s = self.settings
+        for i in range(1, 5):
+            block = ResidualBlock(
+                s.feature_norm, s.spectral_everywhere, self.dtype, name=f"block_{i}"
+            )
+            x = block(x, train=train)
+        return x
+
+
+class Correspondence(NamedTuple):
+    """Features of one input and its exemplar.
+
+    Attributes:
+      adapted_input, adapted_exemplar: (b, h, w, 4f), in the domain S before normalisation.
+      theta, phi: (b, h, w, 4f), what is compared: input and exemplar.
+      adapted_truth: (b, h, w, 4f), the truth x_B in S, before normalisation; None if not asked for.
+    """
+
+    adapted_input: Float[Array, "b h w k"]
+    adapted_exemplar: Float[Array, "b h w k"]
+    theta: Float[Array, "b h w k"]
+    phi: Float[Array, "b h w k"]
+    adapted_truth: Float[Array, "b h w k"] | None
+
+
+class CorrespondenceNetwork(nn.Module):
+    """Both domain adaptors, the shared feature block and the two 1x1 projections."""
+
+    settings: ModelSettings
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        semantics: Float[Array, "b height width classes"],
+        exemplar: Float[Array, "b height width 3"],
+        exemplar_mask: Float[Array, "b height width classes"],
+        truth: Float[Array, "b height width 3"] | None = None,
+        truth_mask: Float[Array, "b height width classes"] | None = None,
+        *,
+        train: bool,
+    ) -> Correspondence:
+        """Runs both branches.
+
+        Args:
+          semantics: x_A.
+          exemplar: y_B in [-1, 1].
+          exemplar_mask: the exemplar's map in the input domain, or noise in its place; not
+            read with `mask_input='none'`.
+          truth: x_B, to be adapted as well, for the alignment loss.
+          truth_mask: what `exemplar_mask` is, for the truth; read with `mask_input='adaptor'`.
+          train: whether norms use and update batch statistics and spectral vectors.
+        """
+        s = self.settings
+        adapt_input = DomainAdaptor(s, self.dtype, name="input_adaptor")
+        adapt_image = DomainAdaptor(s, self.dtype, name="image_adaptor")
+
+        def image_branch(
+            image: Float[Array, "b height width 3"],
+            mask: Float[Array, "b height width classes"] | None,
+        ) -> Float[Array, "b h w k"]:
+            if s.mask_input == "adaptor":
+                assert mask is not None
+                image = jnp.concatenate([image, mask], -1)
+            return adapt_image(image, train=train)
+
+        adapted_input = adapt_input(semantics, train=train)
+        # The order counts: each call advances the image adaptor's spectral vectors (SPEC section 7).
+        adapted_exemplar = image_branch(exemplar, exemplar_mask)
+        adapted_truth = None if truth is None else image_branch(truth, truth_mask)
+
+        features = FeatureBlock(s, self.dtype, name="features")
+
+        def project(
+            x: Float[Array, "b h w k"], mask: Float[Array, "b height width classes"], name: str
+        ) -> Float[Array, "b h w k"]:
+            x = unit_length(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+            if s.mask_input == "features":
+                x = jnp.concatenate([nearest(mask, *x.shape[1:3]).astype(x.dtype), x], -1)
+            conv = Conv(
+                4 * s.base_filters, 1, spectral=s.spectral_everywhere, dtype=self.dtype, name=name
+            )
+            return conv(features(x, train=train), train=train)
+
+        theta = project(adapted_input, semantics, "theta")
+        phi = project(adapted_exemplar, exemplar_mask, "phi")
+        return Correspondence(adapted_input, adapted_exemplar, theta, phi, adapted_truth)

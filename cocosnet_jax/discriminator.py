@@ -1,0 +1,75 @@
+"""Two PatchGAN discriminators, the second on the halved picture (SPEC section 5)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cocosnet_jax.nn.blocks import NonLocalBlock
+from cocosnet_jax.nn.conv import Conv, Dtype
+from cocosnet_jax.nn.norms import instance_norm
+from cocosnet_jax.nn.spade import leaky_relu
+from cocosnet_jax.settings import ModelSettings
+
+SCALES = 2
+
+
+class PatchDiscriminator(nn.Module):
+    """Five convolutions; the last one's output are logits of overlapping patches."""
+
+    settings: ModelSettings
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b height width k"], *, train: bool
+    ) -> list[Float[Array, "b h w k"]]:
+        s, f = self.settings, self.settings.base_filters
+        features = []
+        layers = ((f, 2), (2 * f, 2), (4 * f, 2), (8 * f, 1), (1, 1))
+        last = len(layers) - 1
+        for i, (width, stride) in enumerate(layers):
+            plain = i in (0, last)
+            conv = Conv(
+                width,
+                4,
+                stride,
+                1,
+                use_bias=plain,
+                spectral=s.spectral_everywhere or not plain,
+                dtype=self.dtype,
+                name=f"conv_{i}",
+            )
+            x = conv(x, train=train)
+            if not plain:
+                x = instance_norm(x)
+            if i < last:
+                x = leaky_relu(x)
+            features.append(x)
+            if i == 2 and s.non_local:
+                x = NonLocalBlock(self.dtype, name="attention")(x, train=train)
+        return features
+
+
+class Discriminator(nn.Module):
+    """Features and logits of [x_A, image] at both scales."""
+
+    settings: ModelSettings
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        semantics: Float[Array, "b height width classes"],
+        image: Float[Array, "b height width 3"],
+        *,
+        train: bool,
+    ) -> list[list[Float[Array, "b h w k"]]]:
+        """Returns per scale the five layers' outputs; the last are the logits."""
+        x = jnp.concatenate([semantics.astype(image.dtype), image], -1)
+        results = []
+        for scale in range(SCALES):
+            if scale:
+                x = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)), count_include_pad=False)
+            module = PatchDiscriminator(self.settings, self.dtype, name=f"scale_{scale}")
+            results.append(module(x, train=train))
+        return results

@@ -1,0 +1,167 @@
+"""The terms of the objective, each a pure function (paper section 3.3, SPEC section 6).
+
+Weights are applied in `cocosnet_jax.steps`; every function here returns the bare term.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cocosnet_jax.nn.norms import unit_length
+from cocosnet_jax.nn.resize import average_pool, nearest
+
+Features = Mapping[str, Float[Array, "b h w k"]]
+# Of one discriminator's scale: five layers, the last are the logits.
+ScaleFeatures = Sequence[Float[Array, "b h w k"]]
+
+# Weights lambda_l of the pseudo-exemplar loss (equation 8).
+PSEUDO_EXEMPLAR_WEIGHTS = {
+    "relu1_2": 1 / 32,
+    "relu2_2": 1 / 16,
+    "relu3_2": 1 / 8,
+    "relu4_2": 1 / 4,
+    "relu5_2": 1.0,
+}
+# Layer -> (weight omega_l, average pooling before the comparison) of the contextual loss.
+CONTEXTUAL_LAYERS = {"relu5_2": (8.0, 1), "relu4_2": (4.0, 1), "relu3_2": (2.0, 2)}
+CONTEXTUAL_RELU2_2 = {"relu2_2": (1.0, 4)}
+CONTEXTUAL_BANDWIDTH = 0.1
+
+
+def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Float32 or wider: losses are never taken in bfloat16."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def mean_abs(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
+    """Mean absolute difference."""
+    return jnp.mean(jnp.abs(wide(a) - wide(b)))
+
+
+def self_reference_weights(self_reference: Float[Array, "b"]) -> Float[Array, "b 1 1 1"]:
+    """q: shares the loss among the samples that are their own exemplar."""
+    return (self_reference / (self_reference.sum() + 1e-5))[:, None, None, None]
+
+
+def alignment(
+    adapted_input: Float[Array, "b h w k"], adapted_truth: Float[Array, "b h w k"]
+) -> Float[Array, ""]:
+    """Distance of input and truth in the shared domain (equation 9), both normalised."""
+    return mean_abs(unit_length(wide(adapted_input)), unit_length(wide(adapted_truth)))
+
+
+def hinge_generator(logits: Sequence[Float[Array, "b h w 1"]]) -> Float[Array, ""]:
+    """-D(G), mean over scales (equation 13)."""
+    return sum((-jnp.mean(wide(x)) for x in logits), jnp.zeros(())) / len(logits)
+
+
+def hinge_discriminator(logits: Sequence[Float[Array, "b h w 1"]], real: bool) -> Float[Array, ""]:
+    """relu(1 - D) on real pictures, relu(1 + D) on fake ones, mean over scales (equation 13)."""
+    sign = -1 if real else 1
+    terms = (jnp.mean(jnp.maximum(1 + sign * wide(x), 0)) for x in logits)
+    return sum(terms, jnp.zeros(())) / len(logits)
+
+
+def discriminator_features(
+    fake: Sequence[ScaleFeatures], real: Sequence[ScaleFeatures]
+) -> Float[Array, ""]:
+    """Feature matching: mean over scales of the summed distances of all layers but the logits."""
+    terms = (
+        mean_abs(a, b)
+        for fake_scale, real_scale in zip(fake, real, strict=True)
+        for a, b in zip(fake_scale[:-1], real_scale[:-1], strict=True)
+    )
+    return sum(terms, jnp.zeros(())) / len(fake)
+
+
+def pseudo_exemplar(
+    fake: Features, truth: Features, self_reference: Float[Array, "b"]
+) -> Float[Array, ""]:
+    """Distance of VGG features to the truth's, where the exemplar is the truth (equation 8)."""
+    q = self_reference_weights(self_reference)
+    terms = (
+        weight * jnp.mean(jnp.abs(wide(fake[layer]) - wide(truth[layer])) * q)
+        for layer, weight in PSEUDO_EXEMPLAR_WEIGHTS.items()
+    )
+    return sum(terms, jnp.zeros(()))
+
+
+def perceptual(
+    fake: Float[Array, "b h w k"], truth: Float[Array, "b h w k"], norm: Literal["l1", "l2"]
+) -> Float[Array, ""]:
+    """Distance of deep VGG features to the truth's (equation 10): mean |d| or mean d^2."""
+    if norm == "l1":
+        return mean_abs(fake, truth)
+    return jnp.mean(jnp.square(wide(fake) - wide(truth)))
+
+
+def contextual_layer(
+    x: Float[Array, "b h w k"], y: Float[Array, "b h w k"], centre: Literal["channels", "positions"]
+) -> Float[Array, "b"]:
+    """-log CX of one layer: every position of x should find a partner in y (equation 11).
+
+    Args:
+      x: features of the output.
+      y: features of the exemplar.
+      centre: both are centred by y's mean over channels at the same position, or over positions.
+    """
+    x = wide(x).reshape(x.shape[0], -1, x.shape[-1])
+    y = wide(y).reshape(y.shape[0], -1, y.shape[-1])
+    mean = y.mean(-1 if centre == "channels" else 1, keepdims=True)
+    x, y = unit_length(x - mean), unit_length(y - mean)
+    distance = 1 - jnp.einsum("bnk,bmk->bnm", x, y, precision="highest")
+    relative = distance / (distance.min(-1, keepdims=True) + 1e-3)
+    weights = jnp.exp((1 - relative) / CONTEXTUAL_BANDWIDTH)
+    affinity = weights / weights.sum(-1, keepdims=True)
+    return -jnp.log(affinity.max(-1).mean(-1))
+
+
+def contextual(
+    fake: Features, exemplar: Features, centre: Literal["channels", "positions"], relu2_2: bool
+) -> Float[Array, ""]:
+    """Contextual loss over the layers, batch mean (equation 11)."""
+    layers = CONTEXTUAL_LAYERS | (CONTEXTUAL_RELU2_2 if relu2_2 else {})
+    total = jnp.zeros(())
+    for layer, (weight, pool) in layers.items():
+        x, y = average_pool(fake[layer], pool), average_pool(exemplar[layer], pool)
+        total += weight * jnp.mean(contextual_layer(x, y, centre))
+    return total
+
+
+def warped_mask(
+    mask: Float[Array, "b h w classes"],
+    label: Int[Array, "b height width"],
+    exemplar_label: Int[Array, "b height width"],
+) -> Float[Array, ""]:
+    """Cross-entropy of the warped mask, at positions that can be right.
+
+    Class 0 is unknown, and a class that the exemplar lacks at h x h cannot be found there:
+    both weigh nothing.
+
+    Args:
+      mask: (b, h, w, C), each position a distribution over classes.
+      label: (b, H, W) class map of the input.
+      exemplar_label: (b, H, W) class map of the exemplar.
+    """
+    b, h, w, classes = mask.shape
+    mask = wide(mask)
+    label = nearest(label, h, w).reshape(b, -1)
+    exemplar_label = nearest(exemplar_label, h, w).reshape(b, -1)
+    one_hot = jnp.arange(classes) == exemplar_label[..., None]
+    present = one_hot.any(1).at[:, 0].set(False)
+    weights = jnp.take_along_axis(present, label, 1).astype(mask.dtype)
+    picked = jnp.take_along_axis(mask.reshape(b, -1, classes), label[..., None], -1)[..., 0]
+    # The release takes this divisor in float32, whatever the rest runs in.
+    count = (weights.sum().astype(jnp.float32) + jnp.float32(1e-5)).astype(mask.dtype)
+    return jnp.sum(-jnp.log(picked + 1e-10) * weights) / count
+
+
+def self_warp(
+    warped: Float[Array, "b height width 3"],
+    truth: Float[Array, "b height width 3"],
+    self_reference: Float[Array, "b"],
+) -> Float[Array, ""]:
+    """Distance of the warped exemplar to the truth, where the exemplar is the truth."""
+    return jnp.mean(jnp.abs(wide(warped) - wide(truth)) * self_reference_weights(self_reference))

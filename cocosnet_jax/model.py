@@ -1,0 +1,216 @@
+"""The whole translation: correspondence, warp, generator; and the way from bytes to inputs."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from cocosnet_jax.correspondence import Correspondence, CorrespondenceNetwork
+from cocosnet_jax.generator import COARSEST, Generator
+from cocosnet_jax.nn.conv import Dtype
+from cocosnet_jax.nn.resize import (
+    average_pool,
+    bilinear,
+    from_patches,
+    nearest,
+    to_patches,
+)
+from cocosnet_jax.settings import DataSettings, ModelSettings, Settings
+from cocosnet_jax.types import Batch
+from cocosnet_jax.warp import Warp, correlation_logits, matching_features
+
+GLASSES = 16  # channel of x_A that `labels_glasses` fills from the second plane (SPEC section 1)
+NOISE_DEVIATION = 0.01  # of the noise that takes a mask's place
+
+
+class Inputs(NamedTuple):
+    """Network inputs, on the device.
+
+    Attributes:
+      image: x_B, the truth, in [-1, 1].
+      exemplar: y_B in [-1, 1].
+      semantics: x_A, (b, H, W, C).
+      exemplar_semantics: the exemplar's map in the input domain.
+      label, exemplar_label: (b, H, W) class maps, or None where the domain has no classes.
+      self_reference: (b,), 1 where the exemplar is the image itself, distorted.
+    """
+
+    image: Float[Array, "b height width 3"]
+    exemplar: Float[Array, "b height width 3"]
+    semantics: Float[Array, "b height width classes"]
+    exemplar_semantics: Float[Array, "b height width classes"]
+    label: Int[Array, "b height width"] | None
+    exemplar_label: Int[Array, "b height width"] | None
+    self_reference: Float[Array, "b"]
+
+
+def unit_image(image: Shaped[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
+    """Bytes to [-1, 1]; floating images are taken as they are."""
+    if jnp.issubdtype(image.dtype, jnp.floating):
+        return jnp.asarray(image)
+    return jnp.asarray(image, jnp.float32) / 127.5 - 1
+
+
+def semantics(
+    label: Shaped[Array, "b height width planes"], data: DataSettings, dtype: Dtype
+) -> Float[Array, "b height width classes"]:
+    """x_A from the planes of `Batch.label` (SPEC section 1)."""
+    if data.condition == "channels":
+        if jnp.issubdtype(label.dtype, jnp.floating):
+            return jnp.asarray(label, dtype)
+        return jnp.asarray(label, dtype) / 255
+    one_hot = jax.nn.one_hot(label[..., 0], data.channels, dtype=dtype)
+    if data.condition == "labels_glasses":
+        one_hot = one_hot.at[..., GLASSES].set(jnp.asarray(label[..., 1], dtype))
+    return one_hot
+
+
+def network_inputs(batch: Batch, data: DataSettings) -> Inputs:
+    """What the networks take, from what the pipeline carries."""
+    image = unit_image(batch.image)
+    has_classes = data.condition != "channels"
+    return Inputs(
+        image,
+        unit_image(batch.exemplar),
+        semantics(batch.label, data, image.dtype),
+        semantics(batch.exemplar_label, data, image.dtype),
+        jnp.asarray(batch.label[..., 0], jnp.int32) if has_classes else None,
+        jnp.asarray(batch.exemplar_label[..., 0], jnp.int32) if has_classes else None,
+        jnp.asarray(batch.self_reference, image.dtype),
+    )
+
+
+class Translation(NamedTuple):
+    """Everything that one pass computes; the warp's parts are None without an exemplar.
+
+    Attributes:
+      image: the output, (b, H, W, 3) in [-1, 1].
+      warped_exemplar: r_{y->x} at H x H.
+      correspondence: features of both branches.
+      warp: the soft match.
+      warped_mask: (b, h, w, C), carried as `warped_mask` of the settings says, or directly.
+      warped_cycle: r_{y->x->y}: (b, h, w, 3), or (b, H, W, 3) where patches are carried.
+      cycle_target: what `warped_cycle` should equal.
+    """
+
+    image: Float[Array, "b height width 3"]
+    warped_exemplar: Float[Array, "b height width 3"] | None = None
+    correspondence: Correspondence | None = None
+    warp: Warp | None = None
+    warped_mask: Float[Array, "b h w classes"] | None = None
+    warped_cycle: Float[Array, "..."] | None = None
+    cycle_target: Float[Array, "..."] | None = None
+
+
+class CoCosNet(nn.Module):
+    """Correspondence network and translation network (equations 1 to 7).
+
+    Attributes:
+      settings: widths and variants.
+      code_size: see `Generator`.
+    """
+
+    settings: ModelSettings
+    code_size: int
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Inputs,
+        key: jax.Array,
+        give_mask: Shaped[Array, ""] | bool = True,
+        *,
+        train: bool,
+        with_truth: bool = False,
+        with_cycle: bool = False,
+    ) -> Translation:
+        """Translates x_A in the style of y_B.
+
+        Args:
+          inputs: the batch.
+          key: of the noise that takes the masks' place.
+          give_mask: whether masks are given to the correspondence network, or noise.
+          train: whether norms use and update batch statistics and spectral vectors.
+          with_truth: also adapt x_B, for the alignment loss.
+          with_cycle: also warp forth and back, for the regularisation.
+        """
+        s = self.settings
+        dtype = jnp.bfloat16 if s.dtype == "bfloat16" else None
+        _, height, width, _ = inputs.image.shape
+        generator = Generator(s, self.code_size, dtype, name="generator")
+        if s.generator_condition == "input":
+            return Translation(generator(inputs.semantics, height, width, train=train))
+
+        def mask_or_noise(
+            mask: Float[Array, "b height width classes"], stream: int
+        ) -> Float[Array, "b height width classes"]:
+            if s.mask_input == "none" or give_mask is True:
+                return mask
+            stream_key = jax.random.fold_in(key, stream)
+            noise = NOISE_DEVIATION * jax.random.normal(stream_key, mask.shape, mask.dtype)
+            return jnp.where(give_mask, mask, noise)
+
+        network = CorrespondenceNetwork(s, dtype, name="correspondence")
+        found = network(
+            inputs.semantics,
+            inputs.exemplar,
+            mask_or_noise(inputs.exemplar_semantics, 0),
+            inputs.image if with_truth else None,
+            mask_or_noise(inputs.semantics, 1) if with_truth else None,
+            train=train,
+        )
+        theta = matching_features(found.theta, s.match_kernel, s.centre)
+        phi = matching_features(found.phi, s.match_kernel, s.centre)
+        warp = Warp(correlation_logits(theta, phi, s.temperature))
+
+        b, h, w, _ = found.theta.shape
+
+        def flat(x: Float[Array, "b h w k"]) -> Float[Array, "b n k"]:
+            return x.reshape(b, h * w, -1)
+
+        def grid(x: Float[Array, "b n k"]) -> Float[Array, "b h w k"]:
+            return x.reshape(b, h, w, -1)
+
+        patches = s.warp_upsampling == "patch"
+        exemplar = inputs.exemplar
+        carried = flat((to_patches if patches else average_pool)(exemplar, s.warp_stride))
+        colours = carried.shape[-1]
+        together = carried
+        if s.warped_mask != "none":
+            mask = flat(nearest(inputs.exemplar_semantics, h, w))
+            if s.warped_mask == "cycle":
+                mask = warp.to_exemplar(flat(nearest(inputs.semantics, h, w)))
+            # One product carries colours and masks.
+            together = jnp.concatenate([carried, mask.astype(carried.dtype)], -1)
+        both = warp.to_input(together)
+        small = both[..., :colours]
+        warped_mask = grid(both[..., colours:]) if s.warped_mask != "none" else None
+        if patches:
+            warped = from_patches(grid(small), s.warp_stride)
+        elif s.warp_upsampling == "bilinear":
+            warped = bilinear(grid(small), height, width)
+        else:
+            warped = nearest(grid(small), height, width)
+
+        cycle = target = None
+        if with_cycle:
+            cycle, target = grid(warp.to_exemplar(small)), grid(carried)
+            if patches:
+                cycle, target = from_patches(cycle, s.warp_stride), exemplar
+
+        if s.generator_condition == "warped_and_input":
+            condition = jnp.concatenate([warped, inputs.semantics], -1)
+        elif s.condition_resize == "bilinear" and not patches:
+            # Bilinear from h x h straight to each layer's size (supplement, Table 1).
+            condition = grid(small)
+        else:
+            condition = warped
+        image = generator(condition, height, width, train=train)
+        return Translation(image, warped, found, warp, warped_mask, cycle, target)
+
+
+def build(settings: Settings) -> CoCosNet:
+    """The model of these settings."""
+    return CoCosNet(settings.model, settings.data.image_size // COARSEST)

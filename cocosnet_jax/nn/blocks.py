@@ -1,0 +1,83 @@
+"""The residual block of the feature block, and the non-local block (SPEC sections 2 and 3)."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cocosnet_jax.nn.conv import Conv, Dtype
+from cocosnet_jax.nn.norms import BatchNorm, instance_norm
+
+
+class ResidualBlock(nn.Module):
+    """Reflect-padded conv3, norm, PReLU, conv3, norm, add, PReLU at one width.
+
+    One PReLU slope serves both places, as in the release.
+
+    Attributes:
+      norm: `instance` (release) or `batch` (paper, section E).
+      spectral: spectral norm on both convolutions; the release has none here.
+      dtype: of the activations.
+    """
+
+    norm: Literal["instance", "batch"] = "instance"
+    spectral: bool = False
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        slope = self.param("slope", nn.initializers.constant(0.25), ())
+
+        def prelu(y: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+            return jnp.where(y >= 0, y, slope.astype(y.dtype) * y)
+
+        def conv_norm(y: Float[Array, "b h w c"], index: int) -> Float[Array, "b h w c"]:
+            conv = Conv(
+                y.shape[-1],
+                3,
+                1,
+                1,
+                "reflect",
+                spectral=self.spectral,
+                dtype=self.dtype,
+                name=f"conv_{index}",
+            )
+            y = conv(y, train=train)
+            if self.norm == "instance":
+                return instance_norm(y)
+            return BatchNorm(name=f"norm_{index}")(y, train=train)
+
+        y = prelu(conv_norm(x, 0))
+        return prelu(x + conv_norm(y, 1))
+
+
+class NonLocalBlock(nn.Module):
+    """Self-attention in which every position attends to 2x2 max-pooled ones (SPEC section 2).
+
+    The gain `gamma` starts at 0, so that the block starts as the identity.
+    """
+
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+
+        def project(y: Float[Array, "..."], features: int, name: str) -> Float[Array, "..."]:
+            conv = Conv(features, 1, use_bias=False, spectral=True, dtype=self.dtype, name=name)
+            return conv(y, train=train)
+
+        def pool(y: Float[Array, "b h w k"]) -> Float[Array, "b m k"]:
+            return nn.max_pool(y, (2, 2), (2, 2)).reshape(b, -1, y.shape[-1])
+
+        theta = project(x, max(c // 8, 1), "theta").reshape(b, h * w, -1)
+        phi = pool(project(x, max(c // 8, 1), "phi"))
+        g = pool(project(x, c // 2, "g"))
+        logits = jnp.einsum("bnk,bmk->bnm", theta, phi)
+        wide = jnp.promote_types(logits.dtype, jnp.float32)
+        attention = jax.nn.softmax(logits.astype(wide), -1).astype(g.dtype)
+        attended = jnp.einsum("bnm,bmk->bnk", attention, g).reshape(b, h, w, -1)
+        gamma = self.param("gamma", nn.initializers.zeros, ())
+        return x + gamma.astype(x.dtype) * project(attended, c, "o")

@@ -1,0 +1,114 @@
+"""Convolution with the release's padding, initialisation and spectral norm."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Dtype = jnp.dtype | type
+# Xavier normal with gain 0.02 (SPEC section 2): variance 0.02^2 * 2 / (fan_in + fan_out).
+xavier = nn.initializers.variance_scaling(0.02**2, "fan_avg", "normal")
+SPECTRAL_EPS = 1e-12
+
+
+def convolve(
+    x: Float[Array, "b height width cin"],
+    kernel: Float[Array, "kh kw cin cout"],
+    stride: int = 1,
+    padding: int = 0,
+) -> Float[Array, "b h w cout"]:
+    """Cross-correlation with `padding` zeros on every side.
+
+    In float64 it is written as one matrix product per kernel offset: XLA has no fast float64
+    convolution on CPUs, where the parity tests run.
+    """
+    if x.dtype != jnp.float64:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(padding, padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    kh, kw = kernel.shape[:2]
+    h = (x.shape[1] - kh) // stride + 1
+    w = (x.shape[2] - kw) // stride + 1
+    out = jnp.zeros((), x.dtype)
+    for i in range(kh):
+        for j in range(kw):
+            rows = slice(i, i + stride * (h - 1) + 1, stride)
+            columns = slice(j, j + stride * (w - 1) + 1, stride)
+            out += jnp.einsum("bhwi,io->bhwo", x[:, rows, columns], kernel[i, j])
+    return out
+
+
+def _unit(x: Float[Array, "k"]) -> Float[Array, "k"]:
+    return x / jnp.maximum(jnp.linalg.norm(x), SPECTRAL_EPS)
+
+
+class Conv(nn.Module):
+    """A convolution whose weight may be divided by its largest singular value.
+
+    Spectral norm (SPEC section 2): in training each call makes one power iteration from the
+    stored vector `u` and stores `u` and `v` in the collection `spectral`; in evaluation the
+    stored vectors are used as they are. Linen's own `SpectralNorm` iterates in evaluation too.
+
+    Attributes:
+      features: output channels.
+      kernel: side of the square kernel.
+      stride: step between output positions.
+      padding: pixels added on every side.
+      mode: what is added: zeros or the mirrored image.
+      use_bias: whether a bias is added.
+      spectral: whether the weight is normalised.
+      dtype: of the product; None computes in the promoted type of input and weight.
+    """
+
+    features: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    mode: Literal["zero", "reflect"] = "zero"
+    use_bias: bool = True
+    spectral: bool = False
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b height width cin"], *, train: bool
+    ) -> Float[Array, "b h w cout"]:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", xavier, shape)
+        if self.spectral:
+            kernel = kernel / self._sigma(kernel.reshape(-1, self.features), train)
+        bias = (
+            self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        )
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        padding = self.padding
+        if self.mode == "reflect" and padding:
+            x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), "reflect")
+            padding = 0
+        x = convolve(x, kernel, self.stride, padding)
+        return x if bias is None else x + bias
+
+    def _sigma(self, matrix: Float[Array, "rest cout"], train: bool) -> Float[Array, ""]:
+        """The largest singular value, as the stored vectors see it; they carry no gradient."""
+
+        def random_unit(size: int) -> Float[Array, "k"]:
+            return _unit(jax.random.normal(self.make_rng("params"), (size,), matrix.dtype))
+
+        u = self.variable("spectral", "u", lambda: random_unit(matrix.shape[1]))
+        v = self.variable("spectral", "v", lambda: random_unit(matrix.shape[0]))
+        fixed = jax.lax.stop_gradient(matrix)
+        highest = jax.lax.Precision.HIGHEST
+        new_u, new_v = u.value, v.value
+        if train:
+            new_v = _unit(jnp.dot(fixed, new_u, precision=highest))
+            new_u = _unit(jnp.dot(new_v, fixed, precision=highest))
+            if not self.is_initializing():
+                u.value, v.value = new_u, new_v
+        return jnp.dot(new_v, jnp.dot(matrix, new_u, precision=highest), precision=highest)

@@ -1,0 +1,99 @@
+"""Everything that training changes: parameters, optimisers, running statistics, the average."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Int, PyTree
+
+from cocosnet_jax import model
+from cocosnet_jax.discriminator import Discriminator
+from cocosnet_jax.settings import OptimiserSettings, Settings
+
+# Spatial size and batch at which parameters are made; no parameter but the learned code depends
+# on the size, and that one takes it from the settings.
+INIT_SIZE = 32
+
+
+@flax.struct.dataclass
+class TrainState:
+    """One flat structure, a pytree; `generator` stands for correspondence and generator.
+
+    Attributes:
+      step: optimisation steps taken.
+      params: {"generator": ..., "discriminator": ...}, what the optimisers change.
+      variables: the same two keys: spectral vectors and batch statistics.
+      opt_state: the same two keys.
+      ema: average of params["generator"], or None where none is kept.
+    """
+
+    step: Int[jax.Array, ""]
+    params: dict[str, PyTree]
+    variables: dict[str, PyTree]
+    opt_state: dict[str, PyTree]
+    ema: PyTree
+
+
+def build_discriminator(settings: Settings) -> Discriminator:
+    """The discriminator of these settings."""
+    dtype = jnp.bfloat16 if settings.model.dtype == "bfloat16" else None
+    return Discriminator(settings.model, dtype)
+
+
+def learning_rate(base: float, s: OptimiserSettings, steps_per_epoch: int) -> optax.Schedule:
+    """Constant for `constant_epochs`, then one equal drop per epoch to 0 (SPEC section 7)."""
+
+    def schedule(step: Any) -> Any:
+        decayed = jnp.maximum(step // steps_per_epoch - s.constant_epochs, 0)
+        return base * jnp.maximum(1 - decayed / max(s.decay_epochs, 1), 0.0)
+
+    return schedule
+
+
+def optimisers(
+    s: OptimiserSettings, steps_per_epoch: int
+) -> dict[str, optax.GradientTransformation]:
+    """Adam for each player, at its own rate and epsilon."""
+    return {
+        "generator": optax.adam(
+            learning_rate(s.generator_rate, s, steps_per_epoch), s.beta1, s.beta2, s.generator_eps
+        ),
+        "discriminator": optax.adam(
+            learning_rate(s.discriminator_rate, s, steps_per_epoch),
+            s.beta1,
+            s.beta2,
+            s.discriminator_eps,
+        ),
+    }
+
+
+def create_state(settings: Settings, key: jax.Array, steps_per_epoch: int) -> TrainState:
+    """A state at step 0, pure: fit for `jax.eval_shape` and for `jit` with `out_shardings`."""
+    generator_key, discriminator_key = jax.random.split(key)
+    image = jnp.zeros((1, INIT_SIZE, INIT_SIZE, 3))
+    semantics = jnp.zeros((1, INIT_SIZE, INIT_SIZE, settings.data.channels))
+    label = jnp.zeros((1, INIT_SIZE, INIT_SIZE), jnp.int32)
+    inputs = model.Inputs(image, image, semantics, semantics, label, label, jnp.zeros(1))
+    generator = model.build(settings).init(generator_key, inputs, generator_key, train=False)
+    discriminator = build_discriminator(settings).init(
+        discriminator_key, semantics, image, train=False
+    )
+    params, variables = {}, {}
+    for name, collections in (("generator", generator), ("discriminator", discriminator)):
+        variables[name] = dict(collections)
+        params[name] = variables[name].pop("params")
+    opt_state = {
+        name: optimiser.init(params[name])
+        for name, optimiser in optimisers(settings.optimiser, steps_per_epoch).items()
+    }
+    # A copy: the state is donated to the step, and donated buffers must not be shared.
+    ema = jax.tree.map(jnp.copy, params["generator"]) if settings.optimiser.ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, variables, opt_state, ema)
+
+
+def inference_variables(state: TrainState) -> dict[str, PyTree]:
+    """What `CoCosNet.apply` takes for translation: the averaged weights where they are kept."""
+    params = state.params["generator"] if state.ema is None else state.ema
+    return {"params": params, **state.variables["generator"]}

@@ -1,0 +1,239 @@
+"""One training step and one prediction, each a pure function to be jitted."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from cocosnet_jax import losses, model, vgg
+from cocosnet_jax.settings import Settings
+from cocosnet_jax.state import TrainState, build_discriminator, inference_variables, optimisers
+from cocosnet_jax.types import Batch, Outputs
+
+Metrics = dict[str, Float[Array, ""]]
+TrainStep = Callable[[TrainState, vgg.VggWeights, Batch, jax.Array], tuple[TrainState, Metrics]]
+PredictStep = Callable[[TrainState, Batch], Outputs]
+
+# Collections that a training call changes.
+MUTABLE = ["spectral", "batch_stats"]
+
+
+def _interleave(
+    fake: Float[Array, "b height width c"], real: Float[Array, "b height width c"]
+) -> Float[Array, "b2 height width c"]:
+    """One batch, fake and real by turns: a batch that is sharded over devices stays in place."""
+    both = jnp.stack([fake, real], 1)
+    return both.reshape(-1, *fake.shape[1:])
+
+
+def _separate(features: PyTree) -> tuple[PyTree, PyTree]:
+    """Undoes `_interleave`: the features of fake and of real."""
+    return jax.tree.map(lambda x: x[0::2], features), jax.tree.map(lambda x: x[1::2], features)
+
+
+def gives_mask(settings: Settings, step: Any, steps_per_epoch: int) -> Any:
+    """Whether masks are given in this training step; afterwards noise takes their place."""
+    epochs = settings.model.mask_epochs
+    return True if epochs < 0 else step // steps_per_epoch < epochs
+
+
+def generator_losses(
+    settings: Settings,
+    inputs: model.Inputs,
+    translation: model.Translation,
+    vgg_weights: vgg.VggWeights,
+    fake_features: list[Any],
+    real_features: list[Any],
+) -> Metrics:
+    """All weighted terms of the generator's and the correspondence network's objective."""
+    weights, terms = settings.loss, {}
+    found = translation.correspondence
+    fake = translation.image
+    if weights.alignment and found is not None:
+        assert found.adapted_truth is not None
+        terms["alignment"] = losses.alignment(found.adapted_input, found.adapted_truth)
+    if weights.adversarial:
+        terms["adversarial"] = losses.hinge_generator([x[-1] for x in fake_features])
+    if weights.discriminator_features:
+        terms["discriminator_features"] = losses.discriminator_features(
+            fake_features, jax.lax.stop_gradient(real_features)
+        )
+    dtype = jnp.bfloat16 if settings.model.dtype == "bfloat16" else None
+    if weights.pseudo_exemplar or weights.perceptual or weights.contextual:
+        drawn = vgg.features(vgg_weights, fake, dtype=dtype)
+    if weights.pseudo_exemplar or weights.perceptual:
+        truth = vgg.features(vgg_weights, inputs.image, dtype=dtype)
+    if weights.pseudo_exemplar:
+        terms["pseudo_exemplar"] = losses.pseudo_exemplar(drawn, truth, inputs.self_reference)
+    if weights.perceptual:
+        layer = weights.perceptual_layer
+        terms["perceptual"] = losses.perceptual(drawn[layer], truth[layer], weights.perceptual_norm)
+    if weights.contextual:
+        style = vgg.features(vgg_weights, inputs.exemplar, dtype=dtype)
+        terms["contextual"] = losses.contextual(
+            drawn, style, weights.contextual_centre, weights.contextual_relu2_2
+        )
+    if weights.mask:
+        assert translation.warped_mask is not None
+        assert inputs.label is not None
+        assert inputs.exemplar_label is not None
+        terms["mask"] = losses.warped_mask(
+            translation.warped_mask, inputs.label, inputs.exemplar_label
+        )
+    if weights.regularisation:
+        assert translation.warped_cycle is not None
+        assert translation.cycle_target is not None
+        terms["regularisation"] = losses.mean_abs(
+            translation.warped_cycle, translation.cycle_target
+        )
+    if weights.self_warp:
+        assert translation.warped_exemplar is not None
+        terms["self_warp"] = losses.self_warp(
+            translation.warped_exemplar, inputs.image, inputs.self_reference
+        )
+    return {name: getattr(weights, name) * value for name, value in terms.items()}
+
+
+def gradients(
+    settings: Settings,
+    state: TrainState,
+    vgg_weights: vgg.VggWeights,
+    inputs: model.Inputs,
+    key: jax.Array,
+    give_mask: Any,
+) -> tuple[dict[str, PyTree], dict[str, PyTree], Metrics, model.Translation]:
+    """One joint forward, one gradient per player.
+
+    The generator's output is computed once; the discriminator sees the same output, detached.
+
+    Returns:
+      Gradients of both players, their new variables, the weighted losses, the translation.
+    """
+    generator, discriminator = model.build(settings), build_discriminator(settings)
+    both_semantics = _interleave(inputs.semantics, inputs.semantics)
+
+    def judge(params: PyTree, variables: PyTree, fake: Array) -> tuple[Any, Any, PyTree]:
+        features, new = discriminator.apply(
+            {"params": params, **variables},
+            both_semantics,
+            _interleave(fake, inputs.image),
+            train=True,
+            mutable=MUTABLE,
+        )
+        return *_separate(features), new
+
+    def generator_loss(params: PyTree) -> tuple[Array, Any]:
+        translation, new = generator.apply(
+            {"params": params, **state.variables["generator"]},
+            inputs,
+            key,
+            give_mask,
+            train=True,
+            with_truth=settings.loss.alignment > 0,
+            with_cycle=settings.loss.regularisation > 0,
+            mutable=MUTABLE,
+        )
+        fake, real, judge_variables = judge(
+            state.params["discriminator"], state.variables["discriminator"], translation.image
+        )
+        terms = generator_losses(settings, inputs, translation, vgg_weights, fake, real)
+        return sum(terms.values(), jnp.zeros(())), (terms, translation, new, judge_variables)
+
+    (total, (terms, translation, new_generator, judge_variables)), generator_grads = (
+        jax.value_and_grad(generator_loss, has_aux=True)(state.params["generator"])
+    )
+    fake_image = jax.lax.stop_gradient(translation.image)
+
+    def discriminator_loss(params: PyTree) -> tuple[Array, Any]:
+        fake, real, new = judge(params, judge_variables, fake_image)
+        weight = settings.loss.adversarial
+        d_fake = weight * losses.hinge_discriminator([x[-1] for x in fake], real=False)
+        d_real = weight * losses.hinge_discriminator([x[-1] for x in real], real=True)
+        return d_fake + d_real, (d_fake, d_real, new)
+
+    (_, (d_fake, d_real, new_discriminator)), discriminator_grads = jax.value_and_grad(
+        discriminator_loss, has_aux=True
+    )(state.params["discriminator"])
+    terms |= {"generator_total": total, "discriminator_fake": d_fake, "discriminator_real": d_real}
+    return (
+        {"generator": generator_grads, "discriminator": discriminator_grads},
+        {"generator": dict(new_generator), "discriminator": dict(new_discriminator)},
+        terms,
+        translation,
+    )
+
+
+def apply_gradients(
+    settings: Settings,
+    state: TrainState,
+    grads: dict[str, PyTree],
+    variables: dict[str, PyTree],
+    steps_per_epoch: int,
+) -> TrainState:
+    """Both optimisers' updates, and the average of the generator's weights."""
+    params, opt_state = {}, {}
+    for name, optimiser in optimisers(settings.optimiser, steps_per_epoch).items():
+        updates, opt_state[name] = optimiser.update(
+            grads[name], state.opt_state[name], state.params[name]
+        )
+        params[name] = optax.apply_updates(state.params[name], updates)
+    ema = state.ema
+    if ema is not None:
+        ema = optax.incremental_update(params["generator"], ema, 1 - settings.optimiser.ema)
+    return TrainState(state.step + 1, params, variables, opt_state, ema)
+
+
+def train_step(settings: Settings, steps_per_epoch: int) -> TrainStep:
+    """The training step of these settings (SPEC section 7).
+
+    Args:
+      settings: of the run.
+      steps_per_epoch: from which the epoch, and so learning rate and warm-up, follow.
+
+    Returns:
+      (state, VGG weights, batch, key) -> (state, losses as they enter the sum).
+    """
+
+    def step(
+        state: TrainState, vgg_weights: vgg.VggWeights, batch: Batch, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        inputs = model.network_inputs(batch, settings.data)
+        give_mask = gives_mask(settings, state.step, steps_per_epoch)
+        grads, variables, metrics, _ = gradients(
+            settings, state, vgg_weights, inputs, key, give_mask
+        )
+        return apply_gradients(settings, state, grads, variables, steps_per_epoch), metrics
+
+    return step
+
+
+def predict_step(settings: Settings, give_mask: bool | None = None) -> PredictStep:
+    """The translation of a batch; deterministic.
+
+    Args:
+      settings: of the run.
+      give_mask: give masks to the correspondence network, or noise; None does as the settings'
+        `mask_at_inference` says.
+
+    Returns:
+      (state, batch) -> Outputs. Label maps always get a directly warped mask.
+    """
+    if give_mask is None:
+        give_mask = settings.model.mask_at_inference
+    has_classes = settings.data.condition != "channels"
+    warped_mask = "direct" if has_classes else "none"
+    model_settings = dataclasses.replace(settings.model, warped_mask=warped_mask)
+    network = model.CoCosNet(model_settings, settings.data.image_size // model.COARSEST)
+
+    def step(state: TrainState, batch: Batch) -> Outputs:
+        inputs = model.network_inputs(batch, settings.data)
+        translation = network.apply(
+            inference_variables(state), inputs, jax.random.key(0), give_mask, train=False
+        )
+        return Outputs(translation.image, translation.warped_exemplar, translation.warped_mask)
+
+    return step

@@ -1,0 +1,109 @@
+"""VGG-19 features, the yardstick of the losses and metrics (SPEC section 6)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from cocosnet_jax.nn.conv import convolve
+
+# Convolutions per stage; a stage ends in 2x2 max pooling.
+STAGES = (2, 2, 4, 4, 4)
+LAYERS = tuple(f"conv{i}_{j}" for i, n in enumerate(STAGES, 1) for j in range(1, n + 1))
+# The layers that the losses read.
+LOSS_LAYERS = ("relu1_2", "relu2_2", "relu3_2", "relu4_2", "relu5_2")
+
+# Caffe's means of B, G, R; the release holds them as float32 numbers, in every precision.
+CAFFE_MEANS = np.array([0.40760392, 0.45795686, 0.48501961], np.float32)
+TORCHVISION_MEANS = np.array([0.485, 0.456, 0.406])
+TORCHVISION_DEVIATIONS = np.array([0.229, 0.224, 0.225])
+
+Params = Mapping[str, Mapping[str, Float[Array, "..."]]]
+
+
+@flax.struct.dataclass
+class VggWeights:
+    """VGG-19 and the preprocessing that it was trained with.
+
+    Attributes:
+      params: `conv1_1` to `conv5_4`, each {"kernel": (3, 3, in, out), "bias": (out,)}.
+      preprocessing: `caffe` takes BGR minus means, times 255 (the release's and Keras's
+        weights); `torchvision` takes RGB minus means, over deviations.
+    """
+
+    params: Params
+    preprocessing: Literal["caffe", "torchvision"] = flax.struct.field(
+        pytree_node=False, default="caffe"
+    )
+
+
+def widths(width: int = 64) -> tuple[int, ...]:
+    """Output channels of the five stages."""
+    return (width, 2 * width, 4 * width, 8 * width, 8 * width)
+
+
+def preprocess(
+    image: Float[Array, "b height width 3"], kind: Literal["caffe", "torchvision"]
+) -> Float[Array, "b height width 3"]:
+    """Turns RGB in [-1, 1] into what the weights expect."""
+    unit = (image + 1) / 2
+    if kind == "caffe":
+        return (unit[..., ::-1] - CAFFE_MEANS.astype(image.dtype)) * 255
+    mean = jnp.asarray(TORCHVISION_MEANS, image.dtype)
+    return (unit - mean) / jnp.asarray(TORCHVISION_DEVIATIONS, image.dtype)
+
+
+def features(
+    weights: VggWeights,
+    image: Float[Array, "b height width 3"],
+    layers: Sequence[str] = LOSS_LAYERS,
+    dtype: jnp.dtype | type | None = None,
+) -> dict[str, Float[Array, "b h w k"]]:
+    """Activations after ReLU.
+
+    Args:
+      weights: the network.
+      image: RGB in [-1, 1].
+      layers: names such as `relu4_2`; nothing behind the last of them is computed.
+      dtype: of the activations; None follows image and weights.
+
+    Returns:
+      name -> (b, H / 2^(stage - 1), W / 2^(stage - 1), width of the stage).
+    """
+    wanted = set(layers)
+    x = preprocess(image, weights.preprocessing)
+    found = {}
+    for i, count in enumerate(STAGES, 1):
+        for j in range(1, count + 1):
+            layer = weights.params[f"conv{i}_{j}"]
+            y, kernel, bias = nn.dtypes.promote_dtype(
+                x, layer["kernel"], layer["bias"], dtype=dtype
+            )
+            x = nn.relu(convolve(y, kernel, padding=1) + bias)
+            if f"relu{i}_{j}" in wanted:
+                found[f"relu{i}_{j}"] = x
+            if len(found) == len(wanted):
+                return found
+        x = nn.max_pool(x, (2, 2), (2, 2))
+    missing = ", ".join(sorted(wanted - set(found)))
+    raise ValueError(f"VGG-19 has no layer {missing}")
+
+
+def random_weights(key: jax.Array, width: int = 64) -> VggWeights:
+    """Untrained weights, He normal, biases 0: distances of their features still mean something."""
+    params = {}
+    previous = 3
+    stages = [stage for stage, count in enumerate(STAGES) for _ in range(count)]
+    for name, stage, layer_key in zip(
+        LAYERS, stages, jax.random.split(key, len(LAYERS)), strict=True
+    ):
+        out = widths(width)[stage]
+        kernel = nn.initializers.he_normal()(layer_key, (3, 3, previous, out))
+        params[name] = {"kernel": kernel, "bias": jnp.zeros(out)}
+        previous = out
+    return VggWeights(params, "caffe")
