@@ -1,1 +1,74 @@
-"""Datasets and the input pipeline."""
+"""Datasets and the input pipeline.
+
+    prepare(settings)                 checks a dataset's files and makes its TFDS records
+    open_split(settings, split)       prepared pairs by position
+    pipeline.training_batches(...)    endless batches, exact in (seed, step)
+    pipeline.evaluation_batches(...)  every image exactly once
+
+Importing this package is light: TensorFlow is loaded by the first function that needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING
+
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import DataSettings
+
+if TYPE_CHECKING:
+    from cocosnet_jax.data.records import PairBuilder, Split
+
+# TensorFlow's start-up messages say nothing to a user; it reads this when it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# Name in the settings: module of this package and class.
+_BUILDERS = {
+    "ade20k": ("ade20k", "Ade20k"),
+    "toy_scenes": ("toy_scenes", "ToyScenes"),
+}
+
+
+def open_builder(settings: DataSettings) -> PairBuilder:
+    """The TFDS builder of `settings.dataset`, at its sizes; reads or writes nothing yet.
+
+    Raises:
+      UserError: there is no dataset of this name.
+    """
+    from cocosnet_jax.data import records
+
+    if settings.dataset not in _BUILDERS:
+        raise UserError(
+            f"config.data.dataset is {settings.dataset!r}; it must be one of"
+            f" {', '.join(sorted(_BUILDERS))}"
+        )
+    module, name = _BUILDERS[settings.dataset]
+    builder_class = getattr(importlib.import_module(f"cocosnet_jax.data.{module}"), name)
+    return records.open_builder(builder_class, settings)
+
+
+def prepare(settings: DataSettings) -> None:
+    """Makes the dataset's records where they are missing, after checking all of its files.
+
+    Exemplar lists are checked as well, on every call. Interrupted preparation leaves nothing that
+    counts as prepared. Where several processes share a data folder, let one of them call first.
+
+    Raises:
+      UserError: everything that is wrong, at once: files, lists and settings.
+    """
+    from cocosnet_jax.data import pipeline, records
+
+    records.prepare(open_builder(settings))
+    pipeline.check_lists(settings)
+
+
+def open_split(settings: DataSettings, split: str) -> Split:
+    """The prepared pairs of `train`, `validation` or `exemplars`, by position.
+
+    Raises:
+      UserError: the dataset has not been prepared.
+    """
+    from cocosnet_jax.data import records
+
+    return records.open_split(open_builder(settings), split)

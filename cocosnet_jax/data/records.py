@@ -22,6 +22,7 @@ the records, so that a key is found without reading a record.
 import abc
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -35,9 +36,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
+from absl import logging as absl_logging
 from PIL import Image
 
+from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
+
+# The accelerator belongs to JAX: TensorFlow would take its memory.
+tf.config.set_visible_devices([], "GPU")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -82,6 +88,9 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.0.0")
+    # Nothing is downloaded. Said here, because TFDS looks for a list of addresses beside the
+    # module otherwise, with a package (importlib_resources) that it does not require.
+    url_infos: ClassVar[dict[str, Any]] = {}
 
     @abc.abstractmethod
     def split_keys(self) -> Mapping[str, Sequence[str]]:
@@ -97,6 +106,10 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
 
     def check(self) -> None:
         """Raises a `UserError` that lists everything wrong with the dataset's own files."""
+
+    def fingerprint(self) -> str:
+        """Changes whenever the dataset's own files do; empty where there are none to see."""
+        return ""
 
     def side(self, split: str) -> int:
         """S of a split's images, in pixels."""
@@ -123,6 +136,7 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         del dl_manager
         keys = {split: list(keys) for split, keys in self.split_keys().items()}
         self.info.metadata["keys"] = keys
+        self.info.metadata["fingerprint"] = self.fingerprint()
         return {split: self._generate_examples(split, keys[split]) for split in keys}
 
     def _generate_examples(self, split: str, keys: list[str]) -> Iterator[tuple[int, Any]]:
@@ -154,6 +168,17 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         return {"key": key, "image": _png(image), "label": _png(stacked)}
 
 
+@contextlib.contextmanager
+def _quiet_absl() -> Iterator[None]:
+    """Keeps TFDS's log of every step to itself, which says nothing that we don't."""
+    before = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    try:
+        yield
+    finally:
+        absl_logging.set_verbosity(before)
+
+
 def _png(array: np.ndarray) -> io.BytesIO:
     file = io.BytesIO()
     # Level 1: a tenth larger than the default, and several times faster to write.
@@ -168,3 +193,92 @@ def decode(features: tfds.features.FeaturesDict, record: tf.Tensor) -> tuple[tf.
     side = tf.shape(example["image"])[0]
     label = tf.reshape(example["label"], (-1, side, side))
     return example["image"], tf.transpose(label, (1, 2, 0))
+
+
+def open_builder(builder_class: type[PairBuilder], settings: DataSettings) -> PairBuilder:
+    """A builder of that class for these settings."""
+    with _quiet_absl():
+        return builder_class(
+            config=pair_config(settings),
+            data_dir=os.path.expanduser(settings.data_dir) or None,
+            file_format="array_record",
+        )
+
+
+def is_prepared(builder: PairBuilder) -> bool:
+    """Whether the records are there, complete: TFDS renames their folder when all is written."""
+    return Path(builder.data_dir, "dataset_info.json").exists()
+
+
+def prepare(builder: PairBuilder) -> None:
+    """Checks the dataset's files and writes the records, unless they are there already.
+
+    Raises:
+      UserError: what is wrong with the files, or why the records cannot be written.
+    """
+    if is_prepared(builder):
+        fingerprint = builder.fingerprint()
+        if fingerprint not in ("", builder.info.metadata["fingerprint"]):
+            raise UserError(
+                f"the files in {builder.builder_config.source} have changed since they were"
+                f" prepared: delete {builder.data_dir} to prepare them again"
+            )
+        return
+    builder.check()
+    try:
+        with _quiet_absl(), contextlib.redirect_stdout(io.StringIO()):
+            tfds.disable_progress_bar()  # ours knows how much there is to do
+            builder.download_and_prepare()
+    except OSError as error:
+        # Another process may have been faster: both then try to give the folder its name.
+        if not is_prepared(builder):
+            raise UserError(
+                f"prepared data cannot be written to {builder.data_dir} ({error}); free some"
+                " space, or choose another folder with config.data.data_dir"
+            ) from error
+
+
+class Split:
+    """The records of a split: `keys`, their number, and each by position.
+
+    `split[i]` is the pair: image (S, S, 3) uint8 and label (S, S, p) uint8. `siblings` names all
+    splits of the dataset. Reading is safe from several threads.
+    """
+
+    def __init__(self, builder: PairBuilder, name: str):
+        keys = builder.info.metadata["keys"]
+        self.keys: list[str] = keys[name]
+        self.siblings = set(keys)
+        self.features = builder.info.features
+        self._source = builder.as_data_source(
+            name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def record(self, index: int) -> bytes:
+        """The bytes of a record, for `decode`."""
+        return self._source[index]
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        example = self.features.deserialize_example_np(self.record(index))
+        side = example["image"].shape[0]
+        return example["image"], np.moveaxis(example["label"].reshape(-1, side, side), 0, -1)
+
+
+def open_split(builder: PairBuilder, name: str) -> Split:
+    """A split of prepared data.
+
+    Raises:
+      UserError: the dataset has not been prepared, or has no such split.
+    """
+    if not is_prepared(builder):
+        raise UserError(
+            f"there is no prepared data in {builder.data_dir}: run python -m"
+            " cocosnet_jax.prepare with the same config and data folder first"
+        )
+    keys = builder.info.metadata["keys"]
+    if name not in keys:
+        raise UserError(f"dataset {builder.name} has no split {name!r}, only {', '.join(keys)}")
+    return Split(builder, name)

@@ -1,0 +1,156 @@
+"""Exemplar lists: which photographs may serve as exemplar for which image (SPEC section 1).
+
+A list is UTF-8 text, one line per image, `key,ref1,ref2,...`, best first. Names are paths relative
+to the dataset, with or without leading folders and extension, or just a unique file name. Windows
+line ends and backslashes are read as they are.
+"""
+
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cocosnet_jax.data import problems
+from cocosnet_jax.errors import UserError
+
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class Line(NamedTuple):
+    """One line of a list: its number, counted from 1, its image and the image's exemplars."""
+
+    number: int
+    key: str
+    references: tuple[str, ...]
+
+
+def read_list(path: str | os.PathLike[str]) -> list[Line]:
+    """The lines of a list file; empty lines are passed over, names are as written.
+
+    Raises:
+      UserError: the file is missing, empty or not UTF-8, or lines name no exemplar.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"exemplar list {path} does not exist; check the name") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"exemplar list {path} is not UTF-8 text ({error}); convert it") from None
+    except OSError as error:
+        raise UserError(f"exemplar list {path} cannot be read: {error}") from None
+    lines, wrong = [], []
+    for number, row in enumerate(text.splitlines(), 1):
+        key, *references = [name.strip() for name in row.split(",")]
+        references = [name for name in references if name]
+        if key and references:
+            lines.append(Line(number, key, tuple(references)))
+        elif row.strip():
+            wrong.append(f"line {number}: {row!r} is not 'key,ref1,ref2,...'")
+    if not lines and not wrong:
+        wrong.append("it is empty; write one line 'key,ref1,ref2,...' per image")
+    problems.raise_if_any(f"exemplar list {path}", wrong)
+    return lines
+
+
+def write_list(path: str | os.PathLike[str], references: Mapping[str, Sequence[str]]) -> None:
+    """Writes `key,ref1,ref2,...` lines in the order given; whole or not at all."""
+    partial = Path(f"{path}.partial")
+    partial.write_text(
+        "".join(",".join([key, *names]) + "\n" for key, names in references.items()),
+        encoding="utf-8",
+    )
+    partial.replace(path)
+
+
+def normalise(name: str) -> str:
+    """A name as it is compared: forward slashes, no leading `./` or `/`, composed Unicode."""
+    name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def _stem(name: str) -> str:
+    root, extension = os.path.splitext(name)
+    return root if extension.lower() in _EXTENSIONS else name
+
+
+class KeyIndex:
+    """Finds the position of a key by any of the names that a list may use for it."""
+
+    def __init__(self, keys: Iterable[str]):
+        # Every trailing part of every key, with and without extension; -1 where it is ambiguous.
+        self._full: dict[str, int] = {}
+        self._tail: dict[str, int] = {}
+        for position, key in enumerate(keys):
+            name = normalise(key)
+            for form in {name, _stem(name)}:
+                self._add(self._full, form, position)
+                parts = form.split("/")
+                for start in range(len(parts)):
+                    self._add(self._tail, "/".join(parts[start:]), position)
+
+    @staticmethod
+    def _add(table: dict[str, int], name: str, position: int) -> None:
+        if table.setdefault(name, position) != position:
+            table[name] = -1
+
+    def find(self, name: str) -> int | None:
+        """The position of the key that `name` means; None if there is none, -1 if several."""
+        name = normalise(name)
+        for form in (name, _stem(name)):
+            if (position := self._full.get(form)) is not None and position >= 0:
+                return position
+        for form in (name, _stem(name)):
+            if (position := self._tail.get(form)) is not None:
+                return position
+            # The list's folders may begin above the dataset's.
+            parts = form.split("/")
+            for start in range(1, len(parts)):
+                if (position := self._full.get("/".join(parts[start:]))) is not None:
+                    return position
+        return None
+
+
+def resolve(
+    path: str | os.PathLike[str],
+    keys: Sequence[str],
+    references: Sequence[str],
+) -> dict[int, tuple[int, ...]]:
+    """A list file as positions: of each listed image in `keys`, its exemplars in `references`.
+
+    Raises:
+      UserError: lists every line that names a missing or ambiguous file, or an image that an
+        earlier line has named.
+    """
+    key_index = KeyIndex(keys)
+    reference_index = key_index if references is keys else KeyIndex(references)
+    resolved: dict[int, tuple[int, ...]] = {}
+    first_line: dict[int, int] = {}
+    wrong: list[str] = []
+
+    def find(index: KeyIndex, number: int, name: str, what: str) -> int:
+        position = index.find(name)
+        if position is None:
+            wrong.append(f"line {number}: {what} {name!r} is not in the dataset")
+        elif position < 0:
+            wrong.append(
+                f"line {number}: {what} {name!r} means several images; write its folder as well"
+            )
+        return -1 if position is None else position
+
+    for line in read_list(path):
+        position = find(key_index, line.number, line.key, "image")
+        found = tuple(
+            find(reference_index, line.number, name, "exemplar") for name in line.references
+        )
+        if position < 0 or min(found) < 0:
+            continue
+        if position in resolved:
+            wrong.append(
+                f"line {line.number}: image {line.key!r} was named in line"
+                f" {first_line[position]} already"
+            )
+            continue
+        resolved[position], first_line[position] = found, line.number
+    problems.raise_if_any(f"exemplar list {path}", wrong)
+    return resolved

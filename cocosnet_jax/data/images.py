@@ -1,0 +1,124 @@
+"""Reading and resizing single photographs and label maps, exactly as Pillow does it.
+
+Preparation and translation share these functions, so a file gives the same pixels in both
+(SPEC section 1). Neither TensorFlow nor JAX is needed here.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cocosnet_jax.errors import UserError
+
+Path_ = str | os.PathLike[str]
+
+# EXIF orientations that exchange width and height, as what they do to an array.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    5: lambda a: a.T,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).T,
+    8: lambda a: np.rot90(a),
+}
+_ORIENTATION = 0x0112
+
+
+def _read(path: Path_) -> tuple[Image.Image, int]:
+    """The decoded image as stored, and its EXIF orientation."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image, int(image.getexif().get(_ORIENTATION, 1))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the name, or put the file there") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; name an image file") from None
+    # Pillow's decoders raise nearly anything on damaged files.
+    except Exception as error:
+        reason = str(error).replace(str(path), "").strip() or type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as an image ({reason}); replace it or remove it"
+        ) from None
+
+
+def read_photograph(path: Path_) -> np.ndarray:
+    """A photograph as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
+
+    Grey, palette, CMYK and 16-bit images are converted; an alpha channel is dropped.
+
+    Raises:
+      UserError: the file is missing, truncated or no image.
+    """
+    image, _ = _read(path)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def read_label_map(path: Path_) -> np.ndarray:
+    """A label map as (H, W) int32 class numbers; a palette image yields its indices.
+
+    Raises:
+      UserError: the file is missing, truncated, no image, or in colour.
+    """
+    image, _ = _read(path)
+    array = np.asarray(ImageOps.exif_transpose(image))
+    if array.ndim == 3 and image.mode in ("LA", "PA"):
+        array = array[..., 0]
+    elif array.ndim == 3 and np.array_equal(array[..., 0], array[..., 1]):
+        # Some tools save a grey image in three equal channels.
+        array = array[..., 0] if np.array_equal(array[..., 0], array[..., 2]) else array
+    if array.ndim != 2 or array.dtype.kind not in "bui":
+        raise UserError(
+            f"{path} is a colour image (mode {image.mode}); a label map has one channel that"
+            " holds the class number of each pixel: save it as an 8-bit grey or palette PNG"
+        )
+    return array.astype(np.int32)
+
+
+def read_pair(photograph: Path_, label: Path_) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph and its label map, which must be of one size.
+
+    A label map that was drawn on a photograph's stored pixels, before the EXIF orientation turned
+    it by 90 degrees, is turned as well.
+
+    Returns:
+      (H, W, 3) uint8 and (H, W) int32.
+
+    Raises:
+      UserError: either file cannot be read, or the sizes differ.
+    """
+    image, labels = read_photograph(photograph), read_label_map(label)
+    if labels.shape != image.shape[:2]:
+        with Image.open(photograph) as file:
+            turn = _TURNS.get(int(file.getexif().get(_ORIENTATION, 1)))
+        if turn is None or labels.shape != image.shape[1::-1]:
+            raise UserError(
+                f"{photograph} has {image.shape[1]}x{image.shape[0]} pixels (width x height) but"
+                f" its label map {label} has {labels.shape[1]}x{labels.shape[0]}; make them the"
+                " same size"
+            )
+        labels = turn(labels)
+    return image, labels
+
+
+def resize_photograph(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 to (h, w, 3): Pillow's bicubic filter with antialiasing."""
+    height, width = size
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) integers to (h, w), same dtype: Pillow's nearest neighbour."""
+    height, width = size
+    resized = Image.fromarray(label.astype(np.int32)).resize(
+        (width, height), Image.Resampling.NEAREST
+    )
+    return np.asarray(resized).astype(label.dtype)
+
+
+def relative_key(path: Path, root: Path) -> str:
+    """The key of a file: its path below `root`, with forward slashes."""
+    return path.relative_to(root).as_posix()
