@@ -126,7 +126,7 @@ def evaluation_batches(
     Args:
       settings: which data; it must be prepared.
       batch_size: samples per step over all processes.
-      split: `validation`, or any split of images at image_size.
+      split: `validation`, or `exemplars` for the training images.
       process_index: as in `training_batches`.
       process_count: as in `training_batches`.
 
@@ -271,7 +271,9 @@ def _evaluation_pairs(settings: DataSettings, split: str) -> _EvaluationPairs:
         alone = not settings.validation_exemplar_list or len(images) == 1
         references: list[int | None] = []
         for index in range(len(images)):
-            other = int(np.random.default_rng((_VALIDATION, index)).integers(len(images) - 1))
+            other = int(
+                np.random.default_rng((_VALIDATION, index)).integers(max(len(images) - 1, 1))
+            )
             references.append(None if alone else other + (other >= index))
         return _EvaluationPairs(images, _Pool([images]), references)
     others = {"validation", "exemplars"} & images.siblings - {split}

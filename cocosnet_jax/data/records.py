@@ -65,12 +65,11 @@ class PairConfig(tfds.core.BuilderConfig):
 
 def pair_config(settings: DataSettings) -> PairConfig:
     """The builder config of these settings, with a name that no other values share."""
-    name = f"{settings.load_size}_{settings.image_size}"
+    name = f"{settings.load_size}_{settings.image_size}_{settings.channels}"
     source = ""
     if settings.source:
         source = os.path.abspath(os.path.expanduser(settings.source))
-        identity = f"{source}\n{settings.channels}"
-        name += f"_{Path(source).name}_{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+        name += f"_{Path(source).name}_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
         name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
     return PairConfig(
         name=name,
