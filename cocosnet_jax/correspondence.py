@@ -135,7 +135,7 @@ class CorrespondenceNetwork(nn.Module):
             return adapt_image(image, train=train)
 
         adapted_input = adapt_input(semantics, train=train)
-        # The order counts: each call advances the image adaptor's spectral vectors (SPEC section 7).
+        # The order counts: each call advances the spectral vectors (SPEC section 7).
         adapted_exemplar = image_branch(exemplar, exemplar_mask)
         adapted_truth = None if truth is None else image_branch(truth, truth_mask)
 
@@ -146,7 +146,7 @@ class CorrespondenceNetwork(nn.Module):
         ) -> Float[Array, "b h w k"]:
             x = unit_length(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
             if s.mask_input == "features":
-                x = jnp.concatenate([nearest(mask, *x.shape[1:3]).astype(x.dtype), x], -1)
+                x = jnp.concatenate([x, nearest(mask, *x.shape[1:3]).astype(x.dtype)], -1)
             conv = Conv(
                 4 * s.base_filters, 1, spectral=s.spectral_everywhere, dtype=self.dtype, name=name
             )

@@ -1,4 +1,4 @@
-"""The translation network: an image from the warped exemplar (paper section 3.2, SPEC section 4)."""
+"""The translation network: an image from the warped exemplar (paper 3.2, SPEC section 4)."""
 
 import flax.linen as nn
 import jax.numpy as jnp

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from cocosnet_jax.correspondence import Correspondence, CorrespondenceNetwork
 from cocosnet_jax.generator import COARSEST, Generator
@@ -18,7 +18,7 @@ from cocosnet_jax.nn.resize import (
     to_patches,
 )
 from cocosnet_jax.settings import DataSettings, ModelSettings, Settings
-from cocosnet_jax.types import Batch
+from cocosnet_jax.types import Array, Batch
 from cocosnet_jax.warp import Warp, correlation_logits, matching_features
 
 GLASSES = 16  # channel of x_A that `labels_glasses` fills from the second plane (SPEC section 1)

@@ -225,8 +225,9 @@ def predict_step(settings: Settings, give_mask: bool | None = None) -> PredictSt
     if give_mask is None:
         give_mask = settings.model.mask_at_inference
     has_classes = settings.data.condition != "channels"
-    warped_mask = "direct" if has_classes else "none"
-    model_settings = dataclasses.replace(settings.model, warped_mask=warped_mask)
+    model_settings = dataclasses.replace(
+        settings.model, warped_mask="direct" if has_classes else "none"
+    )
     network = model.CoCosNet(model_settings, settings.data.image_size // model.COARSEST)
 
     def step(state: TrainState, batch: Batch) -> Outputs:
@@ -234,6 +235,7 @@ def predict_step(settings: Settings, give_mask: bool | None = None) -> PredictSt
         translation = network.apply(
             inference_variables(state), inputs, jax.random.key(0), give_mask, train=False
         )
+        assert isinstance(translation, model.Translation)
         return Outputs(translation.image, translation.warped_exemplar, translation.warped_mask)
 
     return step
