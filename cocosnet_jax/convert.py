@@ -1,0 +1,239 @@
+"""The release's PyTorch weights <-> our parameters, by one table of names.
+
+PyTorch keeps convolutions as (out, in, height, width), JAX as (height, width, in, out); spectral
+vectors `v` run over a kernel's inputs in the same two orders. Everything else is a change of names
+(SPEC sections 2 to 5). `dec`, a decoder in the discriminator's files that is never run, is left
+out, and `num_batches_tracked` is not kept: no network reads it, and it is written as 0.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import Settings
+from cocosnet_jax.state import create_state
+
+Net = Literal["correspondence", "generator", "discriminator"]
+Tree = dict[str, Any]
+
+_STAGES = {"head": "head_0", "middle_0": "G_middle_0", "middle_1": "G_middle_1"}
+# Module paths, ours -> the release's. What is not here keeps its name.
+_MODULES: dict[str, dict[str, str]] = {
+    "generator": {
+        "stem": "fc",
+        **_STAGES,
+        "attention": "attn",
+        "to_image": "conv_img",
+    },
+    "correspondence": {
+        f"{ours}{inner}": f"{theirs}{their_inner}"
+        for ours, theirs in (
+            ("input_adaptor", "adaptive_model_seg"),
+            ("image_adaptor", "adaptive_model_img"),
+        )
+        for inner, their_inner in (
+            *((f"/conv_{i}", f"/layer{i}/0") for i in range(1, 6)),
+            *((f"/block_{i}", f"/{name}") for i, name in enumerate(_STAGES.values(), 1)),
+        )
+    }
+    | {
+        f"features/block_{i}{inner}": f"layer/{i - 1}{their_inner}"
+        for i in range(1, 5)
+        for inner, their_inner in (("/conv_0", "/conv1"), ("/conv_1", "/conv2"), ("", ""))
+    },
+    "discriminator": {
+        f"scale_{i}/{inner}": f"discriminator_{i}/{their_inner}"
+        for i in range(2)
+        for inner, their_inner in (
+            ("conv_0", "model0/0"),
+            *((f"conv_{j}", f"model{j}/0/0") for j in (1, 2, 3)),
+            ("conv_4", "model4/0"),
+            ("attention", "attn"),
+        )
+    },
+}
+# Inside SPADE, in all networks.
+_SPADE = {
+    "shared": "mlp_shared/1",
+    "gamma": "mlp_gamma",
+    "beta": "mlp_beta",
+    "BatchNorm_0": "param_free_norm",
+}
+_LEAVES = {
+    "kernel": "weight",
+    "u": "weight_u",
+    "v": "weight_v",
+    "mean": "running_mean",
+    "var": "running_var",
+    "slope": "prelu/weight",
+}
+_IGNORED = re.compile(r"discriminator_\d\.dec\.|.*\.num_batches_tracked$")
+# A name that tells the network.
+_SIGNATURES: dict[Net, str] = {
+    "correspondence": "theta.weight",
+    "generator": "fc.weight",
+    "discriminator": "discriminator_0.model0.0.weight",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """One of our arrays, and what PyTorch keeps in its place.
+
+    Attributes:
+      path: collection, module names, leaf.
+      shape: ours.
+      kernel: (height, width, in) of the convolution that a `v` belongs to.
+    """
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    kernel: tuple[int, ...] = ()
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        kind = self.path[-1]
+        if kind == "kernel":
+            height, width, inputs, outputs = self.shape
+            return (outputs, inputs, height, width)
+        return (1,) if kind == "slope" else self.shape
+
+    def from_torch(self, tensor: np.ndarray) -> np.ndarray:
+        kind = self.path[-1]
+        if kind == "kernel":
+            return np.ascontiguousarray(tensor.transpose(2, 3, 1, 0))
+        if kind == "v":
+            height, width, inputs = self.kernel
+            return tensor.reshape(inputs, height, width).transpose(1, 2, 0).reshape(-1)
+        return tensor.reshape(self.shape)
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        kind = self.path[-1]
+        if kind == "kernel":
+            return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
+        if kind == "v":
+            return array.reshape(self.kernel).transpose(2, 0, 1).reshape(-1)
+        return array.reshape(self.torch_shape)
+
+
+def _torch_name(net: Net, path: tuple[str, ...], spectral: bool) -> str:
+    *modules, leaf = path
+    module = "/".join(modules)
+    for ours in sorted(_MODULES[net], key=len, reverse=True):
+        if module == ours or module.startswith(ours + "/"):
+            module = _MODULES[net][ours] + module[len(ours) :]
+            break
+    parts = [_SPADE.get(part, part) for part in module.split("/")]
+    weight = "weight_orig" if leaf == "kernel" and spectral else _LEAVES.get(leaf, leaf)
+    return "/".join([*parts, weight]).replace("/", ".")
+
+
+@functools.lru_cache(maxsize=4)
+def _shapes(settings: Settings) -> Any:
+    """A TrainState of shapes; nothing is computed."""
+    return jax.eval_shape(
+        functools.partial(create_state, settings, steps_per_epoch=1), jax.random.key(0)
+    )
+
+
+def _collections(state: Any, net: Net) -> Tree:
+    """Parameters and variables of one network: collection -> tree."""
+    if net == "discriminator":
+        return {"params": state.params[net], **state.variables[net]}
+    both = {"params": state.params["generator"], **state.variables["generator"]}
+    return {name: tree[net] for name, tree in both.items() if net in tree}
+
+
+def table(net: Net, settings: Settings) -> dict[str, _Leaf]:
+    """The release's name -> our array, for the network of these settings.
+
+    Raises:
+      UserError: these settings make a network that the release does not have.
+    """
+    if settings.model.generator_condition == "input" and net == "correspondence":
+        raise UserError("config.model.generator_condition='input' has no correspondence network")
+    flat = traverse_util.flatten_dict(_collections(_shapes(settings), net))
+    kernels = {path[1:-1]: x.shape for path, x in flat.items() if path[-1] == "kernel"}
+    spectral = {path[1:-1] for path in flat if path[0] == "spectral"}
+    unknown = [
+        "/".join(path[1:])
+        for path in flat
+        if path[-1] == "code" or (path[0] == "batch_stats" and path[-2] != "BatchNorm_0")
+    ]
+    if unknown:
+        raise UserError(
+            f"the release's {net} has no {', '.join(unknown)}: only settings of its own networks"
+            " can be converted (configs/NAME.py:released)"
+        )
+    return {
+        _torch_name(net, path[1:], path[1:-1] in spectral): _Leaf(
+            path, x.shape, kernels[path[1:-1]][:3] if path[-1] == "v" else ()
+        )
+        for path, x in flat.items()
+    }
+
+
+def _listed(names: list[str]) -> str:
+    return "; ".join(names[:30]) + (f"; and {len(names) - 30} more" if len(names) > 30 else "")
+
+
+def from_torch(
+    tensors: Mapping[str, np.ndarray], net: Net, settings: Settings, source: str = ""
+) -> tuple[Tree, Tree]:
+    """Our parameters from the release's tensors, in the tensors' own type.
+
+    Args:
+      tensors: name -> array in PyTorch's layout, as `torch_files.read` returns them.
+      net: which network they are.
+      settings: of the networks.
+      source: what error messages call the tensors, for example the file.
+
+    Returns:
+      The network's parameters, and its variables: {"spectral": ..., "batch_stats": ...} as far as
+      it has them. In a `TrainState` both stand under
+      `params["generator"][net]` and `variables["generator"][collection][net]`, and the
+      discriminator's under `params["discriminator"]` and `variables["discriminator"]`.
+
+    Raises:
+      UserError: tensors that are missing, unknown or of another shape; the message lists them.
+    """
+    source = source or f"weights of the {net}"
+    for other, name in _SIGNATURES.items():
+        if name in tensors and other != net:
+            raise UserError(f"{source}: holds the release's {other}, not its {net}")
+    wanted = table(net, settings)
+    kept = {name: np.asarray(x) for name, x in tensors.items() if not _IGNORED.match(name)}
+    problems = [f"{n} {wanted[n].torch_shape} is missing" for n in wanted if n not in kept]
+    problems += [f"{n} {kept[n].shape} is unknown" for n in kept if n not in wanted]
+    problems += [
+        f"{n} is {kept[n].shape} and should be {wanted[n].torch_shape}"
+        for n in wanted
+        if n in kept and kept[n].shape != wanted[n].torch_shape
+    ]
+    if problems:
+        raise UserError(
+            f"{source}: not the {net} of this config ({len(problems)} of its tensors differ):"
+            f" {_listed(problems)}"
+        )
+    flat = {leaf.path: leaf.from_torch(kept[name]) for name, leaf in wanted.items()}
+    collections = traverse_util.unflatten_dict(flat)
+    return collections.pop("params"), collections
+
+
+def to_torch(params: Tree, variables: Tree, net: Net, settings: Settings) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`: the release's names and layout, in the arrays' own type."""
+    flat = traverse_util.flatten_dict({"params": params, **variables})
+    tensors = {
+        name: leaf.to_torch(np.asarray(flat[leaf.path]))
+        for name, leaf in table(net, settings).items()
+    }
+    for name in [name for name in tensors if name.endswith(".running_var")]:
+        tensors[name.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
+    return tensors
