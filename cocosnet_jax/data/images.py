@@ -6,14 +6,13 @@ Preparation and translation share these functions, so a file gives the same pixe
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from cocosnet_jax.errors import UserError
 
-Path_ = str | os.PathLike[str]
+FileName = str | os.PathLike[str]
 
 # EXIF orientations that exchange width and height, as what they do to an array.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -25,7 +24,7 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 _ORIENTATION = 0x0112
 
 
-def _read(path: Path_) -> tuple[Image.Image, int]:
+def _read(path: FileName) -> tuple[Image.Image, int]:
     """The decoded image as stored, and its EXIF orientation."""
     try:
         with Image.open(path) as image:
@@ -43,7 +42,7 @@ def _read(path: Path_) -> tuple[Image.Image, int]:
         ) from None
 
 
-def read_photograph(path: Path_) -> np.ndarray:
+def read_photograph(path: FileName) -> np.ndarray:
     """A photograph as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit images are converted; an alpha channel is dropped.
@@ -57,7 +56,7 @@ def read_photograph(path: Path_) -> np.ndarray:
     return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-def read_label_map(path: Path_) -> np.ndarray:
+def read_label_map(path: FileName) -> np.ndarray:
     """A label map as (H, W) int32 class numbers; a palette image yields its indices.
 
     Raises:
@@ -78,7 +77,7 @@ def read_label_map(path: Path_) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def read_pair(photograph: Path_, label: Path_) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(photograph: FileName, label: FileName) -> tuple[np.ndarray, np.ndarray]:
     """A photograph and its label map, which must be of one size.
 
     A label map that was drawn on a photograph's stored pixels, before the EXIF orientation turned
@@ -105,9 +104,14 @@ def read_pair(photograph: Path_, label: Path_) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resize_photograph(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8 to (h, w, 3): Pillow's bicubic filter with antialiasing."""
+    """(H, W, 3) uint8 to (h, w, 3): Pillow's bicubic filter with antialiasing.
+
+    Along x first, then along y, with rounding in between, as every Pillow did at the time of the
+    release; newer ones choose the order by size, which changes a few pixels.
+    """
     height, width = size
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    across = Image.fromarray(image).resize((width, image.shape[0]), Image.Resampling.BICUBIC)
+    return np.asarray(across.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -117,8 +121,3 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         (width, height), Image.Resampling.NEAREST
     )
     return np.asarray(resized).astype(label.dtype)
-
-
-def relative_key(path: Path, root: Path) -> str:
-    """The key of a file: its path below `root`, with forward slashes."""
-    return path.relative_to(root).as_posix()

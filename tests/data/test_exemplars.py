@@ -1,0 +1,85 @@
+import pytest
+
+from cocosnet_jax.data import exemplars
+from cocosnet_jax.errors import UserError
+
+KEYS = ["training/a.jpg", "training/b.jpg", "validation/ü.jpg", "x/01_front.jpg", "y/01_front.jpg"]
+
+
+def write(path, text):
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_windows_files_are_read_as_they_are(tmp_path):
+    path = write(
+        tmp_path / "l.txt", "\ufefftraining\\a.jpg,x\\01_front.jpg,b.jpg\r\n\r\nb,ü.jpg\r\n"
+    )
+    assert exemplars.read_list(path) == [
+        (1, "training\\a.jpg", ("x\\01_front.jpg", "b.jpg")),
+        (3, "b", ("ü.jpg",)),
+    ]
+    assert exemplars.resolve(path, KEYS, KEYS) == {0: (3, 1), 1: (2,)}
+
+
+def test_written_lists_are_read_back(tmp_path):
+    lists = {"training/a.jpg": ["x/01_front.jpg", "ü.jpg"], "training/b.jpg": ["a.jpg"]}
+    exemplars.write_list(tmp_path / "l.txt", lists)
+    assert {k: list(r) for _, k, r in exemplars.read_list(tmp_path / "l.txt")} == lists
+    assert [path.name for path in tmp_path.iterdir()] == ["l.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "position"),
+    [
+        ("training/a.jpg", 0),
+        ("./training/a", 0),
+        ("\\training\\a.png", 0),
+        ("a.jpg", 0),
+        ("a", 0),
+        ("ADE/images/training/b.jpg", 1),  # folders above the dataset's
+        ("u\u0308.jpg", 2),  # decomposed, as macOS writes it
+        ("y\\01_front.jpg", 4),
+        ("01_front.jpg", -1),
+        ("z/01_front.jpg", None),  # another folder, whatever the file is called
+        ("other/a.jpg", None),
+        ("c.jpg", None),
+        ("raining/a.jpg", None),
+    ],
+)
+def test_a_key_is_found_by_any_of_its_names(name, position):
+    assert exemplars.KeyIndex(KEYS).find(name) == position
+
+
+def test_everything_wrong_is_reported_at_once(tmp_path):
+    path = write(tmp_path / "l.txt", "a,b\nc.jpg,b\nb,gone.jpg,a\na.jpg,ü\nü,01_front\n")
+    with pytest.raises(UserError) as error:
+        exemplars.resolve(path, KEYS, KEYS)
+    assert str(error.value).splitlines() == [
+        f"exemplar list {path} has 4 problems:",
+        "  line 2: image 'c.jpg' is not in the dataset",
+        "  line 3: exemplar 'gone.jpg' is not in the dataset",
+        "  line 4: image 'a.jpg' was named in line 1 already",
+        "  line 5: exemplar '01_front' means several images; write its folder as well",
+    ]
+
+
+def test_a_thousand_problems_are_counted_and_ten_shown(tmp_path):
+    path = write(tmp_path / "l.txt", "".join(f"gone{i},a\n" for i in range(1000)))
+    with pytest.raises(UserError) as error:
+        exemplars.resolve(path, KEYS, KEYS)
+    lines = str(error.value).splitlines()
+    assert (len(lines), lines[0][-18:]) == (12, "has 1000 problems:")
+    assert lines[-1] == "  ... and 990 more"
+
+
+def test_files_that_are_no_lists(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.txt does not exist"):
+        exemplars.read_list(tmp_path / "gone.txt")
+    with pytest.raises(UserError, match="it is empty"):
+        exemplars.read_list(write(tmp_path / "empty.txt", "\n"))
+    with pytest.raises(UserError, match=r"line 2: 'b' is not 'key,ref1,ref2,\.\.\.'"):
+        exemplars.read_list(write(tmp_path / "short.txt", "a,b\nb\n"))
+    (tmp_path / "latin.txt").write_bytes("ü,a\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.txt is not UTF-8 text"):
+        exemplars.read_list(tmp_path / "latin.txt")

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from cocosnet_jax.data import images
+from cocosnet_jax.errors import UserError
+
+
+def gradient(height=6, width=10):
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 20, y * 40, x * 0 + 90], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
+def test_photograph_of_any_mode_becomes_rgb(tmp_path, mode):
+    image = Image.fromarray(gradient()).convert(mode)
+    image.save(tmp_path / "a.png")
+    read = images.read_photograph(tmp_path / "a.png")
+    assert (read.shape, read.dtype) == ((6, 10, 3), np.uint8)
+    if mode == "RGBA":
+        np.testing.assert_array_equal(read, gradient())
+    elif mode in ("L", "LA"):
+        weights = np.array([0.299, 0.587, 0.114])
+        assert np.abs(read - (gradient() @ weights)[..., None]).max() <= 0.51
+
+
+def test_transparency_does_not_change_the_colours(tmp_path):
+    alpha = np.linspace(0, 255, 60).reshape(6, 10, 1).astype(np.uint8)
+    Image.fromarray(np.concatenate([gradient(), alpha], -1)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(images.read_photograph(tmp_path / "a.png"), gradient())
+
+
+def test_16_bit_grey_keeps_its_upper_byte(tmp_path):
+    Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(tmp_path / "a.png")
+    read = images.read_photograph(tmp_path / "a.png")
+    np.testing.assert_array_equal(read[0, :, 0], [0, 1, 255])
+
+
+def test_cmyk_is_converted(tmp_path):
+    Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.jpg")
+    cyan = images.read_photograph(tmp_path / "a.jpg")[4, 4].astype(int)
+    assert np.abs(cyan - [0, 255, 255]).max() <= 2
+
+
+# What each EXIF orientation means, as the place of the upright picture's pixel (y, x) in the file.
+STORED = {
+    1: lambda y, x, h, w: (y, x),
+    2: lambda y, x, h, w: (y, w - 1 - x),
+    3: lambda y, x, h, w: (h - 1 - y, w - 1 - x),
+    4: lambda y, x, h, w: (h - 1 - y, x),
+    5: lambda y, x, h, w: (x, y),
+    6: lambda y, x, h, w: (w - 1 - x, y),
+    7: lambda y, x, h, w: (w - 1 - x, h - 1 - y),
+    8: lambda y, x, h, w: (x, h - 1 - y),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("label_drawn_on", ["upright", "stored"])
+def test_exif_rotation_keeps_label_and_photograph_aligned(tmp_path, orientation, label_drawn_on):
+    upright = gradient()
+    h, w = upright.shape[:2]
+    stored = np.zeros((h, w, 3) if orientation < 5 else (w, h, 3), np.uint8)
+    for y in range(h):
+        for x in range(w):
+            stored[STORED[orientation](y, x, h, w)] = upright[y, x]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(images.read_photograph(tmp_path / "a.png"), upright)
+    if label_drawn_on == "stored" and orientation < 5:
+        return  # Of the same size either way: taken as upright.
+    drawn = upright if label_drawn_on == "upright" else stored
+    Image.fromarray(drawn[..., 0]).save(tmp_path / "label.png")
+    image, label = images.read_pair(tmp_path / "a.png", tmp_path / "label.png")
+    np.testing.assert_array_equal(image, upright)
+    np.testing.assert_array_equal(label, upright[..., 0])
+
+
+@pytest.mark.parametrize("kind", ["grey", "palette", "16-bit", "grey in RGB"])
+def test_label_map_yields_class_numbers(tmp_path, kind):
+    label = np.array([[0, 1, 2], [150, 7, 255]])
+    image = Image.fromarray(label.astype(np.uint8))
+    if kind == "palette":
+        image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+        assert image.mode == "P"
+    elif kind == "16-bit":
+        label[0, 0] = 999
+        image = Image.fromarray(label.astype(np.uint16))
+    elif kind == "grey in RGB":
+        image = image.convert("RGB")
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(images.read_label_map(tmp_path / "a.png"), label)
+
+
+def test_colour_label_map_is_refused(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png is a colour image \(mode RGB\)"):
+        images.read_label_map(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("read", [images.read_photograph, images.read_label_map])
+def test_files_that_cannot_be_read(tmp_path, read):
+    with pytest.raises(UserError, match=r"gone\.jpg does not exist"):
+        read(tmp_path / "gone.jpg")
+    with pytest.raises(UserError, match="is a folder"):
+        read(tmp_path)
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(UserError, match=r"text\.png cannot be read as an image"):
+        read(tmp_path / "text.png")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    for name in ("cut.png", "cut.jpg"):
+        Image.fromarray(noise).save(tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(UserError, match=rf"{name} cannot be read as an image \(.*truncated"):
+            read(tmp_path / name)
+
+
+def bicubic_weights(source: int, target: int) -> np.ndarray:
+    """Keys's cubic (a = -1/2), stretched by the scale when shrinking: (target, source)."""
+    scale = source / target
+    stretch = max(scale, 1.0)
+    centre = (np.arange(target) + 0.5) * scale - 0.5
+    t = np.abs(np.arange(source)[None] - centre[:, None]) / stretch
+    near = 1.5 * t**3 - 2.5 * t**2 + 1
+    far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    weights = np.where(t < 1, near, np.where(t < 2, far, 0.0))
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("size", [(17, 20), (64, 23), (60, 50)])
+def test_photographs_are_resized_by_the_bicubic_formula(size):
+    image = np.random.default_rng(0).integers(0, 256, (41, 30, 3), np.uint8)
+    rows, columns = bicubic_weights(41, size[0]), bicubic_weights(30, size[1])
+    middle = np.clip(np.rint(np.einsum("xw,hwc->hxc", columns, image)), 0, 255)
+    expected = np.clip(np.einsum("yh,hxc->yxc", rows, middle), 0, 255)
+    assert np.abs(images.resize_photograph(image, size) - expected).max() <= 0.51
+
+
+def test_label_maps_are_resized_to_the_nearest_pixel():
+    label = np.random.default_rng(0).integers(0, 60000, (41, 30)).astype(np.int32)
+    y = ((np.arange(17) + 0.5) * 41 / 17).astype(int)
+    x = ((np.arange(40) + 0.5) * 30 / 40).astype(int)
+    np.testing.assert_array_equal(images.resize_label(label, (17, 40)), label[np.ix_(y, x)])
