@@ -1,0 +1,124 @@
+"""Face parts of CelebAMask-HQ, and the map of 19 classes that they merge into (SPEC section 1).
+
+The annotation folder holds one mask per image and part, `NUMBER // 2000/NUMBER_PART.png` with the
+number in five digits, and may hold merged maps, `all_parts_except_glasses/NUMBER.png`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cocosnet_jax.data import images
+from cocosnet_jax.errors import UserError
+
+# Class numbers are positions in this table.
+CLASS_NAMES = (
+    "background",
+    "skin",
+    "hair",
+    "l_brow",
+    "r_brow",
+    "l_eye",
+    "r_eye",
+    "l_ear",
+    "r_ear",
+    "nose",
+    "u_lip",
+    "mouth",
+    "l_lip",
+    "neck",
+    "cloth",
+    "hat",
+    "eye_g",
+    "ear_r",
+    "neck_l",
+)
+NUM_CLASSES = len(CLASS_NAMES)
+GLASSES = "eye_g"
+
+
+def part_path(annotations: Path, number: int, part: str) -> Path:
+    """Where the mask of a part lies, should the image have that part."""
+    return annotations / str(number // 2000) / f"{number:05d}_{part}.png"
+
+
+def merged_path(annotations: Path, number: int) -> Path:
+    """Where the merged map of an image lies, should there be one."""
+    return annotations / "all_parts_except_glasses" / f"{number:05d}.png"
+
+
+def read_parts(
+    annotations: Path, number: int, names: Sequence[str] = CLASS_NAMES[1:]
+) -> dict[str, np.ndarray]:
+    """The masks of the parts that an image has, each (H, W) bool.
+
+    Raises:
+      UserError: a file is unreadable or in colour, or masks of one image differ in size.
+    """
+    parts: dict[str, np.ndarray] = {}
+    for name in names:
+        path = part_path(annotations, number, name)
+        if not path.exists():
+            continue
+        parts[name] = images.read_label_map(path) > 0
+        first = next(iter(parts))
+        if parts[name].shape != parts[first].shape:
+            size, other = (f"{p.shape[1]}x{p.shape[0]}" for p in (parts[name], parts[first]))
+            raise UserError(
+                f"{path} has {size} pixels (width x height) but"
+                f" {part_path(annotations, number, first).name} has {other}; make them the same"
+                " size"
+            )
+    return parts
+
+
+def merge_parts(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The class map of a face: parts painted in the order of their classes, glasses left out.
+
+    Args:
+      parts: masks by name, each (H, W) bool, at least one.
+
+    Returns:
+      (H, W) uint8; where parts overlap, the one with the highest class number shows.
+    """
+    merged = np.zeros(next(iter(parts.values())).shape, np.uint8)
+    for label, name in enumerate(CLASS_NAMES):
+        if name in parts and name != GLASSES:
+            merged[parts[name]] = label
+    return merged
+
+
+def read_face(annotations: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """The class map and the glasses of an image: the merged map where there is one, else the parts.
+
+    Returns:
+      Class map (H, W) int32 with values 0 to 18, and mask of the glasses (H', W') bool.
+
+    Raises:
+      UserError: a file is unreadable, a class number is out of range, or the image has neither a
+        merged map nor a mask of its skin.
+    """
+    glasses = read_parts(annotations, number, (GLASSES,)).get(GLASSES)
+    path = merged_path(annotations, number)
+    if path.exists():
+        merged = images.read_label_map(path)
+        values, counts = np.unique(merged, return_counts=True)
+        if values[0] < 0 or values[-1] >= NUM_CLASSES:
+            wrong = ", ".join(
+                f"{value} ({count} pixels)"
+                for value, count in zip(values, counts, strict=True)
+                if not 0 <= value < NUM_CLASSES
+            )
+            raise UserError(
+                f"{path} holds the values {wrong}; face parts are numbered 0 to"
+                f" {NUM_CLASSES - 1}: correct the map, or remove it to have it built from the parts"
+            )
+    else:
+        if not part_path(annotations, number, "skin").exists():
+            raise UserError(
+                f"image {number} has neither the merged map {path} nor the part"
+                f" {part_path(annotations, number, 'skin')}; add one of them or remove the image"
+            )
+        merged = merge_parts(read_parts(annotations, number)).astype(np.int32)
+    return merged, np.zeros(merged.shape, bool) if glasses is None else glasses

@@ -1,0 +1,232 @@
+"""Poses as OpenPose writes them, and their drawing: the input of DeepFashion (SPEC section 1).
+
+Joints are OpenPose's 18 of the COCO model: nose, neck, then shoulder, elbow, wrist of the right
+and of the left arm, hip, knee, ankle of the right and of the left leg, right and left eye, right
+and left ear. They travel as (18, 2) float64, x and y in pixels, NaN where a joint was not seen.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from cocosnet_jax.data.edges import distance_map
+from cocosnet_jax.errors import UserError
+
+JOINTS = 18
+# Pairs of joints, counted from 1, in the order of drawing: later limbs lie over earlier ones.
+LIMBS = (
+    (2, 3),
+    (2, 6),
+    (3, 4),
+    (4, 5),
+    (6, 7),
+    (7, 8),
+    (2, 9),
+    (9, 10),
+    (10, 11),
+    (2, 12),
+    (12, 13),
+    (13, 14),
+    (2, 1),
+    (1, 15),
+    (15, 17),
+    (1, 16),
+    (16, 18),
+)
+PLANES = 3 + len(LIMBS)
+
+# OpenPose's hue wheel. It is used as it is, but OpenPose means it for images in BGR order: the
+# finished RGB planes hold it with first and last channel exchanged.
+_COLOURS = (
+    (255, 0, 0),
+    (255, 85, 0),
+    (255, 170, 0),
+    (255, 255, 0),
+    (170, 255, 0),
+    (85, 255, 0),
+    (0, 255, 0),
+    (0, 255, 85),
+    (0, 255, 170),
+    (0, 255, 255),
+    (0, 170, 255),
+    (0, 85, 255),
+    (0, 0, 255),
+    (85, 0, 255),
+    (170, 0, 255),
+    (255, 0, 255),
+    (255, 0, 170),
+    (255, 0, 85),
+)
+_RADIUS = 4  # of a joint's circle, and half the width of a limb, in pixels
+
+# The 18 joints among the 25 of OpenPose's BODY_25 model, which has the middle of the hips as 8.
+_OF_BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
+
+
+def read_pose(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Reads a pose; of several people, the one whom OpenPose scores highest.
+
+    Args:
+      path: OpenPose's JSON (`people`, `pose_keypoints_2d` of the COCO or BODY_25 model), or one
+        of a pair of text files, `NAME_candidate.txt` with rows (x, y, score, id) and
+        `NAME_subset.txt` with rows of 18 indices into them (-1: not seen), score and count.
+      size: (H, W) of the photograph in whose pixels the joints are given.
+
+    Returns:
+      (18, 2) float64 x and y, NaN where a joint was not seen.
+
+    Raises:
+      UserError: a file is missing or not of this form, holds no person, or joints lie outside
+        the photograph.
+    """
+    if path.suffix.lower() == ".json":
+        joints = _read_json(path)
+    else:
+        stem = path.name.removesuffix("_candidate.txt").removesuffix("_subset.txt")
+        joints = _read_text(
+            path.with_name(f"{stem}_candidate.txt"), path.with_name(f"{stem}_subset.txt")
+        )
+    seen = joints[~np.isnan(joints[:, 0])]
+    if len(seen) == 0:
+        raise UserError(
+            f"{path} holds no person; run the pose detector again or remove the photograph"
+        )
+    height, width = size
+    outside = ((seen < -1) | (seen > (width + 1, height + 1))).any(1)
+    if outside.any():
+        x, y = seen[outside][0]
+        raise UserError(
+            f"{path} has a joint at ({x:g}, {y:g}), outside its photograph of {width}x{height}"
+            " pixels (width x height); detect the pose in that photograph, at its own size"
+        )
+    if seen.max() <= 1:
+        raise UserError(
+            f"{path} has all joints between 0 and 1; write them in pixels (OpenPose's option"
+            " --keypoint_scale 0)"
+        )
+    return joints
+
+
+def _read_text(candidate_path: Path, subset_path: Path) -> np.ndarray:
+    candidates = _read_table(candidate_path, 4, "4 numbers (x, y, score, id)")
+    people = _read_table(subset_path, 20, "20 numbers (18 indices, score, count)")
+    joints = np.full((JOINTS, 2), np.nan)
+    if len(people) == 0:
+        return joints
+    person = people[people[:, 18].argmax()]
+    for joint, index in enumerate(person[:JOINTS]):
+        if index == -1:
+            continue
+        if index != int(index) or not 0 <= index < len(candidates):
+            raise UserError(
+                f"{subset_path} names candidate {index:g} as joint {joint + 1}, but"
+                f" {candidate_path.name} has {len(candidates)} rows: the two files do not belong"
+                " together; run the pose detector again"
+            )
+        joints[joint] = candidates[int(index), :2]
+    return joints
+
+
+def _read_table(path: Path, columns: int, meaning: str) -> np.ndarray:
+    """Rows of numbers from a text file, (n, columns) float64; an empty file has none."""
+    rows = []
+    for number, line in enumerate(_read(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = [float(word) for word in line.split()]
+        except ValueError:
+            row = []
+        if len(row) != columns or not np.isfinite(row).all():
+            raise UserError(
+                f"{path}, line {number}, is {line.strip()[:60]!r}; a row holds {meaning}: run the"
+                " pose detector again"
+            )
+        rows.append(row)
+    return np.array(rows).reshape(-1, columns)
+
+
+def _read_json(path: Path) -> np.ndarray:
+    try:
+        people = json.loads(_read(path))["people"]
+        poses = [_keypoints(person) for person in people]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} is not OpenPose's JSON ({type(error).__name__}: {error}); it must hold"
+            " 'people', each with 'pose_keypoints_2d' of 18 or 25 times x, y, confidence"
+        ) from None
+    if not poses:
+        return np.full((JOINTS, 2), np.nan)
+    best = max(poses, key=lambda pose: pose[:, 2].sum())
+    return np.where(best[:, 2:] > 0, best[:, :2], np.nan)
+
+
+def _keypoints(person: Any) -> np.ndarray:
+    """The 18 joints of one person of the JSON: (18, 3) x, y, confidence."""
+    numbers = np.array(person["pose_keypoints_2d"], np.float64)
+    if numbers.shape not in ((3 * JOINTS,), (75,)) or not np.isfinite(numbers).all():
+        raise ValueError(f"pose_keypoints_2d holds {numbers.size} numbers, or none finite")
+    keypoints = numbers.reshape(-1, 3)
+    return keypoints if len(keypoints) == JOINTS else keypoints[list(_OF_BODY_25)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"pose file {path} does not exist; run the pose detector") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"pose file {path} cannot be read ({error}); replace it") from None
+
+
+def draw_pose(
+    joints: np.ndarray, canvas_size: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """The input map of DeepFashion.
+
+    Args:
+      joints: (18, 2) x and y in pixels of the photograph, NaN where not seen.
+      canvas_size: (H, W) of the photograph; the pose is drawn at its size, then resized.
+      size: (h, w) of the map.
+
+    Returns:
+      (h, w, 20) uint8: the drawing in RGB, then a distance map for each of the 17 limbs (255
+      everywhere for a limb that was not seen).
+    """
+    seen = ~np.isnan(joints).any(1)
+    drawing: np.ndarray = np.zeros((*canvas_size, 3), np.uint8)
+    for joint in np.flatnonzero(seen):
+        x, y = (int(value) for value in joints[joint])
+        cv2.circle(drawing, (x, y), _RADIUS, _COLOURS[joint], thickness=-1)
+    distances = []
+    for limb, (first, second) in enumerate(LIMBS):
+        mask = np.zeros(canvas_size, np.uint8)
+        if seen[first - 1] and seen[second - 1]:
+            polygon = _limb_polygon(joints[first - 1], joints[second - 1])
+            cv2.fillConvexPoly(mask, polygon, 255)
+            over = cv2.fillConvexPoly(drawing.copy(), polygon, _COLOURS[limb])
+            drawing = cv2.addWeighted(drawing, 0.4, over, 0.6, 0)
+        distances.append(distance_map(mask > 0))
+    planes = [_resized(drawing[..., ::-1], size, Image.Resampling.NEAREST)]
+    planes += [_resized(plane, size, Image.Resampling.BILINEAR)[..., None] for plane in distances]
+    return np.concatenate(planes, axis=-1)
+
+
+def _limb_polygon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The outline of a limb, an ellipse between two joints, as (n, 2) int32 x and y."""
+    x, y = (first + second) / 2
+    dx, dy = first - second
+    angle = int(math.degrees(math.atan2(dy, dx)))
+    axes = (int(math.hypot(dx, dy) / 2), _RADIUS)
+    return np.asarray(cv2.ellipse2Poly((int(x), int(y)), axes, angle, 0, 360, 1))
+
+
+def _resized(plane: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    height, width = size
+    image = Image.fromarray(np.ascontiguousarray(plane))
+    return np.asarray(image.resize((width, height), how))
