@@ -1,0 +1,80 @@
+"""CelebA-HQ faces with the parts of CelebAMask-HQ, as class maps or as edges (SPEC section 1).
+
+The dataset is CelebAMask-HQ of https://github.com/switchablenorms/CelebAMask-HQ. Layout, in the
+source folder or in a folder of it:
+
+    CelebA-HQ-img/NUMBER.jpg
+    CelebAMask-HQ-mask-anno/FOLDER/NUMBER_PART.png, see `cocosnet_jax.data.face_parts`
+    val.txt, numbers of the validation photographs; train.txt likewise, all others without it
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from cocosnet_jax.data import edges, face_parts, images
+from cocosnet_jax.data.listed import ListedBuilder
+from cocosnet_jax.errors import UserError
+
+
+def _number(key: str) -> int:
+    stem = Path(key).stem
+    if not (stem.isascii() and stem.isdecimal()):
+        raise UserError(
+            f"{key} has no number for a name; CelebA-HQ's photographs are named 0.jpg to 29999.jpg"
+        )
+    return int(stem)
+
+
+class Celebahq(ListedBuilder):
+    """CelebA-HQ mask-to-face: a map of 19 face parts, and the mask of the glasses (0 or 1)."""
+
+    title: ClassVar[str] = "CelebA-HQ"
+    photographs: ClassVar[str] = "CelebA-HQ-img"
+    annotations: ClassVar[str] = "CelebAMask-HQ-mask-anno"
+    channels: ClassVar[int] = face_parts.NUM_CLASSES
+
+    def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Class map and glasses at their own size."""
+        del size  # maps are smaller than the photographs
+        return face_parts.read_face(self.root / self.annotations, _number(key))
+
+    def input_map(
+        self,
+        annotation: tuple[np.ndarray, np.ndarray],
+        photograph: np.ndarray,
+        size: tuple[int, int],
+    ) -> np.ndarray:
+        """The two planes, (h, w, 2)."""
+        del photograph
+        planes = [images.resize_label(plane, size).astype(np.uint8) for plane in annotation]
+        return np.stack(planes, axis=-1)
+
+
+class Celebahqedge(ListedBuilder):
+    """CelebA-HQ edge-to-face: edges and distance maps, made at the size that is stored."""
+
+    title: ClassVar[str] = "CelebA-HQ edge"
+    photographs: ClassVar[str] = "CelebA-HQ-img"
+    annotations: ClassVar[str] = "CelebAMask-HQ-mask-anno"
+    channels: ClassVar[int] = edges.PLANES
+
+    def read_input(self, key: str, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """The masks of the face parts, at their own size."""
+        del size
+        annotations, number = self.root / self.annotations, _number(key)
+        parts = face_parts.read_parts(annotations, number, edges.EDGE_PARTS)
+        if not parts:
+            raise UserError(
+                f"{key} has no face parts such as"
+                f" {face_parts.part_path(annotations, number, 'skin')}; add them or remove the"
+                " photograph"
+            )
+        return parts
+
+    def input_map(
+        self, annotation: dict[str, np.ndarray], photograph: np.ndarray, size: tuple[int, int]
+    ) -> np.ndarray:
+        """The 15 planes, (h, w, 15)."""
+        return edges.face_edges(photograph, annotation, size)
