@@ -10,6 +10,7 @@ source folder or in its folder `ADEChallengeData2016`:
 import concurrent.futures
 import functools
 import hashlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,12 +39,12 @@ class Ade20k(PairBuilder):
 
     def split_keys(self) -> Mapping[str, Sequence[str]]:
         """Photographs' paths below the dataset's folder, in alphabetical order."""
-        train, validation = (list(self._pairs(split)) for split in _FOLDERS)
+        train, validation = (list(self._pairs[split]) for split in _FOLDERS)
         return {"train": train, "validation": validation, "exemplars": train}
 
     def make_pair(self, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Image (S, S, 3) and class map (S, S, 1), squeezed to S x S pixels."""
-        pair = self._pairs("validation" if split == "validation" else "train")[key]
+        pair = self._pairs["validation" if split == "validation" else "train"][key]
         image, label = images.read_pair(*pair)
         label[label == _UNMARKED] = self.builder_config.classes - 1
         size = (self.side(split), self.side(split))
@@ -55,11 +56,11 @@ class Ade20k(PairBuilder):
         if not os.path.isdir(self.builder_config.source):
             return ""
         digest = hashlib.sha256()
-        for split in _FOLDERS:
-            for key, pair in self._pairs(split).items():
-                for path in pair:
-                    stat = path.stat()
-                    digest.update(f"{key} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        for pairs in self._pairs.values():
+            for path in itertools.chain.from_iterable(pairs.values()):
+                seen = path.stat() if path.exists() else None
+                size_and_time = (seen.st_size, seen.st_mtime_ns) if seen else None
+                digest.update(f"{os.fsencode(path)!r} {size_and_time}\n".encode())
         return digest.hexdigest()
 
     def check(self) -> None:
@@ -74,14 +75,15 @@ class Ade20k(PairBuilder):
                 found.append(f"{photographs[name]} has no label map {Path(name).name}.png")
             for name in sorted(labels.keys() - photographs.keys()):
                 found.append(f"{labels[name]} has no photograph {Path(name).name}.jpg")
-            pairs += self._pairs(split).values()
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            pairs += self._pairs[split].values()
+        pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+        try:
             checked = pool.map(functools.partial(_check_pair, self.builder_config.classes), pairs)
-            for problem in tqdm.tqdm(
-                checked, total=len(pairs), desc="checking files", unit=" pairs"
-            ):
-                if problem:
-                    found.append(problem)
+            progress = tqdm.tqdm(checked, total=len(pairs), desc="checking files", unit=" pairs")
+            found += [problem for problem in progress if problem]
+        finally:
+            # On Ctrl-C, the files that are still waiting are not read first.
+            pool.shutdown(cancel_futures=True)
         problems.raise_if_any(f"dataset {self.builder_config.source}", found)
 
     @functools.cached_property
@@ -114,16 +116,19 @@ class Ade20k(PairBuilder):
             places = self._root / folder, self._root / folder
         return _find(places[0], _PHOTOGRAPHS), _find(places[1], _LABELS)
 
-    @functools.cache  # noqa: B019 - builders live as long as the program's use of the data
-    def _pairs(self, split: str) -> dict[str, _Pair]:
-        """The pairs of a split by key, in order of the keys."""
-        photographs, labels = self._files(split)
-        return {
-            photographs[name].relative_to(self._root).as_posix(): _Pair(
-                photographs[name], labels[name]
-            )
-            for name in sorted(photographs.keys() & labels.keys())
-        }
+    @functools.cached_property
+    def _pairs(self) -> dict[str, dict[str, _Pair]]:
+        """For `train` and `validation`, the pairs by key, in order of the keys."""
+        found = {}
+        for split in _FOLDERS:
+            photographs, labels = self._files(split)
+            found[split] = {
+                photographs[name].relative_to(self._root).as_posix(): _Pair(
+                    photographs[name], labels[name]
+                )
+                for name in sorted(photographs.keys() & labels.keys())
+            }
+        return found
 
 
 def _find(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:

@@ -1,0 +1,277 @@
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cocosnet_jax import data
+from cocosnet_jax.data import ade20k, images, preview, records
+from cocosnet_jax.errors import UserError
+from tests.data.conftest import CLASSES, colours, draw_label, write_pair
+
+
+def problems(settings):
+    """The error of a preparation that must leave nothing behind."""
+    with pytest.raises(UserError) as error:
+        data.prepare(settings)
+    assert not [path for path in Path(settings.data_dir).rglob("*") if path.is_file()]
+    return str(error.value)
+
+
+def test_prepared_pairs_are_the_files_resized(settings, source):
+    data.prepare(settings)
+    for split, folder, name, side in [
+        ("train", "training", "ADE_train_3", 48),
+        ("exemplars", "training", "ADE_train_3", 32),
+        ("validation", "validation", "ADE_val_3", 32),
+    ]:
+        prepared = data.open_split(settings, split)
+        assert prepared.keys[3] == f"{folder}/{name}.jpg"
+        image, label = prepared[3]
+        with Image.open(source / folder / f"{name}.jpg") as file:
+            expected = file.resize((side, file.height), Image.Resampling.BICUBIC)
+            expected = expected.resize((side, side), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(image, np.asarray(expected))
+        drawn = draw_label(3 if folder == "training" else 103)
+        y = ((np.arange(side) + 0.5) * 90 / side).astype(int)
+        x = ((np.arange(side) + 0.5) * 120 / side).astype(int)
+        np.testing.assert_array_equal(label[..., 0], drawn[np.ix_(y, x)])
+    counts = [len(data.open_split(settings, s)) for s in ("train", "exemplars", "validation")]
+    assert counts == [5, 5, 4]
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_the_datasets_own_layout(settings, source, tmp_path, above):
+    root = tmp_path / "own"
+    for folder in ("training", "validation"):
+        for path in (source / folder).iterdir():
+            kind = "annotations" if path.suffix == ".png" else "images"
+            target = root / "ADEChallengeData2016" / kind / folder / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    own = root if above else root / "ADEChallengeData2016"
+    moved = dataclasses.replace(settings, source=str(own))
+    data.prepare(settings)
+    data.prepare(moved)
+    ours, theirs = data.open_split(moved, "train"), data.open_split(settings, "train")
+    assert ours.keys == [f"images/{key}" for key in theirs.keys]
+    for index in range(5):
+        for a, b in zip(ours[index], theirs[index], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_unmarked_pixels_take_the_last_class(settings, source):
+    label = draw_label(0)
+    label[:45] = 255
+    Image.fromarray(label).save(source / "training/ADE_train_0.png")
+    data.prepare(settings)
+    prepared = data.open_split(settings, "train")[0][1][..., 0]
+    np.testing.assert_array_equal(prepared[:24], CLASSES - 1)
+
+
+def test_grey_and_transparent_photographs_are_taken(settings, source):
+    for name, mode in [("ADE_train_0", "L"), ("ADE_train_1", "CMYK")]:
+        path = source / f"training/{name}.jpg"
+        Image.open(path).convert(mode).save(path)
+    own = source / "training/ADE_train_2.jpg"  # a PNG with alpha under the name of a JPEG
+    Image.open(own).convert("RGBA").save(own, format="png")
+    data.prepare(settings)
+    split = data.open_split(settings, "train")
+    grey = split[0][0]
+    np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
+    drawn = colours(split[1][1][..., 0]).astype(int)
+    assert np.median(np.abs(split[1][0] - drawn)) <= 2
+
+
+def test_missing_folders(settings, source, tmp_path):
+    gone = dataclasses.replace(settings, source=str(tmp_path / "gone"))
+    assert "config.data.source is" in problems(gone)
+    assert f"{str(tmp_path / 'gone')!r}, which is no folder" in problems(gone)
+    empty = dataclasses.replace(settings, source="")
+    assert problems(empty).startswith("config.data.source is empty; set it")
+    (tmp_path / "other").mkdir()
+    other = dataclasses.replace(settings, source=str(tmp_path / "other"))
+    assert "holds neither images/training" in problems(other)
+
+
+def test_an_empty_split(settings, source):
+    shutil.rmtree(source / "validation")
+    assert problems(settings) == (
+        f"dataset {source}: the validation folder has no photographs (.jpg, .jpeg)"
+    )
+
+
+def test_everything_wrong_with_the_files_is_reported_at_once(settings, source):
+    train, validation = source / "training", source / "validation"
+    (train / "ADE_train_0.png").unlink()
+    (validation / "ADE_val_0.jpg").unlink()
+    whole = (train / "ADE_train_1.jpg").read_bytes()
+    (train / "ADE_train_1.jpg").write_bytes(whole[: len(whole) // 2])
+    (train / "ADE_train_2.png").write_text("no image")
+    label = draw_label(3)
+    label[:2, :5] = 9
+    label[4, 0] = 250
+    Image.fromarray(label).save(train / "ADE_train_3.png")
+    Image.fromarray(draw_label(4)[:60]).save(train / "ADE_train_4.png")
+    (validation / "ADE_val_1.jpg").unlink()
+    (validation / "ADE_val_1.jpg").symlink_to(source / "gone.jpg")
+    lines = problems(settings).splitlines()
+    assert lines[0] == f"dataset {source} has 7 problems:"
+    starts = [
+        f"  {train}/ADE_train_0.jpg has no label map ADE_train_0.png",
+        f"  {validation}/ADE_val_0.png has no photograph ADE_val_0.jpg",
+        f"  {train}/ADE_train_1.jpg cannot be read as an image (",
+        f"  {train}/ADE_train_2.png cannot be read as an image (",
+        f"  {train}/ADE_train_3.png holds the values 9 (10 pixels), 250 (1 pixels); allowed are 0"
+        " to 5, and 255",
+        f"  {train}/ADE_train_4.jpg has 120x90 pixels (width x height) but its label map"
+        f" {train}/ADE_train_4.png has 120x60",
+        f"  {validation}/ADE_val_1.jpg does not exist",
+    ]
+    assert len(lines) == 8
+    for line, start in zip(lines[1:], starts, strict=True):
+        assert line.startswith(start)
+
+
+def test_thousands_of_broken_files_are_counted(settings, source):
+    for index in range(2000):
+        (source / "training" / f"broken_{index}.jpg").write_bytes(b"")
+        (source / "training" / f"broken_{index}.png").write_bytes(b"")
+    lines = problems(settings).splitlines()
+    assert lines[0].endswith("has 2000 problems:")
+    assert len(lines) == 12
+    assert lines[-1] == "  ... and 1990 more"
+
+
+def test_long_and_foreign_names(settings, source):
+    name = "ü山" * 40  # 200 bytes and more
+    write_pair(source / "training", name, draw_label(9))
+    data.prepare(settings)
+    assert data.open_split(settings, "train").keys[-1] == f"training/{name}.jpg"
+
+
+def test_an_interrupted_preparation_counts_for_nothing_and_can_be_repeated(settings, monkeypatch):
+    make_pair, calls = ade20k.Ade20k.make_pair, []
+
+    def interrupted(self, split, key):
+        calls.append(key)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return make_pair(self, split, key)
+
+    monkeypatch.setattr(ade20k.Ade20k, "make_pair", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare(settings)
+    assert not [path for path in Path(settings.data_dir).rglob("*") if path.is_file()]
+    with pytest.raises(UserError, match="no prepared data"):
+        data.open_split(settings, "train")
+    data.prepare(settings)
+    assert len(data.open_split(settings, "train")) == 5
+
+
+def test_a_folder_that_cannot_be_written(settings, monkeypatch):
+    def full(self, split, key):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ade20k.Ade20k, "make_pair", full)
+    assert "cannot be written to" in (message := problems(settings))
+    assert "No space left on device" in message
+
+
+def test_sources_never_mix_and_changes_are_noticed(settings, source, tmp_path):
+    shutil.copytree(source, tmp_path / "two" / "ade")
+    two = dataclasses.replace(settings, source=str(tmp_path / "two" / "ade"))
+    folders = {str(data.open_builder(s).data_dir) for s in (settings, two)}
+    sizes = [dataclasses.replace(settings, load_size=40), dataclasses.replace(settings, channels=7)]
+    folders |= {str(data.open_builder(s).data_dir) for s in sizes}
+    assert len(folders) == 4
+
+    data.prepare(settings)
+    data.prepare(settings)  # Prepared already: nothing to do.
+    write_pair(source / "training", "ADE_train_9", draw_label(9))
+    with pytest.raises(UserError, match=r"have changed since they were prepared: delete .*1\.0\.0"):
+        data.prepare(settings)
+    shutil.rmtree(data.open_builder(settings).data_dir)
+    data.prepare(settings)
+    assert len(data.open_split(settings, "train")) == 6
+    # Where the source has gone, what was prepared from it remains.
+    shutil.rmtree(source)
+    data.prepare(settings)
+    assert len(data.open_split(settings, "train")) == 6
+
+
+def test_two_processes_may_prepare_at_once(settings):
+    first, second = (data.open_builder(settings) for _ in range(2))
+    generate = type(second)._split_generators
+
+    def overtaken(dl_manager):
+        records.prepare(first)
+        return generate(second, dl_manager)
+
+    second._split_generators = overtaken
+    records.prepare(second)
+    assert len(records.open_split(second, "train")) == 5
+
+
+def test_contact_sheet_shows_the_pipelines_samples(settings):
+    data.prepare(settings)
+    settings = dataclasses.replace(settings, distortion="geometric")
+    sheet = preview.contact_sheet(settings, rows=3)
+    assert sheet.shape == (16 + 3 * 32, 5 * 32, 3)
+    image, exemplar, itself = (sheet[16:, i * 32 : (i + 1) * 32].astype(int) for i in (1, 2, 3))
+    assert np.abs(image - exemplar).mean() > 10
+    # Equal colours in a column of label colours are equal classes in the picture beside it.
+    for inputs, picture in [(sheet[16:, :32], image), (sheet[16:, 128:], itself)]:
+        classes = np.rint(picture[..., 0] / 40)
+        for colour in np.unique(inputs.reshape(-1, 3), axis=0):
+            where = (inputs == colour).all(-1)
+            values, counts = np.unique(classes[where], return_counts=True)
+            assert counts.max() > 0.7 * where.sum(), (colour, values)
+
+
+CONFIG = """
+from ml_collections import ConfigDict
+from cocosnet_jax import settings
+
+def get_config():
+    config = ConfigDict(settings.to_mapping(settings.Settings()))
+    config.data.dataset = "ade20k"
+    config.data.image_size, config.data.load_size, config.data.channels = 32, 48, 6
+    config.data.exemplar_list = ""
+    return config
+"""
+
+
+def test_the_command_line(source, tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+
+    def prepare(folder):
+        flags = {
+            "config": tmp_path / "config.py",
+            "config.data.data_dir": tmp_path / "prepared",
+            "source": folder,
+            "preview": tmp_path / "sheet.png",
+        }
+        command = [sys.executable, "-m", "cocosnet_jax.prepare"]
+        return subprocess.run(
+            command + [f"--{name}={value}" for name, value in flags.items()],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            check=False,
+        )
+
+    done = prepare(source)
+    assert done.returncode == 0, done.stderr
+    assert "5 train, 4 validation, 5 exemplars" in done.stdout
+    assert "5/5" in done.stderr  # progress
+    assert images.read_photograph(tmp_path / "sheet.png").shape == (16 + 8 * 32, 5 * 32, 3)
+    failed = prepare(tmp_path / "gone")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: config.data.source is")
+    assert len(failed.stderr.splitlines()) == 1
