@@ -65,9 +65,11 @@ def draw_scene(seed: int, size: int, style: int | None = None) -> tuple[np.ndarr
     _draw_layout(np.random.Generator(np.random.PCG64([seed, _LAYOUT])), canvas)
     chosen = seed if style is None else style
     look = _draw_style(np.random.Generator(np.random.PCG64([chosen, _STYLE])))
-    picture = _paint(canvas, look).reshape(size, samples, size, samples, 3)
-    total = picture.sum((1, 3), dtype=np.uint32)
-    image = ((total + samples * samples // 2) // (samples * samples)).astype(np.uint8)
+    picture = _paint(canvas, look).astype(np.uint32)
+    rows = np.add.reduce([picture[:, k::samples] for k in range(samples)])
+    total = np.add.reduce([rows[..., k::samples] for k in range(samples)])
+    average = (total + samples * samples // 2) // (samples * samples)
+    image = np.ascontiguousarray(average.transpose(1, 2, 0).astype(np.uint8))
     return image, canvas.label[samples // 2 :: samples, samples // 2 :: samples].copy()
 
 
@@ -570,9 +572,9 @@ def _draw_style(rng: np.random.Generator) -> _Style:
 
 
 def _paint(canvas: _Canvas, style: _Style) -> np.ndarray:
-    """The layout in the style: (side, side, 3) uint8 RGB."""
+    """The layout in the style: (3, side, side) uint8 RGB."""
     side = canvas.side
-    picture = np.zeros((side * side, 3), np.uint8)
+    picture = np.zeros((3, side * side), np.uint8)
     labels, parts = canvas.label.reshape(-1), canvas.part.reshape(-1)
     for label in range(1, NUM_CLASSES):
         where = np.flatnonzero(labels == label)
@@ -582,25 +584,24 @@ def _paint(canvas: _Canvas, style: _Style) -> np.ndarray:
         x, y = canvas.centres[where % side], canvas.centres[where // side]
         rise, tone = canvas.rise.reshape(-1)[where], canvas.tone.reshape(-1)[where]
         texture = _octaves(look.lattice, x * look.scale[0], y * look.scale[1])
-        colour = _mix(look.far, look.near, rise[:, None])
+        colour = _mix(look.far[:, None], look.near[:, None], rise)  # (3, samples)
         share = look.amount * np.clip(texture * 2.2 - 0.35, 0, 1)
-        colour = _mix(colour, look.accent, share[:, None])
+        colour = _mix(colour, look.accent[:, None], share)
         bands = look.stripes * _zigzag(y * look.scale[1] * (1.6 - 0.8 * rise) + 0.3 * texture)
-        colour = colour * (1 + look.grain * texture + bands + tone)[:, None]
+        colour = colour * (1 + look.grain * texture + bands + tone)
         window, trunk = (parts[where] == part for part in (_WINDOW, _TRUNK))
-        colour[trunk] = style.trunk * (1 + tone[trunk])[:, None]
+        colour[:, trunk] = style.trunk[:, None] * (1 + tone[trunk])
         if label not in (SKY, CLOUD, SUN):
-            colour = colour * style.light
-            # What is far away takes the colour of the air.
-            distance = {MOUNTAIN: 0.25 + 0.75 * rise, FIELD: 1 - 2.2 * rise, WATER: 1 - 2.2 * rise}
-            veil = style.fog * np.clip(distance.get(label, np.zeros(1)), 0, 1)
-            colour = _mix(colour, style.haze, veil[:, None])
-        elif label == SKY and style.stars > 0:
+            colour = colour * style.light[:, None]
+        if label in (MOUNTAIN, FIELD, WATER):  # what is far away takes the colour of the air
+            far = 0.25 + 0.75 * rise if label == MOUNTAIN else 1 - 2.2 * rise
+            colour = _mix(colour, style.haze[:, None], style.fog * np.clip(far, 0, 1))
+        if label == SKY and style.stars > 0:
             cell = _noise(look.lattice, x * 61, y * 61)
-            colour = colour + (style.stars * np.clip((cell - 0.93) * 12, 0, 0.8))[:, None]
-        colour[window] = style.window
-        picture[where] = np.rint(np.clip(colour, 0, 1) * 255)
-    return picture.reshape(side, side, 3)
+            colour = colour + style.stars * np.clip((cell - 0.93) * 12, 0, 0.8)
+        colour[:, window] = style.window[:, None]
+        picture[:, where] = np.rint(np.clip(colour, 0, 1) * 255)
+    return picture.reshape(3, side, side)
 
 
 class ToyScenes(PairBuilder):
