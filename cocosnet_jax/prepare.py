@@ -8,6 +8,7 @@ contact sheet of pairs and distortions as training will see them.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -21,7 +22,7 @@ _SOURCE = flags.DEFINE_string("source", "", "the dataset's own folder; sets conf
 _PREVIEW = flags.DEFINE_string("preview", "", "write a contact sheet to this PNG file")
 
 
-def main() -> None:
+def main() -> int:
     """Prepares, says what there is, and draws the contact sheet where one is asked for."""
     config = flags.FLAGS["config"].value
     if config is not None:
@@ -34,7 +35,11 @@ def main() -> None:
     preview = _PREVIEW.value
     if preview and (not preview.endswith(".png") or not Path(preview).absolute().parent.is_dir()):
         raise UserError(f"--preview={preview} must name a .png file in a folder that exists")
-    data.prepare(settings)
+    try:
+        data.prepare(settings)
+    except KeyboardInterrupt:
+        print("interrupted: nothing is prepared; the same command starts again", file=sys.stderr)
+        return 130
     builder = data.open_builder(settings)
     counts = {split: len(keys) for split, keys in builder.info.metadata["keys"].items()}
     print(
@@ -48,6 +53,7 @@ def main() -> None:
         Image.fromarray(contact_sheet(settings)).save(partial, "png")
         os.replace(partial, preview)
         print(f"contact sheet: {preview}")
+    return 0
 
 
 if __name__ == "__main__":

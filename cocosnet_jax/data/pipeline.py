@@ -266,6 +266,8 @@ class _EvaluationPairs(NamedTuple):
 
 
 def _evaluation_pairs(settings: DataSettings, split: str) -> _EvaluationPairs:
+    if split == "train" and settings.load_size != settings.image_size:
+        raise ValueError("the training images at image_size are the split 'exemplars'")
     images = open_split(settings, split)
     if settings.validation_exemplar_list in ("", "random"):
         alone = not settings.validation_exemplar_list or len(images) == 1

@@ -205,7 +205,7 @@ def test_sources_never_mix_and_changes_are_noticed(settings, source, tmp_path):
     assert len(data.open_split(settings, "train")) == 6
 
 
-def test_two_processes_may_prepare_at_once(settings):
+def test_two_processes_may_prepare_at_once(settings, monkeypatch):
     first, second = (data.open_builder(settings) for _ in range(2))
     generate = type(second)._split_generators
 
@@ -213,7 +213,7 @@ def test_two_processes_may_prepare_at_once(settings):
         records.prepare(first)
         return generate(second, dl_manager)
 
-    second._split_generators = overtaken
+    monkeypatch.setattr(second, "_split_generators", overtaken)
     records.prepare(second)
     assert len(records.open_split(second, "train")) == 5
 

@@ -288,6 +288,41 @@ def test_many_planes_travel_through_records(tmp_path):
         np.testing.assert_array_equal(decoded[1], label)
 
 
+def test_large_splits_keep_their_order_in_little_memory(tmp_path, monkeypatch):
+    from tensorflow_datasets.core import shuffle
+
+    from cocosnet_jax.data import records
+
+    class Numbered(records.PairBuilder):
+        """Images whose colour is their position."""
+
+        def split_keys(self):
+            return {"train": [str(i) for i in range(200)], "validation": ["0"]}
+
+        def make_pair(self, split, key):
+            image = np.full((32, 32, 3), int(key), np.uint8)
+            return image, image[..., :1]
+
+    sizes = []
+    read = shuffle._Bucket.read_values
+
+    def watched(bucket):
+        values = list(read(bucket))
+        sizes.append(len(values))
+        return values
+
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 2000)
+    monkeypatch.setattr(shuffle._Bucket, "read_values", watched)
+    settings = DataSettings(
+        image_size=32, load_size=32, data_dir=str(tmp_path), exemplar_list="random"
+    )
+    builder = records.open_builder(Numbered, settings)
+    records.prepare(builder)
+    assert (sum(sizes), max(sizes)) == (200, 1)
+    split = records.open_split(builder, "train")
+    assert [int(split[i][0][0, 0, 0]) for i in range(200)] == list(range(200))
+
+
 def test_lists_are_checked_before_training(plain, tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("".join(f"training_{i:02d},training_00\n" for i in range(7)))
