@@ -5,7 +5,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from cocosnet_jax.correspondence import Correspondence, CorrespondenceNetwork
 from cocosnet_jax.generator import COARSEST, Generator
@@ -18,7 +18,7 @@ from cocosnet_jax.nn.resize import (
     to_patches,
 )
 from cocosnet_jax.settings import DataSettings, ModelSettings, Settings
-from cocosnet_jax.types import Array, Batch
+from cocosnet_jax.types import Batch
 from cocosnet_jax.warp import Warp, correlation_logits, matching_features
 
 GLASSES = 16  # channel of x_A that `labels_glasses` fills from the second plane (SPEC section 1)
@@ -69,16 +69,17 @@ def semantics(
 
 def network_inputs(batch: Batch, data: DataSettings) -> Inputs:
     """What the networks take, from what the pipeline carries."""
-    image = unit_image(batch.image)
+    pictures, exemplars, label, exemplar_label, self_reference = map(jnp.asarray, batch)
+    image = unit_image(pictures)
     has_classes = data.condition != "channels"
     return Inputs(
         image,
-        unit_image(batch.exemplar),
-        semantics(batch.label, data, image.dtype),
-        semantics(batch.exemplar_label, data, image.dtype),
-        jnp.asarray(batch.label[..., 0], jnp.int32) if has_classes else None,
-        jnp.asarray(batch.exemplar_label[..., 0], jnp.int32) if has_classes else None,
-        jnp.asarray(batch.self_reference, image.dtype),
+        unit_image(exemplars),
+        semantics(label, data, image.dtype),
+        semantics(exemplar_label, data, image.dtype),
+        label[..., 0].astype(jnp.int32) if has_classes else None,
+        exemplar_label[..., 0].astype(jnp.int32) if has_classes else None,
+        self_reference.astype(image.dtype),
     )
 
 

@@ -312,8 +312,8 @@ class Settings:
                 value = getattr(self.loss, field)
                 if value > 0:
                     raise UserError(
-                        f"config.loss.{field} is {value}, but a generator that reads the input"
-                        " alone (config.model.generator_condition='input') has no exemplar to compare"
+                        f"config.loss.{field} is {value}, but without an exemplar"
+                        " (config.model.generator_condition='input') there is nothing to compare"
                         f" with: set config.loss.{field}=0"
                     )
 

@@ -1,7 +1,9 @@
 """Everything that training changes: parameters, optimisers, running statistics, the average."""
 
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,14 @@ from jaxtyping import Int, PyTree
 
 from cocosnet_jax import model
 from cocosnet_jax.discriminator import Discriminator
+from cocosnet_jax.nn.conv import xavier_deviation
 from cocosnet_jax.settings import OptimiserSettings, Settings
 
 # Spatial size and batch at which parameters are made; no parameter but the learned code depends
 # on the size, and that one takes it from the settings.
 INIT_SIZE = 32
+# What leaves that are not random start at, by name.
+CONSTANTS = {"bias": 0.0, "gamma": 0.0, "slope": 0.25, "mean": 0.0, "var": 1.0}
 
 
 @flax.struct.dataclass
@@ -69,6 +74,30 @@ def optimisers(
     }
 
 
+def _initialise(module: nn.Module, key: jax.Array, *args: Any) -> dict[str, PyTree]:
+    """`module.init(key, *args, train=False)`, with every random leaf cut from one draw.
+
+    Linen draws each of the some 400 random leaves by a program of its own, which takes XLA
+    minutes to compile; the distributions here are the same.
+    """
+    shapes = jax.eval_shape(partial(module.init, train=False), key, *args)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(dict(shapes))
+    noise = jax.random.normal(key, (sum(leaf.size for _, leaf in leaves),))
+    filled, start = [], 0
+    for path, leaf in leaves:
+        name = path[-1].key
+        value = noise[start : start + leaf.size].reshape(leaf.shape)
+        start += leaf.size
+        if name == "kernel":
+            value = xavier_deviation(leaf.shape) * value
+        elif name in ("u", "v"):  # of spectral norm
+            value = value / jnp.linalg.norm(value)
+        elif name != "code":  # biases, gains, slopes and running statistics are not random
+            value = jnp.full(leaf.shape, CONSTANTS[name])
+        filled.append(value)
+    return jax.tree_util.tree_unflatten(structure, filled)
+
+
 def create_state(settings: Settings, key: jax.Array, steps_per_epoch: int) -> TrainState:
     """A state at step 0, pure: fit for `jax.eval_shape` and for `jit` with `out_shardings`."""
     generator_key, discriminator_key = jax.random.split(key)
@@ -76,14 +105,13 @@ def create_state(settings: Settings, key: jax.Array, steps_per_epoch: int) -> Tr
     semantics = jnp.zeros((1, INIT_SIZE, INIT_SIZE, settings.data.channels))
     label = jnp.zeros((1, INIT_SIZE, INIT_SIZE), jnp.int32)
     inputs = model.Inputs(image, image, semantics, semantics, label, label, jnp.zeros(1))
-    generator = model.build(settings).init(generator_key, inputs, generator_key, train=False)
-    discriminator = build_discriminator(settings).init(
-        discriminator_key, semantics, image, train=False
-    )
-    params, variables = {}, {}
-    for name, collections in (("generator", generator), ("discriminator", discriminator)):
-        variables[name] = dict(collections)
-        params[name] = variables[name].pop("params")
+    variables = {
+        "generator": _initialise(model.build(settings), generator_key, inputs, generator_key),
+        "discriminator": _initialise(
+            build_discriminator(settings), discriminator_key, semantics, image
+        ),
+    }
+    params = {name: collections.pop("params") for name, collections in variables.items()}
     opt_state = {
         name: optimiser.init(params[name])
         for name, optimiser in optimisers(settings.optimiser, steps_per_epoch).items()

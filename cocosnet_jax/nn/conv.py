@@ -1,5 +1,7 @@
 """Convolution with the release's padding, initialisation and spectral norm."""
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
@@ -8,9 +10,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Dtype = jnp.dtype | type
-# Xavier normal with gain 0.02 (SPEC section 2): variance 0.02^2 * 2 / (fan_in + fan_out).
-xavier = nn.initializers.variance_scaling(0.02**2, "fan_avg", "normal")
 SPECTRAL_EPS = 1e-12
+
+
+def xavier_deviation(shape: Sequence[int]) -> float:
+    """Standard deviation of Xavier normal weights with gain 0.02 (SPEC section 2), for HWIO."""
+    area = math.prod(shape[:-2])
+    return 0.02 * math.sqrt(2 / (area * (shape[-2] + shape[-1])))
+
+
+def xavier(key: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> jax.Array:
+    """Initial convolution weights."""
+    return xavier_deviation(shape) * jax.random.normal(key, shape, dtype)
 
 
 def convolve(

@@ -1,4 +1,4 @@
-"""Normalisation without learned scale or shift (SPEC section 2). Statistics are float32 or wider."""
+"""Norms without learned scale or shift (SPEC section 2); statistics are float32 or wider."""
 
 import flax.linen as nn
 import jax.numpy as jnp
