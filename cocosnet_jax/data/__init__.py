@@ -26,6 +26,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Name in the settings: module of this package and class.
 _BUILDERS = {
     "ade20k": ("ade20k", "Ade20k"),
+    "celebahq": ("celebahq", "Celebahq"),
+    "celebahqedge": ("celebahq", "Celebahqedge"),
+    "deepfashion": ("deepfashion", "Deepfashion"),
     "toy_scenes": ("toy_scenes", "ToyScenes"),
 }
 

@@ -7,7 +7,6 @@ source folder or in its folder `ADEChallengeData2016`:
     {training,validation}/*.jpg with *.png beside them
 """
 
-import concurrent.futures
 import functools
 import hashlib
 import itertools
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
 from cocosnet_jax.data import images, problems
 from cocosnet_jax.data.records import PairBuilder
@@ -76,14 +74,8 @@ class Ade20k(PairBuilder):
             for name in sorted(labels.keys() - photographs.keys()):
                 found.append(f"{labels[name]} has no photograph {Path(name).name}.jpg")
             pairs += self._pairs[split].values()
-        pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-        try:
-            checked = pool.map(functools.partial(_check_pair, self.builder_config.classes), pairs)
-            progress = tqdm.tqdm(checked, total=len(pairs), desc="checking files", unit=" pairs")
-            found += [problem for problem in progress if problem]
-        finally:
-            # On Ctrl-C, the files that are still waiting are not read first.
-            pool.shutdown(cancel_futures=True)
+        check = functools.partial(_check_pair, self.builder_config.classes)
+        found += problems.find(check, pairs, "pairs")
         problems.raise_if_any(f"dataset {self.builder_config.source}", found)
 
     @functools.cached_property

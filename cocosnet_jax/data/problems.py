@@ -1,10 +1,28 @@
 """Reporting everything that is wrong at once, without flooding the terminal."""
 
-from collections.abc import Sequence
+import concurrent.futures
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tqdm
 
 from cocosnet_jax.errors import UserError
 
 _LISTED = 10
+_Item = TypeVar("_Item")
+
+
+def find(check: Callable[[_Item], str | None], items: Sequence[_Item], unit: str) -> list[str]:
+    """What `check` says is wrong with each item, in order; on all cores, with progress."""
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
+        checked = pool.map(check, items)
+        progress = tqdm.tqdm(checked, total=len(items), desc="checking files", unit=f" {unit}")
+        return [problem for problem in progress if problem]
+    finally:
+        # On Ctrl-C, the items that are still waiting are not checked first.
+        pool.shutdown(cancel_futures=True)
 
 
 def raise_if_any(subject: str, problems: Sequence[str]) -> None:

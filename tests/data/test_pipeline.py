@@ -258,6 +258,15 @@ def test_unknown_dataset_is_named(settings):
         data.prepare(dataclasses.replace(settings, dataset="cats"))
 
 
+@pytest.mark.parametrize(
+    "name", ["ade20k", "celebahq", "celebahqedge", "deepfashion", "toy_scenes"]
+)
+def test_every_dataset_has_a_builder_of_its_name(settings, name):
+    builder = data.open_builder(dataclasses.replace(settings, dataset=name))
+    assert builder.name == name
+    assert f"/{name}/48_32_6_ade_" in str(builder.data_dir)
+
+
 def test_many_planes_travel_through_records(tmp_path):
     from cocosnet_jax.data import records
 
