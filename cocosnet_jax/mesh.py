@@ -34,6 +34,12 @@ def to_global(mesh: Mesh, batch: Batch) -> Batch:
     return jax.tree.map(place, batch)
 
 
+def to_local(array: jax.Array) -> np.ndarray:
+    """Returns the rows of a global batch that this process holds, in order."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
 def check_batch(field: str, batch_size: int) -> None:
     """Raises UserError if `batch_size`, the value of config.`field`, does not split evenly."""
     devices = jax.device_count()

@@ -1,0 +1,121 @@
+"""Evaluation of a run's newest checkpoint on the validation split."""
+
+import json
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from etils import epath
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Bool
+
+from cocosnet_jax import checkpoint, mesh, pictures
+from cocosnet_jax.data import pipeline
+from cocosnet_jax.metrics import warp_accuracy
+from cocosnet_jax.settings import Settings
+from cocosnet_jax.state import TrainState
+from cocosnet_jax.steps import predict_step
+from cocosnet_jax.train import prepare_data
+from cocosnet_jax.types import Batch, Outputs
+
+
+def evaluate(settings: Settings, folder: epath.Path) -> int:
+    """Translates every validation image once, measures, and writes what came out.
+
+    `folder`/evaluation/step_N gets `metrics.json`, `grid.png` with the first batch beside its
+    inputs, and every translation in `outputs/`.
+
+    Args:
+      settings: of the run; the data are read by them.
+      folder: its workdir.
+
+    Returns:
+      The exit status.
+
+    Raises:
+      UserError: there is no checkpoint, or the data or the batch do not fit.
+    """
+    mesh.check_batch("train.evaluation_batch_size", settings.train.evaluation_batch_size)
+    devices = mesh.make()
+    restored = checkpoint.restore_for_inference(folder, mesh.replicated(devices))
+    prepare_data(settings)
+    batch_size = settings.train.evaluation_batch_size
+    batches = pipeline.evaluation_batches(
+        settings.data,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    images = pipeline.examples_per_epoch(settings.data, "validation")
+    target = folder / "evaluation" / f"step_{restored.step:07d}"
+    predict = _predict_and_count(restored.settings, mesh.replicated(devices))
+    counts = []
+    for number, (batch, valid, keys) in enumerate(
+        tqdm.tqdm(
+            batches,
+            total=-(-images // batch_size),
+            desc="evaluating",
+            disable=jax.process_index() != 0,
+            file=sys.stdout,
+        )
+    ):
+        everywhere = mesh.to_global(devices, batch)
+        outputs, found = predict(
+            restored.state,
+            everywhere,
+            jax.make_array_from_process_local_data(mesh.split(devices), valid),
+        )
+        counts.append(jax.device_get(found))
+        outputs = jax.tree.map(mesh.to_local, outputs)
+        for key, image, real in zip(keys, outputs.image, valid, strict=True):
+            if real:
+                name = epath.Path("outputs") / key
+                pictures.write_png(target / name.with_suffix(".png"), pictures.to_bytes(image))
+        if number == 0 and jax.process_index() == 0:
+            first, shown = jax.tree.map(lambda rows: rows[valid], (batch, outputs))  # noqa: B023
+            grid = pictures.grid(first, shown, settings.data.condition)
+            pictures.write_png(target / "grid.png", grid)
+    if jax.process_index() == 0:
+        _report(target, restored.step, images, counts)
+    return 0
+
+
+def _predict_and_count(settings: Settings, replicated: NamedSharding) -> Any:
+    """Returns the jitted (state, batch, valid) -> (outputs less the mask, counts or None)."""
+    predict = predict_step(settings)
+
+    def step(
+        state: TrainState, batch: Batch, valid: Bool[Array, "b"]
+    ) -> tuple[Outputs, warp_accuracy.Counts | None]:
+        outputs = predict(state, batch)
+        counts = None
+        if outputs.warped_mask is not None:
+            label, exemplar_label = jnp.asarray(batch.label), jnp.asarray(batch.exemplar_label)
+            counts = warp_accuracy.count(
+                jnp.asarray(outputs.warped_mask), label[..., 0], exemplar_label[..., 0], valid
+            )
+            counts = jax.lax.with_sharding_constraint(counts, replicated)
+        # The mask is large, and only its counts are read on the host.
+        return outputs._replace(warped_mask=None), counts
+
+    return jax.jit(step)
+
+
+def _report(
+    target: epath.Path, step: int, images: int, counts: list[warp_accuracy.Counts | None]
+) -> None:
+    metrics: dict[str, float] = {"step": step, "images": images}
+    if counts and counts[0] is not None:
+        right, expected, positions = np.sum(np.array(counts, np.float64), axis=0)
+        metrics["positions"] = int(positions)
+        if positions:
+            metrics["warp_accuracy"] = right / positions
+            metrics["warp_accuracy_by_chance"] = expected / positions
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    for name, value in metrics.items():
+        print(f"{name:<26}{value:.4f}" if isinstance(value, float) else f"{name:<26}{value}")
+    print(f"pictures and metrics.json: {target}")

@@ -1,0 +1,84 @@
+"""Picture grids that show a translation at a glance, and writing them."""
+
+import colorsys
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+from jaxtyping import Shaped, UInt8
+from PIL import Image
+
+from cocosnet_jax.types import Batch, Outputs
+
+# What the columns of `grid` show.
+COLUMNS = ("input", "exemplar", "warped exemplar", "output", "truth")
+
+
+def to_bytes(image: Shaped[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 3"]:
+    """[-1, 1] to 0..255, rounded; bytes are taken as they are."""
+    if image.dtype == np.uint8:
+        return image
+    return np.rint((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def palette(classes: int) -> UInt8[np.ndarray, "classes 3"]:
+    """One colour per class, the same in every run; class 0 is black."""
+    # Hues a golden ratio apart: neighbouring class numbers look different.
+    colours = [
+        colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.4 + 0.3 * (i % 3), 1 - 0.2 * (i % 2))
+        for i in range(classes)
+    ]
+    return np.rint(255 * np.array([(0, 0, 0), *colours[1:]])).astype(np.uint8)
+
+
+def show_input(
+    label: UInt8[np.ndarray, "b height width planes"], condition: str
+) -> UInt8[np.ndarray, "b height width 3"]:
+    """The input x_A as a picture: classes in colours, edges in grey, a pose as it is drawn."""
+    if condition != "channels":
+        return palette(256)[label[..., 0]]
+    # Edge maps have all edges in their first plane, black or white; a pose begins with its drawing.
+    is_edges = set(np.unique(label[..., 0])) <= {0, 255}
+    return np.repeat(label[..., :1], 3, axis=-1) if is_edges else label[..., :3]
+
+
+def grid(batch: Batch, outputs: Outputs, condition: str) -> UInt8[np.ndarray, "height width 3"]:
+    """One row per sample, `COLUMNS` from left to right; no warp where the network has none."""
+    columns = [
+        show_input(np.asarray(batch.label), condition),
+        batch.exemplar,
+        outputs.warped_exemplar,
+        outputs.image,
+        batch.image,
+    ]
+    shown = [to_bytes(np.asarray(column)) for column in columns if column is not None]
+    return tile([[column[row] for column in shown] for row in range(len(shown[0]))])
+
+
+def tile(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "height width 3"]]], gap: int = 2
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Pictures of one size side by side, with white between them."""
+    across = [
+        np.concatenate(
+            [np.pad(picture, ((gap, 0), (gap, 0), (0, 0)), constant_values=255) for picture in row],
+            axis=1,
+        )
+        for row in rows
+    ]
+    return np.pad(np.concatenate(across), ((0, gap), (0, gap), (0, 0)), constant_values=255)
+
+
+def write_png(path: epath.Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
+    """Writes a PNG file, whole or not at all; folders above it are made."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(buffer.getvalue())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

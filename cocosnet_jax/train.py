@@ -1,0 +1,306 @@
+"""The training loop, nothing else."""
+
+import functools
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metric_writers
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, PyTree
+
+from cocosnet_jax import data, mesh, pictures, rng, vgg_weights, workdir
+from cocosnet_jax.checkpoint import Checkpoints
+from cocosnet_jax.data import pipeline
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import Settings
+from cocosnet_jax.state import TrainState, create_state
+from cocosnet_jax.steps import Metrics, PredictStep, predict_step, train_step
+from cocosnet_jax.types import Batch
+from cocosnet_jax.vgg import VggWeights
+
+
+def train(settings: Settings, folder: epath.Path) -> int:
+    """Trains to the end of the schedule, or to `train.stop_after`, from the newest checkpoint.
+
+    Args:
+      settings: of the run.
+      folder: its workdir, checked by `workdir.check`.
+
+    Returns:
+      The exit status: 0, or 128 + the signal's number if the run was interrupted.
+
+    Raises:
+      UserError: batch, weights or data do not fit, a loss is not finite, or the disk is full.
+    """
+    mesh.check_batch("train.batch_size", settings.train.batch_size)
+    mesh.check_batch("train.evaluation_batch_size", settings.train.evaluation_batch_size)
+    weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
+    if settings.vgg.weights == "random":
+        _say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
+    prepare_data(settings)
+    examples = pipeline.examples_per_epoch(settings.data)
+    steps_per_epoch = max(1, examples // settings.train.batch_size)
+    total = settings.epochs * steps_per_epoch
+    last = min(total, settings.train.stop_after or total)
+
+    checkpoints = Checkpoints(folder, settings)
+    if jax.process_index() == 0:
+        workdir.claim(folder, settings)
+    devices = mesh.make()
+    start = checkpoints.latest_step or 0
+    if start >= last:
+        _say(f"nothing to do: {folder} has {start} of {last} steps")
+        return 0
+    if start:
+        _say(f"resuming at step {start} from {folder}")
+        state = checkpoints.restore(mesh.replicated(devices))
+    else:
+        _say(f"new run of {last} steps ({steps_per_epoch} per epoch) in {folder}")
+        state = initial_state(settings, devices, steps_per_epoch)
+    loop = _Loop(settings, folder, checkpoints, devices, steps_per_epoch, start, last)
+    try:
+        return loop.run(state, weights)
+    finally:
+        # Whatever ended the loop, a checkpoint that is being written is finished.
+        checkpoints.close()
+
+
+def prepare_data(settings: Settings) -> None:
+    """Makes the dataset's records where they are missing; the first process goes first."""
+    if jax.process_count() == 1:
+        data.prepare(settings.data)
+        return
+    if jax.process_index() == 0:
+        data.prepare(settings.data)
+    multihost_utils.sync_global_devices("data prepared")
+    # Finds the work done where the folder is shared, and does it where every host has its own.
+    data.prepare(settings.data)
+
+
+def initial_state(settings: Settings, devices: Mesh, steps_per_epoch: int) -> TrainState:
+    """Returns the state at step 0, made on every device at once."""
+    create = functools.partial(create_state, settings, steps_per_epoch=steps_per_epoch)
+    return jax.jit(create, out_shardings=mesh.replicated(devices))(
+        rng.key(settings.train.seed, "init")
+    )
+
+
+def compiled_step(settings: Settings, steps_per_epoch: int) -> Any:
+    """Returns the jitted training step, (state, VGG weights, batch) -> (state, losses).
+
+    The state is donated. Keys follow from the step, so no key is carried.
+    """
+    step = train_step(settings, steps_per_epoch)
+
+    def keyed(state: TrainState, weights: VggWeights, batch: Batch) -> tuple[TrainState, Metrics]:
+        return step(state, weights, batch, rng.key(settings.train.seed, "train", state.step))
+
+    return jax.jit(keyed, donate_argnums=0)
+
+
+@jax.jit
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether every floating number of a tree is finite."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in floats]))
+
+
+class _Loop:
+    """One start of a run: from step `start` to step `last`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: epath.Path,
+        checkpoints: Checkpoints,
+        devices: Mesh,
+        steps_per_epoch: int,
+        start: int,
+        last: int,
+    ):
+        self.settings = settings
+        self.folder = folder
+        self.checkpoints = checkpoints
+        self.devices = devices
+        self.steps_per_epoch = steps_per_epoch
+        self.start = start
+        self.last = last
+        self.leads = jax.process_index() == 0
+        # Losses of the steps since the last log line, still on the device.
+        self.recent: list[Metrics] = []
+        self.logged_step, self.logged_time = start, 0.0
+
+    def run(self, state: TrainState, weights: VggWeights) -> int:
+        """Steps, looks, saves; returns the exit status."""
+        train = self.settings.train
+        batches = pipeline.training_batches(
+            self.settings.data,
+            seed=train.seed,
+            batch_size=train.batch_size,
+            start_step=self.start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        weights = jax.device_put(weights, mesh.replicated(self.devices))
+        step_fn = compiled_step(self.settings, self.steps_per_epoch)
+        show = _Pictures(self.settings, self.folder, self.devices)
+        writer = metric_writers.AsyncWriter(
+            metric_writers.SummaryWriter(str(self.folder / "tensorboard"))
+            if self.leads
+            else metric_writers.MultiWriter([])
+        )
+        _say(f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ...")
+        began = time.monotonic()
+        with _Interruption() as interruption, writer:
+            for step in range(self.start + 1, self.last + 1):
+                batch = mesh.to_global(self.devices, next(batches))
+                state, losses = step_fn(state, weights, batch)
+                self.recent.append(losses)
+                if step == self.start + 1:
+                    jax.block_until_ready(losses)
+                    _say(f"compiled, first step done after {time.monotonic() - began:.0f} s")
+                    self.logged_step, self.logged_time = step, time.monotonic()
+                stop = step == self.last or interruption.signal or self.checkpoints.preempted(step)
+                if step % train.log_every == 0 or stop:
+                    self._log(step, writer)
+                if stop or self.checkpoints.due(step):
+                    self._save(step, state, force=bool(stop))
+                if train.images_every and (step % train.images_every == 0 or step == self.last):
+                    show(step, state, writer)
+                if stop:
+                    break
+            self.checkpoints.wait()
+        if step == self.last:
+            _say(f"finished at step {step}; checkpoints, pictures and TensorBoard: {self.folder}")
+            return 0
+        _say(f"interrupted and saved at step {step}; run the same command again to go on")
+        return 128 + (interruption.signal or signal.SIGTERM)
+
+    def _save(self, step: int, state: TrainState, *, force: bool) -> None:
+        # Looked at before every checkpoint, so that the newest one is always a good one.
+        self._check_losses(step)
+        if not all_finite(state):
+            raise self._not_finite("a parameter is not finite", step)
+        self.checkpoints.save(step, state, force=force)
+
+    def _check_losses(self, step: int) -> list[dict[str, float]]:
+        """Returns and forgets the recent steps' losses; raises UserError if one is not finite."""
+        first = step - len(self.recent) + 1
+        recent = jax.device_get(self.recent)
+        for offset, losses in enumerate(recent):
+            for name, value in losses.items():
+                if not np.isfinite(value):
+                    raise self._not_finite(f"the loss {name} is {value}", first + offset)
+        return recent
+
+    def _not_finite(self, what: str, step: int) -> UserError:
+        good = self.checkpoints.latest_step
+        kept = "there is no checkpoint yet" if good is None else f"checkpoint {good} is good"
+        return UserError(
+            f"training stopped: {what} at step {step}; {kept}. In another --workdir, try a lower"
+            " config.optimiser.generator_rate and discriminator_rate, or config.model.dtype=float32"
+        )
+
+    def _log(self, step: int, writer: metric_writers.MetricWriter) -> None:
+        recent = self._check_losses(step)
+        self.recent = []
+        mean = {name: float(np.mean([losses[name] for losses in recent])) for name in recent[0]}
+        now = time.monotonic()
+        steps, seconds = step - self.logged_step, now - self.logged_time
+        self.logged_step, self.logged_time = step, now
+        line = f"step {step}/{self.last} ({100 * step // self.last} %)"
+        if steps:
+            rate = steps * self.settings.train.batch_size / seconds
+            left = (self.last - step) * seconds / steps
+            line += f"  {rate:.3g} images/s  {_clock(left)} left"
+            writer.write_scalars(step, {"images_per_second": rate})
+        line += "  " + "  ".join(f"{name} {value:.4g}" for name, value in mean.items())
+        writer.write_scalars(step, {f"loss/{name}": value for name, value in mean.items()})
+        _say(line)
+
+
+class _Pictures:
+    """Translations of the same few validation images, while the run goes on."""
+
+    def __init__(self, settings: Settings, folder: epath.Path, devices: Mesh):
+        self._settings = settings
+        self._folder = folder / "pictures"
+        self._devices = devices
+        self._predict: PredictStep = jax.jit(predict_step(settings))
+        self._batch: Batch | None = None
+        self._valid = np.zeros(0, bool)
+
+    def __call__(self, step: int, state: TrainState, writer: metric_writers.MetricWriter) -> None:
+        if self._batch is None:
+            self._batch, self._valid = self._first()
+        outputs = self._predict(state, mesh.to_global(self._devices, self._batch))
+        if jax.process_index() != 0:
+            return
+        outputs = jax.tree.map(mesh.to_local, outputs)
+        batch, outputs = jax.tree.map(lambda rows: rows[self._valid], (self._batch, outputs))
+        grid = pictures.grid(batch, outputs, self._settings.data.condition)
+        pictures.write_png(self._folder / f"step_{step:07d}.png", grid)
+        writer.write_images(step, {" | ".join(pictures.COLUMNS): grid[None]})
+
+    def _first(self) -> tuple[Batch, np.ndarray]:
+        batches: Iterator[Any] = pipeline.evaluation_batches(
+            self._settings.data,
+            batch_size=self._settings.train.evaluation_batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        batch, valid, _ = next(batches)
+        return batch, valid
+
+
+class _Interruption:
+    """Ctrl-C or SIGTERM: the step is finished first; a second one ends the program at once.
+
+    With several processes JAX catches SIGTERM itself and lets all processes agree on a step
+    (`Checkpoints.preempted`); Ctrl-C is turned into it.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Interruption":
+        caught = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+        self._before = {number: signal.signal(number, self._note) for number in caught}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        _say("interrupted: finishing this step and saving; once more ends the program unsaved")
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.signal = number
+
+
+def _clock(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"
+
+
+def _say(line: str) -> None:
+    """Prints a line at once, once for all processes."""
+    if jax.process_index() == 0:
+        print(line, flush=True)

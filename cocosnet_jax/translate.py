@@ -1,0 +1,270 @@
+r"""Translates label maps to photographs in the style of exemplars.
+
+    python -m cocosnet_jax.translate --checkpoint=runs/ade20k \
+        --input=label.png --exemplar=photo.jpg --exemplar-label=photo.png --output=out.png
+
+`--input` may be a folder of label maps (.png); `--output` is one then as well. All of them take
+the one exemplar, or `--exemplar` and `--exemplar-label` are folders and `--list` says which input
+takes which exemplar (`input,exemplar`, one line per input). Everything is read once before the
+first picture is written, so that what is wrong is said at the start.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+
+from cocosnet_jax import command
+from cocosnet_jax.data import exemplars, images, problems
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import DataSettings, Settings
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "a run's workdir, or one checkpoint in it")
+_INPUT = flags.DEFINE_string("input", "", "label map (.png), or a folder of them")
+_EXEMPLAR = flags.DEFINE_string("exemplar", "", "photograph, or with --list a folder of them")
+_EXEMPLAR_LABEL = flags.DEFINE_string(
+    "exemplar-label", "", "the exemplar's label map, or with --list a folder of them"
+)
+_LIST = flags.DEFINE_string("list", "", "exemplar list: lines `input,exemplar`")
+_OUTPUT = flags.DEFINE_string("output", "", "picture to write (.png), or a folder")
+_WARPED = flags.DEFINE_bool("warped", False, "also write the warped exemplar, as NAME_warped.png")
+_ORIGINAL_SIZE = flags.DEFINE_bool(
+    "original-size", False, "resize results to the input's own width and height"
+)
+
+_PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class Pair(NamedTuple):
+    """One translation to make, as files; `exemplar_label` is None where none is needed."""
+
+    label: Path
+    exemplar: Path
+    exemplar_label: Path | None
+    output: Path
+
+
+def main() -> int:
+    """Reads the flags, checks every file, translates."""
+    for flag in (_CHECKPOINT, _INPUT, _EXEMPLAR, _OUTPUT):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing; --help shows an example")
+    # Slow to import: missing flags are said first.
+    from cocosnet_jax import checkpoint
+
+    restored = checkpoint.restore_for_inference(_CHECKPOINT.value)
+    settings = restored.settings
+    if settings.data.condition != "labels":
+        raise UserError(
+            f"--checkpoint={_CHECKPOINT.value} takes inputs of the kind"
+            f" {settings.data.condition!r} (dataset {settings.data.dataset}), and translate reads"
+            " label maps; translate its validation images with"
+            " `python -m cocosnet_jax.main --mode=evaluate`"
+        )
+    pairs = find_pairs(
+        Path(_INPUT.value),
+        Path(_EXEMPLAR.value),
+        Path(_EXEMPLAR_LABEL.value) if _EXEMPLAR_LABEL.value else None,
+        _LIST.value,
+        Path(_OUTPUT.value),
+        needs_label=needs_exemplar_label(settings),
+    )
+    check(pairs, settings.data)
+    translate(pairs, settings, restored.state)
+    print(f"step {restored.step} of {restored.folder}: {len(pairs)} picture(s) in {_OUTPUT.value}")
+    return 0
+
+
+def needs_exemplar_label(settings: Settings) -> bool:
+    """Whether the correspondence network of these settings is given the exemplar's map."""
+    model = settings.model
+    return model.mask_input != "none" and model.mask_at_inference
+
+
+def find_pairs(
+    labels: Path,
+    exemplar: Path,
+    exemplar_label: Path | None,
+    list_file: str,
+    output: Path,
+    *,
+    needs_label: bool,
+) -> list[Pair]:
+    """Matches inputs with exemplars.
+
+    Args:
+      labels: a label map, or a folder of them.
+      exemplar: a photograph, or a folder that `list_file` names photographs in.
+      exemplar_label: the same of its label maps, under the photographs' names with .png.
+      list_file: exemplar list, or empty.
+      output: where to write.
+      needs_label: whether the model takes the exemplar's label map.
+
+    Raises:
+      UserError: something is missing or does not fit together.
+    """
+    if not labels.exists():
+        raise UserError(f"--input={labels} does not exist")
+    if needs_label and exemplar_label is None:
+        raise UserError(
+            "--exemplar-label is missing: this checkpoint matches label maps as well as pictures"
+            " (model.mask_input), so it takes the exemplar's label map; a run of"
+            " configs/ade20k.py:noise or configs/ade20k.py needs none"
+        )
+    if not labels.is_dir():
+        if list_file:
+            raise UserError(f"--list goes with a folder of inputs, and --input={labels} is a file")
+        if output.is_dir():
+            output = output / f"{labels.stem}.png"
+        return [Pair(labels, exemplar, exemplar_label, _as_png(output))]
+
+    inputs = _files(labels, (".png",))
+    if not inputs:
+        raise UserError(f"--input={labels} holds no label maps (.png)")
+    if output.suffix.lower() in _PHOTOGRAPHS or output.is_file():
+        raise UserError(f"--output={output} must be a folder, because --input={labels} is one")
+    if not list_file:
+        if exemplar.is_dir():
+            raise UserError(
+                f"--exemplar={exemplar} is a folder: name one photograph for all inputs, or say"
+                " with --list which input takes which"
+            )
+        return [Pair(labels / name, exemplar, exemplar_label, output / name) for name in inputs]
+
+    if not exemplar.is_dir():
+        raise UserError(f"--exemplar={exemplar} must be a folder, because --list is given")
+    if exemplar_label is not None and not exemplar_label.is_dir():
+        raise UserError(f"--exemplar-label={exemplar_label} must be a folder: --list is given")
+    photographs = _files(exemplar, _PHOTOGRAPHS)
+    # A label map that lies beside its photograph is no photograph.
+    others = {str(Path(name).with_suffix("")) for name in photographs if not name.endswith(".png")}
+    photographs = [
+        name
+        for name in photographs
+        if not name.endswith(".png") or str(Path(name).with_suffix("")) not in others
+    ]
+    lines = exemplars.read_list(list_file)
+    by_input = exemplars.KeyIndex([line.key for line in lines])
+    by_photograph = exemplars.KeyIndex(photographs)
+    pairs, wrong = [], []
+    for name in inputs:
+        line = by_input.find(name)
+        if line is None or line < 0:
+            wrong.append(f"no one line is for the input {name}")
+            continue
+        reference = lines[line].references[0]
+        found = by_photograph.find(reference)
+        if found is None or found < 0:
+            wrong.append(f"line {lines[line].number}: {reference} is no one file in {exemplar}")
+            continue
+        photograph = Path(photographs[found])
+        label = exemplar_label / photograph.with_suffix(".png") if exemplar_label else None
+        pairs.append(Pair(labels / name, exemplar / photograph, label, output / name))
+    problems.raise_if_any(f"--list={list_file}", wrong)
+    return pairs
+
+
+def _as_png(output: Path) -> Path:
+    if output.suffix.lower() != ".png":
+        raise UserError(f"--output={output} must end in .png, or be a folder that exists")
+    return output
+
+
+def _files(folder: Path, extensions: tuple[str, ...]) -> list[str]:
+    """Paths below a folder, relative to it, in alphabetical order."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in extensions and path.is_file()
+    )
+
+
+def check(pairs: list[Pair], data: DataSettings) -> None:
+    """Reads every file once; raises one UserError that lists what is wrong."""
+    wrong = []
+    for path in sorted({pair.label for pair in pairs} | _labels(pairs)):
+        try:
+            read_label(path, data)
+        except UserError as error:
+            wrong.append(str(error))
+    for path in sorted({pair.exemplar for pair in pairs}):
+        try:
+            images.read_photograph(path)
+        except UserError as error:
+            wrong.append(str(error))
+    problems.raise_if_any("nothing was translated", wrong)
+
+
+def _labels(pairs: list[Pair]) -> set[Path]:
+    return {pair.exemplar_label for pair in pairs if pair.exemplar_label is not None}
+
+
+def read_label(path: Path, data: DataSettings) -> np.ndarray:
+    """Returns a file's class map, (height, width) at its own size.
+
+    Raises:
+      UserError: it cannot be read, or holds a class that the model does not have.
+    """
+    label = images.read_label_map(path)
+    if data.dataset == "ade20k":
+        label[label == 255] = data.channels - 1  # as preparation does (SPEC section 1)
+    outside = np.unique(label[(label < 0) | (label >= data.channels)])
+    if outside.size:
+        raise UserError(
+            f"{path} holds the value {outside[-1]}, but this model's classes are 0 to"
+            f" {data.channels - 1} (0 is unknown)"
+        )
+    return label
+
+
+def translate(pairs: list[Pair], settings: Settings, state: Any) -> None:
+    """Makes and writes the translations, one by one."""
+    import jax
+    import tqdm
+
+    from cocosnet_jax import pictures
+    from cocosnet_jax.checkpoint import absolute
+    from cocosnet_jax.steps import predict_step
+    from cocosnet_jax.types import Batch
+
+    size = (settings.data.image_size,) * 2
+    predict = jax.jit(predict_step(settings))
+
+    def class_map(path: Path | None) -> UInt8[np.ndarray, "1 height width 1"]:
+        if path is None:
+            return np.zeros((1, *size, 1), np.uint8)
+        label = images.resize_label(read_label(path, settings.data), size)
+        return label.astype(np.uint8)[None, :, :, None]
+
+    if len(pairs) > 1:
+        print("compiling ...", flush=True)
+    for pair in tqdm.tqdm(
+        pairs, desc="translating", disable=len(pairs) == 1, unit=" pictures", file=sys.stdout
+    ):
+        exemplar = images.resize_photograph(images.read_photograph(pair.exemplar), size)[None]
+        batch = Batch(
+            # The truth is not known, and nothing in a translation reads it.
+            image=np.zeros_like(exemplar),
+            exemplar=exemplar,
+            label=class_map(pair.label),
+            exemplar_label=class_map(pair.exemplar_label),
+            self_reference=np.zeros(1, np.float32),
+        )
+        outputs = jax.device_get(predict(state, batch))
+        results = {pair.output: outputs.image[0]}
+        if _WARPED.value and outputs.warped_exemplar is not None:
+            warped = pair.output.with_name(f"{pair.output.stem}_warped.png")
+            results[warped] = outputs.warped_exemplar[0]
+        for path, image in results.items():
+            picture = pictures.to_bytes(image)
+            if _ORIGINAL_SIZE.value:
+                own_size = images.read_label_map(pair.label).shape
+                picture = images.resize_photograph(picture, (own_size[0], own_size[1]))
+            pictures.write_png(absolute(path), picture)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,95 @@
+"""The folder of a run: whose it is, and whether it may be used.
+
+settings.json   what the run is; another run's folder is refused by it
+checkpoints/    see `cocosnet_jax.checkpoint`
+tensorboard/    losses, speed and pictures
+pictures/       the same pictures as PNG files
+evaluation/     what `--mode=evaluate` measured
+"""
+
+import os
+
+from etils import epath
+
+from cocosnet_jax import settings as settings_lib
+from cocosnet_jax.checkpoint import absolute
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import Settings
+
+_FILE = "settings.json"
+
+# Fields that do not change what is learned: they may differ from one start to the next.
+_FREE = (
+    "data.source",
+    "data.data_dir",
+    "data.validation_exemplar_list",
+    "train.stop_after",
+    "train.log_every",
+    "train.images_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.evaluation_batch_size",
+)
+
+
+def check(workdir: str, settings: Settings) -> epath.Path:
+    """Checks that a run with these settings may use the folder; changes nothing.
+
+    Returns:
+      The folder, in full.
+
+    Raises:
+      UserError: it is another run's, or cannot be written to.
+    """
+    if not workdir:
+        raise UserError("--workdir is missing; name the folder of the run: --workdir=runs/NAME")
+    folder = absolute(workdir)
+    if "://" not in workdir:
+        _check_writable(folder)
+    file = folder / _FILE
+    if not file.exists():
+        return folder
+    try:
+        theirs = settings_lib.from_json(file.read_text())
+    except (ValueError, UserError) as error:
+        raise UserError(
+            f"{file} is no settings file of this version ({error}); choose another --workdir"
+        ) from error
+    differences = [
+        line
+        for line in settings_lib.differences(theirs, settings)
+        if line.split(":")[0] not in _FREE
+    ]
+    if differences:
+        raise UserError(
+            f"--workdir={workdir} holds a run with other settings; choose another --workdir, or"
+            " set them back. They differ in (there, here):\n  " + "\n  ".join(differences)
+        )
+    return folder
+
+
+def _check_writable(folder: epath.Path) -> None:
+    """Raises UserError unless the folder, or what it is to be made in, can be written to."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"--workdir={folder}: {there} is a file; choose another --workdir")
+    # Asking for permission says yes to root on file systems that say no: trying is certain.
+    try:
+        probe = there / f".cocosnet-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--workdir={folder} cannot be written to: {error.strerror} in {there}; choose another"
+            " --workdir or change its permissions"
+        ) from error
+
+
+def claim(folder: epath.Path, settings: Settings) -> None:
+    """Makes the folder and writes its settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{_FILE}.partial"
+    partial.write_text(settings_lib.to_json(settings) + "\n")
+    partial.replace(folder / _FILE)
