@@ -118,39 +118,40 @@ def resolve(
 ) -> dict[int, tuple[int, ...]]:
     """A list file as positions: of each listed image in `keys`, its exemplars in `references`.
 
+    Lines for images that are not in `keys` are passed over: one list may serve a whole dataset and
+    parts of it. Who needs a line for every image checks the result.
+
     Raises:
-      UserError: lists every line that names a missing or ambiguous file, or an image that an
-        earlier line has named.
+      UserError: lists every line that names a missing or ambiguous exemplar, an ambiguous image,
+        or an image that an earlier line has named.
     """
     key_index = KeyIndex(keys)
     reference_index = key_index if references is keys else KeyIndex(references)
     resolved: dict[int, tuple[int, ...]] = {}
     first_line: dict[int, int] = {}
     wrong: list[str] = []
-
-    def find(index: KeyIndex, number: int, name: str, what: str) -> int:
-        position = index.find(name)
+    ambiguous = "means several images; write its folder as well"
+    for number, key, names in read_list(path):
+        position = key_index.find(key)
         if position is None:
-            wrong.append(f"line {number}: {what} {name!r} is not in the dataset")
-        elif position < 0:
-            wrong.append(
-                f"line {number}: {what} {name!r} means several images; write its folder as well"
-            )
-        return -1 if position is None else position
-
-    for line in read_list(path):
-        position = find(key_index, line.number, line.key, "image")
-        found = tuple(
-            find(reference_index, line.number, name, "exemplar") for name in line.references
-        )
-        if position < 0 or min(found) < 0:
+            continue
+        if position < 0:
+            wrong.append(f"line {number}: image {key!r} {ambiguous}")
             continue
         if position in resolved:
             wrong.append(
-                f"line {line.number}: image {line.key!r} was named in line"
-                f" {first_line[position]} already"
+                f"line {number}: image {key!r} was named in line {first_line[position]} already"
             )
             continue
-        resolved[position], first_line[position] = found, line.number
+        found = []
+        for name in names:
+            reference = reference_index.find(name)
+            if reference is None:
+                wrong.append(f"line {number}: exemplar {name!r} is not in the dataset")
+            elif reference < 0:
+                wrong.append(f"line {number}: exemplar {name!r} {ambiguous}")
+            else:
+                found.append(reference)
+        resolved[position], first_line[position] = tuple(found), number
     problems.raise_if_any(f"exemplar list {path}", wrong)
     return resolved

@@ -29,6 +29,11 @@ def test_written_lists_are_read_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["l.txt"]
 
 
+def test_lines_for_other_images_are_passed_over(tmp_path):
+    path = write(tmp_path / "l.txt", "other.jpg,gone.jpg\nb,a\n")
+    assert exemplars.resolve(path, KEYS, KEYS) == {1: (0,)}
+
+
 @pytest.mark.parametrize(
     ("name", "position"),
     [
@@ -52,20 +57,22 @@ def test_a_key_is_found_by_any_of_its_names(name, position):
 
 
 def test_everything_wrong_is_reported_at_once(tmp_path):
-    path = write(tmp_path / "l.txt", "a,b\nc.jpg,b\nb,gone.jpg,a\na.jpg,ü\nü,01_front\n")
+    path = write(
+        tmp_path / "l.txt", "a,b\nother.jpg,gone\nb,gone.jpg,a\na.jpg,ü\nü,01_front\n01_front,a\n"
+    )
     with pytest.raises(UserError) as error:
         exemplars.resolve(path, KEYS, KEYS)
     assert str(error.value).splitlines() == [
         f"exemplar list {path} has 4 problems:",
-        "  line 2: image 'c.jpg' is not in the dataset",
         "  line 3: exemplar 'gone.jpg' is not in the dataset",
         "  line 4: image 'a.jpg' was named in line 1 already",
         "  line 5: exemplar '01_front' means several images; write its folder as well",
+        "  line 6: image '01_front' means several images; write its folder as well",
     ]
 
 
 def test_a_thousand_problems_are_counted_and_ten_shown(tmp_path):
-    path = write(tmp_path / "l.txt", "".join(f"gone{i},a\n" for i in range(1000)))
+    path = write(tmp_path / "l.txt", "a" + "".join(f",gone{i}" for i in range(1000)))
     with pytest.raises(UserError) as error:
         exemplars.resolve(path, KEYS, KEYS)
     lines = str(error.value).splitlines()
