@@ -25,14 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import flags
+from absl import flags, logging
 from flax import traverse_util
 from jax.sharding import SingleDeviceSharding
 
 from cocosnet_jax import checkpoint, command, torch_files
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings, to_mapping
-from cocosnet_jax.state import TrainState, build_discriminator, create_state
+from cocosnet_jax.state import TrainState, create_state
 
 Net = Literal["correspondence", "generator", "discriminator"]
 Tree = dict[str, Any]
@@ -365,6 +365,10 @@ def train_state(
     found = {weights[net]: describe(files[weights[net]], net) for net in weights}
     found |= {average[net]: describe(averages[average[net]], net) for net in average}
     check_settings(found, settings)
+    for path, tensors in (files | averages).items():
+        kinds = {str(x.dtype) for x in tensors.values()} - {"float32", "int64"}
+        if kinds:
+            logging.warning("%s: %s is turned into float32", path, ", ".join(sorted(kinds)))
     shapes = _shapes(settings)
 
     def to_device(tree: Any, like: Any) -> Any:
@@ -382,16 +386,10 @@ def train_state(
             for name, tree in collections.items():
                 variables["generator"].setdefault(name, {})[net] = tree
     if "discriminator" not in weights:
-        size = settings.data.image_size
-        fresh = dict(
-            jax.jit(functools.partial(build_discriminator(settings).init, train=False))(
-                jax.random.key(settings.train.seed),
-                jnp.zeros((1, size, size, settings.data.channels)),
-                jnp.zeros((1, size, size, 3)),
-            )
-        )
-        params["discriminator"] = fresh.pop("params")
-        variables["discriminator"] = fresh
+        fresh = create_state(settings, jax.random.key(settings.train.seed), steps_per_epoch=1)
+        params["discriminator"] = fresh.params["discriminator"]
+        variables["discriminator"] = fresh.variables["discriminator"]
+        del fresh
     params = to_device(params, shapes.params)
     ema = None
     if shapes.ema is not None:
@@ -510,6 +508,10 @@ def _import(given: dict[str, Any], read_settings: Callable[[], Settings]) -> Non
     if given["corr-ema"]:
         average = {"correspondence": given["corr-ema"], "generator": given["generator-ema"]}
     state = train_state(settings, weights, average)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={workdir} cannot be made ({error.strerror})") from error
     checkpoints = checkpoint.Checkpoints(workdir, settings)
     checkpoints.save(0, state, force=True)
     checkpoints.close()
@@ -526,6 +528,7 @@ def _import(given: dict[str, Any], read_settings: Callable[[], Settings]) -> Non
 
 def main(read_settings: Callable[[], Settings]) -> None:
     """Converts in the direction that the flags say."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of its work
     given = flags.FLAGS.flag_values_dict()
     if not given["output"]:
         raise UserError("--output is missing: it names the folder to write")

@@ -233,7 +233,7 @@ def _named_tensors(path: Path, value: object) -> dict[str, _Tensor]:
                 f"it is no state dict, and {len(inner) or 'none'} of its entries are (exactly one"
                 f" must be): it holds {kinds or 'nothing'}"
             )
-        logging.info("%s: the tensors are taken from its entry %r", path, inner[0])
+        logging.warning("%s: the tensors are taken from its entry %r", path, inner[0])
         state = value[inner[0]]
     if not isinstance(state, dict):
         raise _RefusedError(f"it holds one {type(value).__name__.strip('_')} and no state dict")

@@ -47,8 +47,7 @@ def test_reads_what_pytorch_wrote(kind):
 
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
 def test_wrapped_state_dict_and_module_prefix(kind, caplog):
-    with caplog.at_level("INFO", logger="absl"):
-        got = torch_files.read(FIXTURES / f"torch_wrapped_{kind}.pth")
+    got = torch_files.read(FIXTURES / f"torch_wrapped_{kind}.pth")
     want = {
         "0.weight": np.arange(6, dtype=np.float32).reshape(3, 2),
         "0.bias": np.arange(3, dtype=np.float32),
