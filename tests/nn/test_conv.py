@@ -1,0 +1,121 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cocosnet_jax.nn.conv import Conv, convolve, xavier_deviation
+
+
+def by_hand(x, kernel, stride, padding, mode):
+    """Cross-correlation written as loops over output positions."""
+    pad = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+    x = np.pad(x, pad, "reflect" if mode == "reflect" else "constant")
+    k = kernel.shape[0]
+    h, w = (x.shape[1] - k) // stride + 1, (x.shape[2] - k) // stride + 1
+    out = np.zeros((x.shape[0], h, w, kernel.shape[-1]))
+    for i in range(h):
+        for j in range(w):
+            window = x[:, i * stride : i * stride + k, j * stride : j * stride + k]
+            out[:, i, j] = np.tensordot(window, kernel, 3)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "mode"),
+    [
+        (3, 1, 1, "zero"),
+        (3, 1, 1, "reflect"),
+        (4, 2, 1, "zero"),
+        (3, 2, 1, "zero"),
+        (1, 1, 0, "zero"),
+    ],
+)
+def test_convolution(kernel, stride, padding, mode):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 8, 6, 3))
+    module = Conv(5, kernel, stride, padding, mode)
+    weights = {"kernel": rng.normal(size=(kernel, kernel, 3, 5)), "bias": rng.normal(size=5)}
+    expected = by_hand(x, weights["kernel"], stride, padding, mode) + weights["bias"]
+    narrow = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), weights)
+    got = module.apply({"params": narrow}, jnp.asarray(x, jnp.float32), train=True)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    with jax.enable_x64(True):
+        got = module.apply({"params": weights}, jnp.asarray(x), train=True)
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+def test_float64_gradients_are_those_of_the_library():
+    rng = np.random.default_rng(1)
+    x, kernel = rng.normal(size=(1, 6, 6, 2)), rng.normal(size=(4, 4, 2, 3))
+
+    def library(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    with jax.enable_x64(True):
+        arguments = jnp.asarray(x), jnp.asarray(kernel)
+        ours = jax.grad(lambda x, k: jnp.sum(convolve(x, k, 2, 1) ** 3), (0, 1))(*arguments)
+        theirs = jax.grad(lambda x, k: jnp.sum(library(x, k) ** 3), (0, 1))(*arguments)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def spectral_conv():
+    rng = np.random.default_rng(2)
+    kernel = rng.normal(size=(3, 3, 4, 5))
+    u, v = rng.normal(size=5), rng.normal(size=36)
+    variables = {
+        "params": {"kernel": kernel},
+        "spectral": {"u": u / np.linalg.norm(u), "v": v / np.linalg.norm(v)},
+    }
+    return Conv(5, 3, use_bias=False, spectral=True), variables, rng.normal(size=(1, 5, 5, 4))
+
+
+def test_spectral_norm_iterates_in_training_only():
+    module, variables, x = spectral_conv()
+    kernel, (u, v) = variables["params"]["kernel"], variables["spectral"].values()
+    matrix = kernel.reshape(-1, 5).T  # (out, rest)
+    with jax.enable_x64(True):
+        trained, new = module.apply(variables, jnp.asarray(x), train=True, mutable=["spectral"])
+        evaluated = module.apply(variables, jnp.asarray(x), train=False)
+    new_v = matrix.T @ u / np.linalg.norm(matrix.T @ u)
+    new_u = matrix @ new_v / np.linalg.norm(matrix @ new_v)
+    np.testing.assert_allclose(new["spectral"]["v"], new_v, rtol=1e-12)
+    np.testing.assert_allclose(new["spectral"]["u"], new_u, rtol=1e-12)
+    plain = by_hand(x, kernel, 1, 0, "zero")
+    np.testing.assert_allclose(trained, plain / (new_u @ matrix @ new_v), rtol=1e-9)
+    np.testing.assert_allclose(evaluated, plain / (u @ matrix @ v), rtol=1e-9)
+
+
+def test_spectral_norm_gradient_holds_vectors_fixed():
+    module, variables, x = spectral_conv()
+    kernel = variables["params"]["kernel"]
+    direction = np.random.default_rng(3).normal(size=kernel.shape)
+    with jax.enable_x64(True):
+
+        def value(kernel):
+            apply = {**variables, "params": {"kernel": kernel}}
+            return jnp.sum(jnp.sin(module.apply(apply, jnp.asarray(x), train=False)))
+
+        slope = float(jnp.vdot(jax.grad(value)(jnp.asarray(kernel)), direction))
+        step = 1e-6
+        finite = (value(kernel + step * direction) - value(kernel - step * direction)) / (2 * step)
+    assert slope == pytest.approx(float(finite), rel=1e-7)
+
+
+def test_repeated_calls_converge_to_the_largest_singular_value():
+    module, variables, x = spectral_conv()
+    matrix = variables["params"]["kernel"].reshape(-1, 5)
+    with jax.enable_x64(True):
+        for _ in range(200):
+            out, new = module.apply(variables, jnp.asarray(x), train=True, mutable=["spectral"])
+            variables = {**variables, **new}
+    plain = by_hand(x, variables["params"]["kernel"], 1, 0, "zero")
+    largest = np.linalg.svd(matrix, compute_uv=False)[0]
+    np.testing.assert_allclose(out, plain / largest, rtol=1e-6)
+
+
+def test_xavier_deviation():
+    # fan_in = 9 * 16, fan_out = 9 * 32.
+    assert xavier_deviation((3, 3, 16, 32)) == pytest.approx(0.02 * np.sqrt(2 / (9 * 16 + 9 * 32)))

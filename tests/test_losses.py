@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cocosnet_jax import losses
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def contextual_by_hand(x, y, centre):
+    """Loops over pairs of positions of one sample, (n, k) each."""
+    mean = y.mean(1, keepdims=True) if centre == "channels" else y.mean(0, keepdims=True)
+    x, y = x - mean, y - mean
+    n, m = len(x), len(y)
+    d = np.array(
+        [
+            [1 - x[i] @ y[j] / np.linalg.norm(x[i]) / np.linalg.norm(y[j]) for j in range(m)]
+            for i in range(n)
+        ]
+    )
+    best = np.zeros(n)
+    for i in range(n):
+        w = np.exp((1 - d[i] / (d[i].min() + 1e-3)) / 0.1)
+        best[i] = (w / w.sum()).max()
+    return -np.log(best.mean())
+
+
+@pytest.mark.parametrize("centre", ["channels", "positions"])
+def test_contextual_by_formula(centre):
+    x, y = RNG.normal(size=(2, 2, 3, 4, 6))
+    got = losses.contextual_layer(jnp.asarray(x), jnp.asarray(y), centre)
+    expected = [
+        contextual_by_hand(a.reshape(12, 6), b.reshape(12, 6), centre)
+        for a, b in zip(x, y, strict=True)
+    ]
+    np.testing.assert_allclose(got, expected, rtol=1e-10)
+
+
+def test_contextual_weights_and_pooling():
+    shapes = {"relu2_2": (8, 4), "relu3_2": (4, 5), "relu4_2": (4, 6), "relu5_2": (2, 6)}
+    x, y = (
+        {k: RNG.normal(size=(2, side, side, c)) for k, (side, c) in shapes.items()} for _ in "xy"
+    )
+
+    def layer(name, pool):
+        def pooled(z):
+            b, h, w, c = z.shape
+            return z.reshape(b, h // pool, pool, w // pool, pool, c).mean((2, 4))
+
+        a, b = pooled(x[name]), pooled(y[name])
+        c = a.shape[-1]
+        return np.mean(
+            [
+                contextual_by_hand(p.reshape(-1, c), q.reshape(-1, c), "channels")
+                for p, q in zip(a, b, strict=True)
+            ]
+        )
+
+    expected = 8 * layer("relu5_2", 1) + 4 * layer("relu4_2", 1) + 2 * layer("relu3_2", 2)
+    got = losses.contextual(x, y, "channels", False)
+    assert float(got) == pytest.approx(expected, rel=1e-10)
+    got = losses.contextual(x, y, "channels", True)
+    assert float(got) == pytest.approx(expected + layer("relu2_2", 4), rel=1e-10)
+
+
+def test_warped_mask_weighs_only_what_can_be_right():
+    mask = RNG.random((1, 2, 2, 4))
+    mask /= mask.sum(-1, keepdims=True)
+    # At 2 x 2: classes 1, 2 / 0, 3; the exemplar has 0, 1 and 3 there.
+    label = np.kron([[1, 2], [0, 3]], np.ones((2, 2), int))[None]
+    exemplar = np.kron([[1, 1], [3, 0]], np.ones((2, 2), int))[None]
+    got = losses.warped_mask(jnp.asarray(mask), jnp.asarray(label), jnp.asarray(exemplar))
+    expected = -(np.log(mask[0, 0, 0, 1] + 1e-10) + np.log(mask[0, 1, 1, 3] + 1e-10))
+    assert float(got) == pytest.approx(
+        expected / float(np.float32(2) + np.float32(1e-5)), rel=1e-12
+    )
+
+
+def test_self_reference_shares_the_loss():
+    warped, truth = RNG.normal(size=(2, 3, 4, 4, 3))
+    got = losses.self_warp(warped, truth, jnp.asarray([0.0, 1.0, 1.0]))
+    per_sample = np.abs(warped - truth).mean((1, 2, 3))
+    assert float(got) == pytest.approx((per_sample[1] + per_sample[2]) / (2 + 1e-5) / 3, rel=1e-12)
+
+
+def test_hinges():
+    logits = [np.array([-2.0, 0.5]).reshape(1, 1, 2, 1), np.array([3.0]).reshape(1, 1, 1, 1)]
+    logits = [jnp.asarray(x) for x in logits]
+    assert float(losses.hinge_generator(logits)) == pytest.approx((0.75 - 3) / 2)
+    assert float(losses.hinge_discriminator(logits, real=True)) == pytest.approx(
+        ((3 + 0.5) / 2 + 0) / 2
+    )
+    assert float(losses.hinge_discriminator(logits, real=False)) == pytest.approx(
+        ((0 + 1.5) / 2 + 4) / 2
+    )
+
+
+def test_discriminator_features_leave_out_logits():
+    fake, real = RNG.normal(size=(2, 2, 5, 1, 2, 2, 3))
+    got = losses.discriminator_features(list(fake), list(real))
+    expected = np.abs(fake[:, :4] - real[:, :4]).mean((2, 3, 4, 5)).sum() / 2
+    assert float(got) == pytest.approx(expected, rel=1e-12)
+
+
+def test_pseudo_exemplar_weights():
+    names = ["relu1_2", "relu2_2", "relu3_2", "relu4_2", "relu5_2"]
+    fake, truth = ({k: RNG.normal(size=(2, 2, 2, 3)) for k in names} for _ in "ab")
+    got = losses.pseudo_exemplar(fake, truth, jnp.asarray([0.0, 1.0]))
+    expected = sum(
+        w * np.abs(fake[k][1] - truth[k][1]).mean() / 2 / (1 + 1e-5)
+        for k, w in zip(names, [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1], strict=True)
+    )
+    assert float(got) == pytest.approx(expected, rel=1e-12)
+
+
+def test_losses_of_bfloat16_are_float32():
+    x, y = (jnp.asarray(RNG.normal(size=(1, 4, 4, 8)), jnp.bfloat16) for _ in "xy")
+    assert losses.mean_abs(x, y).dtype == jnp.float32
+    assert losses.contextual_layer(x, y, "channels").dtype == jnp.float32

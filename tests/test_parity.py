@@ -1,0 +1,38 @@
+"""The release's figures, to rounding error, for every case in the folder.
+
+COCOSNET_GOLDEN names another folder of cases; `python -m tests.parity` prints the table.
+"""
+
+import numpy as np
+import pytest
+
+from tests import parity
+
+FLOAT64 = {
+    "arrays": 2e-6,  # the figures are stored in float32
+    "losses": 1e-10,
+    "grad_norm": 1e-8,
+    "grad_proj": 1e-8,
+    "update_norm": 1e-8,
+    "update_proj": 1e-8,
+    "buffers": 1e-10,
+}
+FLOAT32 = {"losses": 1e-4, "image": 1e-3}
+CASES = parity.cases()
+
+
+def test_cases_found():
+    assert CASES, f"no meta_*.json in {parity.FOLDER}"
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("dtype", "bounds"), [(np.float64, FLOAT64), (np.float32, FLOAT32)], ids=["float64", "float32"]
+)
+def test_release(case, dtype, bounds, capsys):
+    worst = parity.measure(case, dtype)
+    with capsys.disabled():
+        print("\n" + parity.line(case, dtype, worst), flush=True)
+    assert set(bounds) <= set(worst)
+    off = {kind: worst[kind] for kind, bound in bounds.items() if not worst[kind][0] <= bound}
+    assert not off

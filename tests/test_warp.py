@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cocosnet_jax import warp
+from cocosnet_jax.nn.resize import bilinear, from_patches, to_patches
+
+RNG = np.random.default_rng(0)
+H, W, K = 3, 4, 5
+
+
+def features_by_hand(x, side, centre):
+    """(h * w, k * side^2): loops over positions and neighbours."""
+    reach = side // 2
+    rows = []
+    for i in range(H):
+        for j in range(W):
+            row = []
+            for di in range(-reach, reach + 1):
+                for dj in range(-reach, reach + 1):
+                    inside = 0 <= i + di < H and 0 <= j + dj < W
+                    row.append(x[i + di, j + dj] if inside else np.zeros(K))
+            rows.append(np.concatenate(row))
+    rows = np.array(rows)
+    rows = rows - rows.mean(1 if centre == "channels" else 0, keepdims=True)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def softmax(x, axis):
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+@pytest.mark.parametrize("side", [1, 3])
+@pytest.mark.parametrize("centre", ["channels", "positions"])
+def test_correlation_and_warp_by_formula(side, centre):
+    theta, phi = RNG.normal(size=(2, H, W, K))
+    values, back = RNG.normal(size=(2, H * W, 7))
+    with jax.enable_x64(True):
+        a, b = (warp.matching_features(jnp.asarray(x)[None], side, centre) for x in (theta, phi))
+        match = warp.Warp(warp.correlation_logits(a, b, 0.01))
+        carried = match.to_input(jnp.asarray(values)[None])[0]
+        returned = match.to_exemplar(jnp.asarray(back)[None])[0]
+    logits = features_by_hand(theta, side, centre) @ features_by_hand(phi, side, centre).T / 0.01
+    np.testing.assert_allclose(match.logits[0], logits, atol=1e-10)
+    np.testing.assert_allclose(carried, softmax(logits, 1) @ values, atol=1e-10)
+    np.testing.assert_allclose(returned, softmax(logits.T, 1) @ back, atol=1e-10)
+
+
+def test_identical_features_warp_onto_themselves():
+    x = jnp.asarray(RNG.normal(size=(1, 8, 8, 64)), jnp.float32)
+    values = jnp.asarray(RNG.normal(size=(1, 64, 3)), jnp.float32)
+    unit = warp.matching_features(x, 1, "channels")
+    match = warp.Warp(warp.correlation_logits(unit, unit, 0.01))
+    np.testing.assert_allclose(match.to_input(values), values, atol=1e-5)
+
+
+def test_patches_fold_back():
+    x = RNG.normal(size=(2, 8, 12, 3))
+    patches = to_patches(jnp.asarray(x, jnp.float32), 4)
+    assert patches.shape == (2, 2, 3, 48)
+    np.testing.assert_array_equal(patches[1, 1, 2].reshape(4, 4, 3), np.float32(x[1, 4:8, 8:12]))
+    np.testing.assert_array_equal(from_patches(patches, 4), np.float32(x))
+
+
+def test_bilinear_has_half_pixel_centres():
+    x = RNG.normal(size=(1, 4, 4, 1))
+    got = bilinear(jnp.asarray(x, jnp.float32), 8, 4)[0, :, :, 0]
+    source = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)
+    low = np.floor(source).astype(int)
+    high, part = np.minimum(low + 1, 3), (source - low)[:, None]
+    expected = x[0, low, :, 0] * (1 - part) + x[0, high, :, 0] * part
+    np.testing.assert_allclose(got, expected, atol=1e-6)
