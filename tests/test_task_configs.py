@@ -1,0 +1,68 @@
+import importlib
+import json
+
+import pytest
+
+from cocosnet_jax import settings
+from cocosnet_jax.errors import UserError
+from tests import parity
+
+FILES = {
+    "ade20k": "ade20k",
+    "celebahq": "celebahq_mask",
+    "celebahqedge": "celebahq_edge",
+    "deepfashion": "deepfashion",
+}
+
+
+def load(name, *variant):
+    config = importlib.import_module(f"configs.{name}").get_config(*variant)
+    if not config.data.exemplar_list:
+        config.data.exemplar_list = "random"
+    return settings.from_mapping(config.to_dict())
+
+
+@pytest.mark.parametrize("task", FILES)
+def test_released_recipes_are_the_releases_options(task):
+    meta = json.loads((parity.FOLDER / f"meta_{task}.json").read_text())
+    ours, theirs = load(FILES[task], "released"), parity.release_settings(meta)
+    assert (ours.model, ours.loss) == (theirs.model, theirs.loss)
+    assert (ours.data.condition, ours.data.channels) == (
+        theirs.data.condition,
+        theirs.data.channels,
+    )
+    assert ours.data.flip is not meta["options"].get("no_flip", False)
+    assert ours.data.exemplar_probability == meta["options"].get("real_reference_probability", 0.7)
+
+
+# SPEC section 8: constant and decaying epochs of the release.
+@pytest.mark.parametrize(
+    ("file", "epochs"),
+    [
+        ("ade20k", (100, 100)),
+        ("celebahq_mask", (30, 30)),
+        ("celebahq_edge", (30, 30)),
+        ("deepfashion", (50, 50)),
+    ],
+)
+def test_lengths_of_the_released_recipes(file, epochs):
+    found = load(file, "released").optimiser
+    assert (found.constant_epochs, found.decay_epochs) == epochs
+
+
+@pytest.mark.parametrize("file", FILES.values())
+def test_paper_recipes(file):
+    paper = load(file)
+    # SPEC section 9.
+    assert (paper.model.generator_input, paper.model.generator_condition) == ("constant", "warped")
+    assert (paper.model.match_kernel, paper.model.adaptor_kernel) == (1, 4)
+    assert paper.loss.regularisation > 0
+    assert paper.loss.discriminator_features == paper.loss.self_warp == 0
+    assert (paper.optimiser.beta1, paper.optimiser.beta2) == (0.0, 0.999)
+    assert (paper.loss.mask > 0) == (paper.model.mask_input != "none") == (file == "ade20k")
+
+
+@pytest.mark.parametrize("file", FILES.values())
+def test_unknown_variants_are_named(file):
+    with pytest.raises(UserError, match=rf"configs/{file}\.py:fast is unknown; .*paper, released"):
+        load(file, "fast")
