@@ -41,6 +41,9 @@ class DataSettings:
       hard_probability: how often that is the list's last entry and not its first.
       distortion: how an image becomes its own exemplar: `crop_flip` a fresh crop and flip (the
         release), `geometric` an affine map and a smooth warp as well (the paper).
+      self_pair_list: list file (`key,view1,view2,...`) of other views of the same person in the
+        same clothes, which in training are the image's own exemplar instead; `names` where the
+        files' names tell (DeepFashion's); empty for none.
     """
 
     dataset: str = "toy_scenes"
@@ -56,6 +59,7 @@ class DataSettings:
     exemplar_probability: float = 0.7
     hard_probability: float = 0.2
     distortion: Literal["crop_flip", "geometric"] = "crop_flip"
+    self_pair_list: str = ""
 
     def __post_init__(self) -> None:
         size = self.image_size

@@ -6,6 +6,7 @@ line ends and backslashes are read as they are.
 """
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,15 @@ def write_list(path: str | os.PathLike[str], references: Mapping[str, Sequence[s
     partial.replace(path)
 
 
+def same_clothes(key: str) -> str | None:
+    """What all views of one person in the same clothes share in DeepFashion; None without it.
+
+    Its photographs are named `.../PERSON/NN_V_VIEW.jpg`, where NN counts the person's outfits.
+    """
+    match = re.fullmatch(r"(.*/id_\d+/\d+)_\d+_[^/]+", normalise(key))
+    return match[1] if match else None
+
+
 def normalise(name: str) -> str:
     """A name as it is compared: forward slashes, no leading `./` or `/`, composed Unicode."""
     name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
@@ -115,11 +125,19 @@ def resolve(
     path: str | os.PathLike[str],
     keys: Sequence[str],
     references: Sequence[str],
+    *,
+    pass_missing: bool = False,
 ) -> dict[int, tuple[int, ...]]:
     """A list file as positions: of each listed image in `keys`, its exemplars in `references`.
 
     Lines for images that are not in `keys` are passed over: one list may serve a whole dataset and
     parts of it. Who needs a line for every image checks the result.
+
+    Args:
+      path: the list file.
+      keys: of the images.
+      references: keys of what may be an exemplar.
+      pass_missing: also pass over exemplars that are not in `references`.
 
     Raises:
       UserError: lists every line that names a missing or ambiguous exemplar, an ambiguous image,
@@ -147,7 +165,8 @@ def resolve(
         for name in names:
             reference = reference_index.find(name)
             if reference is None:
-                wrong.append(f"line {number}: exemplar {name!r} is not in the dataset")
+                if not pass_missing:
+                    wrong.append(f"line {number}: exemplar {name!r} is not in the dataset")
             elif reference < 0:
                 wrong.append(f"line {number}: exemplar {name!r} {ambiguous}")
             else:

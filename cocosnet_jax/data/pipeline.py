@@ -34,8 +34,9 @@ def training_batches(
 
     Every epoch takes every image once, in a new order. Image and label share a random crop of
     image_size out of load_size and a flip, exemplar and exemplar label share another. With
-    `exemplar_probability` the exemplar comes from the list; otherwise it is the image itself,
-    distorted as `settings.distortion` says.
+    `exemplar_probability` the exemplar comes from the list; otherwise it is another view of the
+    same person by `self_pair_list`, drawn at random where there are several, or the image itself,
+    distorted as `settings.distortion` says; `self_reference` is 1 for both.
 
     Args:
       settings: which data; it must be prepared.
@@ -56,6 +57,7 @@ def training_batches(
     rows = _rows("config.train.batch_size", batch_size, process_index, process_count)
     split = open_split(settings, "train")
     listed = _training_exemplars(settings, split)
+    views = self_pairs(settings, split)
     size = settings.image_size
     geometric = settings.distortion == "geometric"
 
@@ -68,20 +70,26 @@ def training_batches(
         index = int(order(epoch)[place])
         rng = np.random.default_rng((seed, _SAMPLE, int(position)))
         reference = _draw_exemplar(settings, listed, index, len(split), rng)
+        foreign = reference != index
         crops = rng.integers(0, settings.load_size - size + 1, (2, 2))
         flips = rng.integers(0, 2, 2) * settings.flip
         distortion = distortions.draw(rng)
+        if not foreign and index in views:
+            reference = int(rng.choice(views[index]))
         return (
             _bytes(split.record(index)),
             _bytes(split.record(reference)),
-            np.float32(reference == index),
+            np.float32(not foreign),
+            reference == index,
             np.stack([*crops.T, flips], axis=1).astype(np.int32),
             *distortion,
         )
 
     def load(position: tf.Tensor) -> Batch:
-        record, reference, itself, cuts, affine, displacement = tf.numpy_function(
-            fetch, [position], [tf.string, tf.string, tf.float32, tf.int32, tf.float32, tf.float32]
+        record, reference, self_reference, same, cuts, affine, displacement = tf.numpy_function(
+            fetch,
+            [position],
+            [tf.string, tf.string, tf.float32, tf.bool, tf.int32, tf.float32, tf.float32],
         )
         image, label = _cut(*records.decode(split.features, record), cuts[0], size)
         exemplar, exemplar_label = _cut(*records.decode(split.features, reference), cuts[1], size)
@@ -95,10 +103,9 @@ def training_batches(
                     distortions.sample_label(exemplar_label, grid),
                 )
 
-            exemplar, exemplar_label = tf.cond(
-                itself > 0, distorted, lambda: (exemplar, exemplar_label)
-            )
-        return Batch(image, exemplar, label, exemplar_label, tf.ensure_shape(itself, ()))
+            # Another view is distorted enough as it is.
+            exemplar, exemplar_label = tf.cond(same, distorted, lambda: (exemplar, exemplar_label))
+        return Batch(image, exemplar, label, exemplar_label, tf.ensure_shape(self_reference, ()))
 
     positions = (
         tf.data.Dataset.counter(start_step, dtype=tf.int64)
@@ -181,7 +188,9 @@ def examples_per_epoch(settings: DataSettings, split: str = "train") -> int:
 
 def check_lists(settings: DataSettings) -> None:
     """Raises a `UserError` where an exemplar list does not fit the prepared data."""
-    _training_exemplars(settings, open_split(settings, "train"))
+    split = open_split(settings, "train")
+    _training_exemplars(settings, split)
+    self_pairs(settings, split)
     _evaluation_pairs(settings, "validation")
 
 
@@ -205,6 +214,40 @@ def _training_exemplars(
     if settings.exemplar_list == "random":
         return None
     return _resolve("exemplar_list", settings, split, split.keys)
+
+
+def self_pairs(settings: DataSettings, split: records.Split) -> dict[int, tuple[int, ...]]:
+    """For each image that has them, the positions of other views by `self_pair_list`.
+
+    The list may name images outside the split, which are passed over: DeepFashion's lists serve
+    training and validation.
+
+    Raises:
+      UserError: the list is not as it should be, or fits no image at all.
+    """
+    path = settings.self_pair_list
+    if not path:
+        return {}
+    found: dict[int, tuple[int, ...]] = {}
+    if path == "names":
+        clothes: dict[str, list[int]] = {}
+        for index, key in enumerate(split.keys):
+            if (same := exemplars.same_clothes(key)) is not None:
+                clothes.setdefault(same, []).append(index)
+        for group in clothes.values():
+            found |= {index: tuple(i for i in group if i != index) for index in group}
+        # One view of each is nothing wrong; no such name is.
+        fits = bool(clothes)
+    else:
+        listed = exemplars.resolve(path, split.keys, split.keys, pass_missing=True)
+        found = {i: tuple(view for view in views if view != i) for i, views in listed.items()}
+        fits = bool(listed)
+    if not fits:
+        raise UserError(
+            f"config.data.self_pair_list is {path!r}, which fits none of the {len(split)} training"
+            f" images ({split.keys[0]}, ...); name DeepFashion's list, or set it to ''"
+        )
+    return {index: views for index, views in found.items() if views}
 
 
 def _resolve(

@@ -1,10 +1,13 @@
+import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax.data import deepfashion, poses, records
+from cocosnet_jax import data
+from cocosnet_jax.data import deepfashion, exemplars, pipeline, poses, records
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
@@ -80,3 +83,66 @@ def test_sample_records_equal_the_release(tmp_path):
         _, found = split[split.keys.index(str(name).removeprefix("DeepFashion/"))]
         expected = np.rint(label.astype(np.float64) * 255).transpose(1, 2, 0)
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_another_view_of_the_same_clothes_is_the_own_exemplar(source, tmp_path, listed):
+    rng = np.random.default_rng(1)
+    for name in ("01_7_additional", "02_1_front"):
+        joints = rng.uniform(0, (48, 64), (18, 2))
+        write_view(source, f"WOMEN/Dresses/id_1/{name}", joints)
+    path = "names"
+    if listed:
+        path = str(tmp_path / "pairs.txt")
+        rows = [
+            "img\\WOMEN\\Dresses\\id_1\\01_1_front.jpg,WOMEN\\Dresses\\id_1\\01_2_side.jpg,"
+            "WOMEN\\Dresses\\id_1\\01_7_additional.jpg,img\\gone\\id_9\\01_1_front.jpg",
+            "gone.jpg,img\\WOMEN\\Dresses\\id_1\\01_2_side.jpg",
+        ]
+        Path(path).write_text("\r\n".join(rows))
+    settings = dataclasses.replace(
+        settings_for(source, tmp_path),
+        exemplar_probability=0.0,
+        exemplar_list="",
+        self_pair_list=path,
+        distortion="geometric",
+        flip=False,
+    )
+    data.prepare(settings)
+    split = data.open_split(settings, "train")
+    poses_of = {key.split("/")[-1][:4]: split[i][1] for i, key in enumerate(split.keys)}
+    seen = set()
+    for batch in itertools.islice(pipeline.training_batches(settings, seed=0, batch_size=4), 10):
+        np.testing.assert_array_equal(batch.self_reference, np.ones(4))
+        for row in range(4):
+            names = [
+                [n for n, pose in poses_of.items() if (pose == found[row]).all()]
+                for found in (batch.label, batch.exemplar_label)
+            ]
+            # Load size is image size: only the image itself is changed, by its distortion.
+            seen.add((names[0][0], names[1][0] if names[1] else "distorted"))
+    alone = {("02_1", "distorted")}
+    front = {("01_1", "01_2"), ("01_1", "01_7")}
+    if listed:
+        assert seen == front | alone | {("01_2", "distorted"), ("01_7", "distorted")}
+    else:
+        outfit = ("01_1", "01_2", "01_7")
+        assert seen == alone | {(a, b) for a in outfit for b in outfit if a != b}
+
+
+def test_a_self_pair_list_of_other_images_is_refused(source, tmp_path):
+    (tmp_path / "pairs.txt").write_text("img\\x\\id_9\\01_1_front.jpg,img\\x\\id_9\\01_2_side.jpg")
+    settings = dataclasses.replace(
+        settings_for(source, tmp_path), self_pair_list=str(tmp_path / "pairs.txt")
+    )
+    with pytest.raises(UserError, match=r"self_pair_list is .*pairs\.txt', which fits none of the"):
+        data.prepare(settings)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared with sample photographs")
+def test_the_releases_self_pair_list_is_read():
+    keys = [f"img/MEN/Denim/id_00000265/01_{view}.jpg" for view in ("1_front", "2_side")]
+    found = exemplars.resolve(
+        SHARED / "samples/deepfashion_self_pair.txt", keys, keys, pass_missing=True
+    )
+    assert found == {0: (1,)}
