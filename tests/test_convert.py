@@ -18,14 +18,7 @@ from cocosnet_jax import checkpoint, convert, settings, torch_files
 from cocosnet_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = [
-    Path(os.environ.get("COCOSNET_GOLDEN", ROOT / "tests" / "golden")),
-    ROOT.parent / "shared" / "reference",
-]
-SPECS = next((folder for folder in FOLDERS if list(folder.glob("spec_*.json"))), None)
-needs_specs = pytest.mark.skipif(
-    SPECS is None, reason="needs spec_*.json in tests/golden or shared/reference"
-)
+SPECS = ROOT / "tests" / "golden"
 
 # Channels, adaptor kernel, maskmix, PONO (SPEC sections 1 and 8).
 CASES = {
@@ -81,10 +74,8 @@ def assert_equal(got, want):
         np.testing.assert_array_equal(got[name], want[name], name)
 
 
-@needs_specs
 @pytest.mark.parametrize("case", CASES)
 def test_files_to_checkpoint_to_files_at_full_size(case, tmp_path):
-    assert SPECS is not None
     spec = json.loads((SPECS / f"spec_{case}.json").read_text())
     config = make_settings(*CASES[case])
     files = {}
