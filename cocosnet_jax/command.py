@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cocosnet_jax import settings as settings_lib
@@ -44,6 +44,9 @@ def run(main: Callable[[], int | None]) -> None:
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is not a flag; flags look like --name=value")
+        if not flags.FLAGS["verbosity"].present:
+            # Orbax tells its whole inner life at absl's default level.
+            logging.set_verbosity(logging.WARNING)
         return main()
 
     try:

@@ -1,5 +1,6 @@
 """The training loop, nothing else."""
 
+import contextlib
 import functools
 import math
 import os
@@ -95,17 +96,24 @@ def initial_state(settings: Settings, devices: Mesh, steps_per_epoch: int) -> Tr
     )
 
 
-def compiled_step(settings: Settings, steps_per_epoch: int) -> Any:
+def jitted_step(settings: Settings, devices: Mesh, steps_per_epoch: int) -> Any:
     """Returns the jitted training step, (state, VGG weights, batch) -> (state, losses).
 
     The state is donated. Keys follow from the step, so no key is carried.
     """
+    everywhere, rows = mesh.replicated(devices), mesh.split(devices)
     step = train_step(settings, steps_per_epoch)
 
     def keyed(state: TrainState, weights: VggWeights, batch: Batch) -> tuple[TrainState, Metrics]:
         return step(state, weights, batch, rng.key(settings.train.seed, "train", state.step))
 
-    return jax.jit(keyed, donate_argnums=0)
+    # Said for results too: a state placed otherwise would be compiled for a second time.
+    return jax.jit(
+        keyed,
+        donate_argnums=0,
+        in_shardings=(everywhere, everywhere, rows),
+        out_shardings=everywhere,
+    )
 
 
 @jax.jit
@@ -152,7 +160,7 @@ class _Loop:
             process_count=jax.process_count(),
         )
         weights = jax.device_put(weights, mesh.replicated(self.devices))
-        step_fn = compiled_step(self.settings, self.steps_per_epoch)
+        step_fn = jitted_step(self.settings, self.devices, self.steps_per_epoch)
         show = _Pictures(self.settings, self.folder, self.devices)
         writer = metric_writers.AsyncWriter(
             metric_writers.SummaryWriter(str(self.folder / "tensorboard"))
@@ -161,7 +169,7 @@ class _Loop:
         )
         _say(f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ...")
         began = time.monotonic()
-        with _Interruption() as interruption, writer:
+        with _Interruption() as interruption, contextlib.closing(writer):
             for step in range(self.start + 1, self.last + 1):
                 batch = mesh.to_global(self.devices, next(batches))
                 state, losses = step_fn(state, weights, batch)
