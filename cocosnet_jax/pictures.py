@@ -38,8 +38,9 @@ def show_input(
     """The input x_A as a picture: classes in colours, edges in grey, a pose as it is drawn."""
     if condition != "channels":
         return palette(256)[label[..., 0]]
-    # Edge maps have all edges in their first plane, black or white; a pose begins with its drawing.
-    is_edges = set(np.unique(label[..., 0])) <= {0, 255}
+    # Edge maps have all edges in their first plane, black or white (one's own, of 2 planes, may be
+    # grey); a pose begins with its drawing.
+    is_edges = label.shape[-1] < 3 or set(np.unique(label[..., 0])) <= {0, 255}
     return np.repeat(label[..., :1], 3, axis=-1) if is_edges else label[..., :3]
 
 

@@ -7,6 +7,7 @@ interrupted leaves nothing behind; the same command starts again. `--preview=she
 contact sheet of pairs and distortions as training will see them.
 """
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 from cocosnet_jax import command, data
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import DataSettings
 
 _SETTINGS = command.define_config()
 _SOURCE = flags.DEFINE_string("source", "", "the dataset's own folder; sets config.data.source")
@@ -36,6 +38,8 @@ def main() -> int:
     if preview and (not preview.endswith(".png") or not Path(preview).absolute().parent.is_dir()):
         raise UserError(f"--preview={preview} must name a .png file in a folder that exists")
     try:
+        if settings.channels == 0:
+            settings = _with_found_classes(settings)
         data.prepare(settings)
     except KeyboardInterrupt:
         print("interrupted: nothing is prepared; the same command starts again", file=sys.stderr)
@@ -54,6 +58,20 @@ def main() -> int:
         os.replace(partial, preview)
         print(f"contact sheet: {preview}")
     return 0
+
+
+def _with_found_classes(settings: DataSettings) -> DataSettings:
+    """Counts the classes of one's own label maps, and says what training needs to know."""
+    pixels = data.found_classes(settings)
+    shares = [f"{label} {share:.1%}" for label, share in enumerate(pixels / pixels.sum()) if share]
+    print(f"found {len(pixels)} classes; of all pixels, class " + ", ".join(shares))
+    if 2 * len(shares) < len(pixels):
+        print(
+            f"note: only {len(shares)} of the numbers 0 to {len(pixels) - 1} occur, and every"
+            f" number costs memory and time: consider numbering the classes 0 to {len(shares) - 1}"
+        )
+    print(f"to train on them, add --config.data.channels={len(pixels)}")
+    return dataclasses.replace(settings, channels=len(pixels))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ class DataSettings:
       load_size: side to which training images are resized before the random crop.
       condition: how bytes of `Batch.label` become x_A: `labels` one-hot of a class map,
         `labels_glasses` the same with the glasses mask as channel 16, `channels` value / 255.
-      channels: C, channels of x_A.
+      channels: C, channels of x_A; 0 before one's own label maps have been counted
+        (`python -m cocosnet_jax.prepare` counts them).
       flip: random horizontal flips in training.
       exemplar_list: list file for training images (`key,ref1,ref2,...`), or `random` for any
         other image, or empty for none.
@@ -75,7 +76,8 @@ class DataSettings:
             self.load_size,
             f"at least data.image_size ({size}): crops are taken from it",
         )
-        _require(1 <= self.channels <= 255, "data.channels", self.channels, "between 1 and 255")
+        if not (self.channels == 0 and self.dataset == "folder"):
+            _require(1 <= self.channels <= 255, "data.channels", self.channels, "between 1 and 255")
         for field in ("exemplar_probability", "hard_probability"):
             value = getattr(self, field)
             _require(0 <= value <= 1, f"data.{field}", value, "between 0 and 1")

@@ -2,7 +2,8 @@ r"""ADE20k, 256 x 256: 151-class label maps to photographs, in the style of an e
 
 `configs/ade20k.py` follows the paper (section 4 and the supplement), `configs/ade20k.py:released`
 the authors' release, and `configs/ade20k.py:noise` the release's second recipe, whose translation
-needs no label map of the exemplar.
+needs no label map of the exemplar. `configs/ade20k.py:plain` translates without exemplar, as SPADE
+does: a baseline, and the query of `cocosnet_jax.retrieve` for test images.
 
     python -m cocosnet_jax.main --config=configs/ade20k.py --workdir=runs/ade20k \
         --config.data.source=ADE20K_FOLDER \
@@ -22,7 +23,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-VARIANTS = ("paper", "released", "noise")
+VARIANTS = ("paper", "released", "noise", "plain")
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
@@ -50,6 +51,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
         config.optimiser.decay_epochs = 50
         return config
     base.released(config)
+    if variant == "plain":
+        return plain(config)
     config.model.adaptor_kernel = 3
     config.model.mask_input = "features"
     config.model.warped_mask = "direct"
@@ -62,4 +65,23 @@ def get_config(variant: str = "paper") -> ConfigDict:
     if variant == "noise":
         config.model.mask_epochs = 150
         config.model.mask_at_inference = False
+    return config
+
+
+def plain(config: ConfigDict) -> ConfigDict:
+    """A translation network alone, with SPADE's objective: hinge, feature matching, VGG features.
+
+    Every image counts as its own exemplar, so `loss.pseudo_exemplar` compares all of them with the
+    truth. That term is a mean over the batch of weights which sum to 1 over it: times the batch
+    size it is SPADE's VGG loss, with its weight 10.
+    """
+    config.data.exemplar_probability = 0.0
+    config.model.generator_condition = "input"
+    config.model.generator_norm = "batch"
+    config.model.mask_input = "none"
+    config.model.warped_mask = "none"
+    config.model.non_local = False
+    config.loss.pseudo_exemplar = 10.0 * config.train.batch_size
+    for term in ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp"):
+        config.loss[term] = 0.0
     return config

@@ -66,3 +66,41 @@ def test_paper_recipes(file):
 def test_unknown_variants_are_named(file):
     with pytest.raises(UserError, match=rf"configs/{file}\.py:fast is unknown; .*paper, released"):
         load(file, "fast")
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("name", ["ade20k_outdoor", "flickr"])
+def test_recipes_that_are_ade20ks(name, variant):
+    ours, theirs = load(name, variant), load("ade20k", variant)
+    changed = settings.differences(ours, theirs)
+    assert changed == [f"data.dataset: {name!r}, 'ade20k'"]
+
+
+def test_plain_has_no_exemplar():
+    plain = load("ade20k", "plain")
+    assert plain.model.generator_condition == "input"
+    assert plain.data.exemplar_probability == 0
+    # SPADE's objective: hinge, feature matching 10, VGG features 10 (averaged over the batch).
+    used = {name: value for name, value in vars(plain.loss).items() if value and name != "mask"}
+    weights = {name: value for name, value in used.items() if isinstance(value, float)}
+    assert weights == {
+        "adversarial": 10.0,
+        "discriminator_features": 10.0,
+        "pseudo_exemplar": 10.0 * plain.train.batch_size,
+    }
+
+
+@pytest.mark.parametrize(
+    ("variant", "dataset", "condition", "channels"),
+    [
+        ("labels", "folder", "labels", 0),
+        ("edges", "folder_edges", "channels", 2),
+        ("poses", "folder_poses", "channels", 20),
+    ],
+)
+def test_own_data(variant, dataset, condition, channels):
+    found = load("folder", variant).data
+    assert (found.dataset, found.condition, found.channels) == (dataset, condition, channels)
+    assert found.exemplar_list == found.validation_exemplar_list == "random"
+    with pytest.raises(UserError, match=r"folder\.py:masks is unknown; .* labels, edges, poses"):
+        load("folder", "masks")

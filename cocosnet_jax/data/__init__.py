@@ -1,5 +1,6 @@
 """Datasets and the input pipeline.
 
+    found_classes(settings)           the classes in one's own label maps
     prepare(settings)                 checks a dataset's files and makes its TFDS records
     open_split(settings, split)       prepared pairs by position
     pipeline.training_batches(...)    endless batches, exact in (seed, step)
@@ -18,6 +19,8 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cocosnet_jax.data.records import PairBuilder, Split
 
 # TensorFlow's start-up messages say nothing to a user; it reads this when it is imported.
@@ -26,9 +29,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Name in the settings: module of this package and class.
 _BUILDERS = {
     "ade20k": ("ade20k", "Ade20k"),
+    "ade20k_outdoor": ("ade20k", "Ade20kOutdoor"),
     "celebahq": ("celebahq", "Celebahq"),
     "celebahqedge": ("celebahq", "Celebahqedge"),
     "deepfashion": ("deepfashion", "Deepfashion"),
+    "flickr": ("folder", "Flickr"),
+    "folder": ("folder", "Folder"),
+    "folder_edges": ("folder", "FolderEdges"),
+    "folder_poses": ("folder", "FolderPoses"),
     "toy_scenes": ("toy_scenes", "ToyScenes"),
 }
 
@@ -49,6 +57,22 @@ def open_builder(settings: DataSettings) -> PairBuilder:
     module, name = _BUILDERS[settings.dataset]
     builder_class = getattr(importlib.import_module(f"cocosnet_jax.data.{module}"), name)
     return records.open_builder(builder_class, settings)
+
+
+def found_classes(settings: DataSettings) -> np.ndarray:
+    """How many pixels each class has in one's own label maps, (classes,) int64.
+
+    Args:
+      settings: whose dataset is `folder`; `channels` may be 0.
+
+    Raises:
+      UserError: label maps cannot be read, or hold class numbers that are too high.
+    """
+    from cocosnet_jax.data.folder import Folder
+
+    builder = open_builder(settings)
+    assert isinstance(builder, Folder)
+    return builder.found_classes()
 
 
 def prepare(settings: DataSettings) -> None:

@@ -28,11 +28,8 @@ class Deepfashion(ListedBuilder):
 
     def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
         """The joints, and the size of the photograph that they lie in."""
-        path = self.root / self.annotations / Path(key).relative_to(self.photographs)
-        keypoints = path.with_name(f"{path.stem}_keypoints.json")
-        if not keypoints.exists():
-            keypoints = path.with_name(f"{path.stem}_candidate.txt")
-        return poses.read_pose(keypoints, size), size
+        stem = self.root / self.annotations / Path(key).relative_to(self.photographs)
+        return poses.read_pose(poses.find_pose(stem.with_suffix("")), size), size
 
     def input_map(
         self,

@@ -22,6 +22,8 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: lambda a: np.rot90(a),
 }
 _ORIENTATION = 0x0112
+# Of files that are taken for photographs or maps.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def _read(path: FileName) -> tuple[Image.Image, int]:
@@ -89,18 +91,58 @@ def read_pair(photograph: FileName, label: FileName) -> tuple[np.ndarray, np.nda
     Raises:
       UserError: either file cannot be read, or the sizes differ.
     """
-    image, labels = read_photograph(photograph), read_label_map(label)
-    if labels.shape != image.shape[:2]:
-        with Image.open(photograph) as file:
-            turn = _TURNS.get(int(file.getexif().get(_ORIENTATION, 1)))
-        if turn is None or labels.shape != image.shape[1::-1]:
-            raise UserError(
-                f"{photograph} has {image.shape[1]}x{image.shape[0]} pixels (width x height) but"
-                f" its label map {label} has {labels.shape[1]}x{labels.shape[0]}; make them the"
-                " same size"
-            )
-        labels = turn(labels)
-    return image, labels
+    image = read_photograph(photograph)
+    return image, read_label_of(photograph, (image.shape[0], image.shape[1]), label)
+
+
+def read_label_of(photograph: FileName, size: tuple[int, int], label: FileName) -> np.ndarray:
+    """The label map, (H, W) int32, of a photograph of that size; see `read_pair`."""
+    return align(photograph, size, read_label_map(label), label)
+
+
+def align(
+    photograph: FileName, size: tuple[int, int], array: np.ndarray, path: FileName
+) -> np.ndarray:
+    """A map as its upright photograph of `size` (H, W) lies; `path` is what errors call it.
+
+    Raises:
+      UserError: the map has another size, and turning does not help.
+    """
+    if array.shape == size:
+        return array
+    with Image.open(photograph) as file:
+        turn = _TURNS.get(int(file.getexif().get(_ORIENTATION, 1)))
+    if turn is None or array.shape != size[::-1]:
+        raise UserError(
+            f"{photograph} has {size[1]}x{size[0]} pixels (width x height) but"
+            f" its label map {path} has {array.shape[1]}x{array.shape[0]}; make them the"
+            " same size"
+        )
+    return turn(array)
+
+
+def check_classes(path: FileName, label: np.ndarray, classes: int, also: str = "") -> None:
+    """Raises a `UserError` where a class map holds values outside 0 to `classes` - 1.
+
+    Args:
+      path: what the message calls the map.
+      label: (H, W) integers.
+      classes: number of classes.
+      also: what the message says is allowed as well.
+    """
+    if label.min() >= 0 and label.max() < classes:
+        return
+    values, counts = np.unique(label, return_counts=True)
+    outside = [
+        f"{value} ({count} pixels)"
+        for value, count in zip(values, counts, strict=True)
+        if not 0 <= value < classes
+    ]
+    more = f" and {len(outside) - 5} more" if len(outside) > 5 else ""
+    raise UserError(
+        f"{path} holds the values {', '.join(outside[:5])}{more}; allowed are 0 to"
+        f" {classes - 1}{also}: correct the map, or config.data.channels"
+    )
 
 
 def resize_photograph(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,11 +1,11 @@
 """Datasets whose own folder lists the validation photographs in `val.txt`.
 
 Such a folder holds photographs, annotations of them, and `val.txt` with one photograph per line.
-Training takes the photographs of `train.txt` where there is one, else all others.
+Training takes the photographs of `train.txt` where there is one, else all others. A folder of one's
+own (`cocosnet_jax.data.folder`) may do without `val.txt`.
 """
 
 import abc
-import concurrent.futures
 import functools
 import hashlib
 import os
@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import tqdm
 
 from cocosnet_jax.data import exemplars, images, problems
 from cocosnet_jax.data.records import PairBuilder
 from cocosnet_jax.errors import UserError
-
-_EXTENSIONS = (".jpg", ".jpeg", ".png")
 
 
 class ListedBuilder(PairBuilder):
@@ -30,12 +27,14 @@ class ListedBuilder(PairBuilder):
       title: the dataset's name in messages.
       photographs, annotations: its two folders, below the source folder.
       channels: what `data.channels` must be.
+      held_out: without `val.txt`, one photograph in so many is for validation; 0 asks for one.
     """
 
     title: ClassVar[str]
     photographs: ClassVar[str]
     annotations: ClassVar[str]
     channels: ClassVar[int]
+    held_out: ClassVar[int] = 0
 
     @abc.abstractmethod
     def read_input(self, key: str, size: tuple[int, int]) -> Any:
@@ -64,22 +63,23 @@ class ListedBuilder(PairBuilder):
 
     def check(self) -> None:
         """Reads every file; raises a `UserError` that lists what is wrong with any."""
+        self.check_channels()
+        keys, found = self._split_keys
+        every = [*keys["train"], *keys["validation"]]
+        found = [*found, *self.stray_files(), *problems.find(self._problem, every, "photographs")]
+        problems.raise_if_any(f"dataset {self.builder_config.source}", found)
+
+    def stray_files(self) -> list[str]:
+        """What is wrong with files beside those that are read."""
+        return []
+
+    def check_channels(self) -> None:
+        """Raises a `UserError` where `data.channels` does not fit the dataset."""
         if self.builder_config.classes != self.channels:
             raise UserError(
                 f"config.data.channels is {self.builder_config.classes}, but {self.title} has"
                 f" {self.channels} channels: set config.data.channels={self.channels}"
             )
-        keys, found = self._split_keys
-        found = list(found)
-        every = [*keys["train"], *keys["validation"]]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            progress = tqdm.tqdm(total=len(every), desc="checking files", unit=" photographs")
-            for problem in pool.map(self._problem, every):
-                progress.update()
-                if problem:
-                    found.append(problem)
-            progress.close()
-        problems.raise_if_any(f"dataset {self.builder_config.source}", found)
 
     def fingerprint(self) -> str:
         """Changes with any file's name, size or time; empty where the source is not there."""
@@ -87,7 +87,9 @@ class ListedBuilder(PairBuilder):
             return ""
         digest = hashlib.sha256()
         for folder in (self.photographs, self.annotations):
-            for name, stat in _files(str(self.root / folder)):
+            if not (self.root / folder).is_dir():
+                continue
+            for name, stat in files_below(self.root / folder):
                 digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         for name in ("train.txt", "val.txt"):
             if (self.root / name).exists():
@@ -104,12 +106,16 @@ class ListedBuilder(PairBuilder):
                 f" the folder of {self.title}"
             )
         for root in (Path(source), *sorted(Path(source).iterdir())):
-            if (root / self.photographs).is_dir() and (root / self.annotations).is_dir():
+            if self.holds_dataset(root):
                 return root
         raise UserError(
             f"{source} does not hold the folders {self.photographs} and {self.annotations} of"
             f" {self.title}; set config.data.source (or --source) to the folder that does"
         )
+
+    def holds_dataset(self, root: Path) -> bool:
+        """Whether a folder holds the dataset's own folders."""
+        return (root / self.photographs).is_dir() and (root / self.annotations).is_dir()
 
     @functools.cached_property
     def _split_keys(self) -> tuple[dict[str, list[str]], list[str]]:
@@ -124,7 +130,7 @@ class ListedBuilder(PairBuilder):
 
         def listed(name: str) -> list[str]:
             keys = []
-            for number, line in enumerate(_lines(self.root / name), 1):
+            for number, line in enumerate(read_lines(self.root / name), 1):
                 if not line:
                     continue
                 position = index.find(line)
@@ -135,13 +141,16 @@ class ListedBuilder(PairBuilder):
                     keys.append(every[position])
             return list(dict.fromkeys(keys))
 
-        if not (self.root / "val.txt").exists():
+        if (self.root / "val.txt").exists():
+            validation = listed("val.txt")
+        elif self.held_out:
+            validation = every[:: self.held_out] if len(every) > 1 else []
+        else:
             raise UserError(
                 f"{self.root} has no val.txt; write one with a photograph per line, for example"
                 f" {every[0] if every else self.photographs + '/NAME.jpg'}: these become the"
                 " validation split, all others the training split"
             )
-        validation = listed("val.txt")
         if (self.root / "train.txt").exists():
             train = listed("train.txt")
             twice = set(train) & set(validation)
@@ -155,8 +164,8 @@ class ListedBuilder(PairBuilder):
         return {"train": train, "validation": validation, "exemplars": train}, found
 
     def _photographs(self) -> Iterator[str]:
-        for name, _ in _files(str(self.root / self.photographs)):
-            if name.lower().endswith(_EXTENSIONS):
+        for name, _ in files_below(self.root / self.photographs):
+            if name.lower().endswith(images.EXTENSIONS):
                 yield Path(name).relative_to(self.root).as_posix()
 
     def _problem(self, key: str) -> str | None:
@@ -170,17 +179,24 @@ class ListedBuilder(PairBuilder):
         return None
 
 
-def _files(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file below a folder with its size and time, in alphabetical order."""
+def files_below(folder: str | Path, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every file below a folder with its size and time (`os.stat`), in alphabetical order.
+
+    Links are followed, but not into a folder that one is in already (inode numbers `above`). A
+    link to nothing counts as a file, so that whoever reads it says so.
+    """
+    here = (*above, os.stat(folder).st_ino)
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_dir():
-                yield from _files(entry.path)
-            elif entry.is_file():
-                yield entry.path, entry.stat()
+                if entry.stat().st_ino not in here:
+                    yield from files_below(entry.path, here)
+            elif entry.is_file() or entry.is_symlink():
+                yield entry.path, entry.stat(follow_symlinks=entry.is_file())
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without spaces around them; raises a `UserError`."""
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

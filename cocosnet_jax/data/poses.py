@@ -68,6 +68,14 @@ _RADIUS = 4  # of a joint's circle, and half the width of a limb, in pixels
 _OF_BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
 
 
+def find_pose(stem: Path) -> Path:
+    """The pose file of a photograph: `stem` is its path without extension, in the poses' folder."""
+    for ending in ("_keypoints.json", ".json"):
+        if (path := stem.with_name(stem.name + ending)).exists():
+            return path
+    return stem.with_name(f"{stem.name}_candidate.txt")
+
+
 def read_pose(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Reads a pose; of several people, the one whom OpenPose scores highest.
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cocosnet_jax import pictures
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.settings import DataSettings
 
@@ -35,11 +36,11 @@ def contact_sheet(settings: DataSettings, rows: int = _ROWS) -> np.ndarray:
     paired = next(pipeline.training_batches(always, seed=0, batch_size=rows))
     itself = next(pipeline.training_batches(never, seed=0, batch_size=rows))
     columns = [
-        _coloured(np.asarray(paired.label)),
+        pictures.show_input(np.asarray(paired.label), settings.condition),
         paired.image,
         paired.exemplar,
         itself.exemplar,
-        _coloured(np.asarray(itself.exemplar_label)),
+        pictures.show_input(np.asarray(itself.exemplar_label), settings.condition),
     ]
     grid = np.concatenate([np.concatenate(list(column), axis=0) for column in columns], axis=1)
     sheet = Image.new("RGB", (grid.shape[1], grid.shape[0] + _CAPTION), "white")
@@ -48,15 +49,3 @@ def contact_sheet(settings: DataSettings, rows: int = _ROWS) -> np.ndarray:
         draw.text((column * settings.image_size + 3, 2), caption, fill="black")
     sheet.paste(Image.fromarray(grid), (0, _CAPTION))
     return np.asarray(sheet)
-
-
-def _coloured(label: np.ndarray) -> np.ndarray:
-    """(b, H, W, p) uint8 to (b, H, W, 3): a colour per class, or the strongest plane in grey."""
-    if label.shape[-1] > 2:
-        return np.repeat(label.max(-1, keepdims=True), 3, axis=-1)
-    # Hues a golden ratio apart: neighbouring class numbers look different.
-    hues = np.arange(256) * (255 * 0.618034) % 255
-    wheel = np.stack([hues, np.full(256, 150), np.full(256, 230)], axis=-1).astype(np.uint8)
-    palette = np.asarray(Image.fromarray(wheel[None], "HSV").convert("RGB"))[0].copy()
-    palette[0] = 0
-    return palette[label[..., 0]]

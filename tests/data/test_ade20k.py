@@ -275,3 +275,34 @@ def test_the_command_line(source, tmp_path):
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: config.data.source is")
     assert len(failed.stderr.splitlines()) == 1
+
+
+def test_outdoor_scenes_are_whole_categories(settings, source):
+    # Class 3 is sky, 5 tree, 1 wall, 4 floor: beach and hall are mixed, and taken as a whole.
+    scenes = {"train_0": ("beach", 3), "train_1": ("beach", 1), "train_2": ("hall", 4),
+              "train_3": ("hall", 3), "train_4": ("wood", 5), "val_0": ("beach", 3),
+              "val_1": ("hall", 1), "val_2": ("wood", 5), "val_3": ("wood", 5)}  # fmt: skip
+    for name, (_, value) in scenes.items():
+        folder = "training" if name.startswith("train") else "validation"
+        write_pair(source / folder, f"ADE_{name}", np.full((30, 30), value, np.uint8))
+    rows = [f"ADE_{name} {category}" for name, (category, _) in scenes.items()]
+    (source / "sceneCategories.txt").write_text("\n".join(rows))
+    settings = dataclasses.replace(settings, dataset="ade20k_outdoor")
+    data.prepare(settings)
+    train, exemplars, validation = (
+        data.open_split(settings, name).keys for name in ("train", "exemplars", "validation")
+    )
+    assert train == exemplars == [f"training/ADE_train_{i}.jpg" for i in (0, 1, 4)]
+    assert validation == [f"validation/ADE_val_{i}.jpg" for i in (0, 2, 3)]
+
+
+def test_outdoor_needs_every_scene_category(settings, source):
+    settings = dataclasses.replace(settings, dataset="ade20k_outdoor")
+    assert "sceneCategories.txt cannot be read" in problems(settings)
+    rows = [f"ADE_train_{i} beach" for i in range(4)] + [f"ADE_val_{i} beach" for i in range(4)]
+    (source / "sceneCategories.txt").write_text("\n".join(rows))
+    assert problems(settings) == (
+        f"dataset {source}: training/ADE_train_4.jpg has no line in sceneCategories.txt"
+    )
+    (source / "sceneCategories.txt").write_text("ADE_train_0\nADE_train_1 a b")
+    assert "has 2 problems" in problems(settings)

@@ -1,0 +1,290 @@
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from cocosnet_jax import data
+from cocosnet_jax.data import edges, images, poses
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import DataSettings
+from tests.data.conftest import CLASSES, colours, draw_label
+
+NAMES = [f"holiday/photo {i} ü" for i in range(4)] + ["e"]
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Five photographs with label maps of 6 classes."""
+    for i, name in enumerate(NAMES):
+        label = draw_label(i)
+        label[0, :CLASSES] = range(CLASSES)
+        save(tmp_path / f"own/images/{name}.jpg", colours(label), quality=100, subsampling=0)
+        save(tmp_path / f"own/labels/{name}.png", label)
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def settings(own, tmp_path):
+    return DataSettings(
+        dataset="folder",
+        source=str(own),
+        data_dir=str(tmp_path / "prepared"),
+        image_size=32,
+        load_size=32,
+        channels=CLASSES,
+        exemplar_list="random",
+        validation_exemplar_list="random",
+    )
+
+
+def problems(settings):
+    with pytest.raises(UserError) as error:
+        data.prepare(settings)
+    return str(error.value)
+
+
+def test_label_maps(settings):
+    data.prepare(settings)
+    train, validation = (data.open_split(settings, name) for name in ("train", "validation"))
+    # Every tenth from the first on is for validation.
+    assert validation.keys == ["images/e.jpg"]
+    assert train.keys == [f"images/{name}.jpg" for name in NAMES[:4]]
+    y = ((np.arange(32) + 0.5) * 90 / 32).astype(int)
+    x = ((np.arange(32) + 0.5) * 120 / 32).astype(int)
+    for i in range(4):
+        image, label = train[i]
+        np.testing.assert_array_equal(label[..., 0], draw_label(i)[np.ix_(y, x)])
+        assert np.median(np.abs(image.astype(int) - colours(label[..., 0]))) <= 2
+
+
+def test_lists_choose_the_splits(settings, own):
+    (own / "val.txt").write_text(f"{NAMES[2]}.jpg\nimages\\{NAMES[0]}.jpg\r\n")
+    data.prepare(settings)
+    assert len(data.open_split(settings, "train")) == 3
+    keys = data.open_split(settings, "validation").keys
+    assert keys == [f"images/{NAMES[2]}.jpg", f"images/{NAMES[0]}.jpg"]
+
+
+def test_classes_are_counted(settings, own):
+    pixels = data.found_classes(dataclasses.replace(settings, channels=0))
+    maps = [np.asarray(Image.open(own / f"labels/{name}.png")) for name in NAMES]
+    np.testing.assert_array_equal(pixels, np.bincount(np.concatenate(maps).ravel()))
+    assert len(pixels) == CLASSES
+    assert "config.data.channels is 0, the number of classes is not known yet: set" in (
+        message := problems(dataclasses.replace(settings, channels=0))
+    )
+    assert "config.data.channels=6" in message
+
+
+def test_named_classes_must_agree(settings, own):
+    (own / "classes.txt").write_text("unknown\nsky\nsea\nsand\nrock\ntree\nboat\n")
+    assert len(data.found_classes(dataclasses.replace(settings, channels=0))) == 7
+    assert "channels is 6, but" in problems(settings)
+    data.prepare(dataclasses.replace(settings, channels=7))
+    (own / "classes.txt").write_text("unknown\nsky\n")
+    with pytest.raises(UserError, match=r"e\.png holds the values 2 \(\d+ pixels\), 3 "):
+        data.found_classes(dataclasses.replace(settings, channels=0))
+
+
+def test_values_out_of_range_name_file_value_and_pixels(settings, own):
+    label = draw_label(0).astype(np.uint16)
+    label[:3, :7] = 1000
+    label[50, 50] = 6
+    save(own / "labels/e.png", label)  # 16 bits
+    expected = (
+        f"dataset {own}: {own}/labels/e.png holds the values 6 (1 pixels), 1000 (21 pixels);"
+        " allowed are 0 to 5: correct the map, or config.data.channels"
+    )
+    assert problems(settings) == expected
+    with pytest.raises(UserError, match=r"1000 \(21 pixels\); allowed are 0 to 254"):
+        data.found_classes(dataclasses.replace(settings, channels=0))
+
+
+def test_everything_wrong_is_reported_at_once(settings, own):
+    (own / "labels/e.png").unlink()
+    save(own / "labels/stray.png", draw_label(0))
+    save(own / f"images/{NAMES[0]}.png", colours(draw_label(0)))
+    save(own / f"labels/{NAMES[1]}.png", colours(draw_label(1)))
+    save(own / f"labels/{NAMES[2]}.png", draw_label(2)[:50])
+    lines = problems(settings).splitlines()
+    assert lines[0] == f"dataset {own} has 5 problems:"
+    for part in [
+        f"images/{NAMES[0]}.jpg and images/{NAMES[0]}.png have one name",
+        "labels/stray.png has no photograph images/stray.jpg",
+        "images/e.jpg has no labels/e.png; add it or remove images/e.jpg",
+        f"{NAMES[1]}.png is a colour image",
+        "has 120x90 pixels (width x height) but its label map",
+    ]:
+        assert sum(part in line for line in lines) == 1, part
+
+
+def test_palette_maps_and_turned_photographs(settings, own):
+    label = draw_label(8)
+    palette = Image.fromarray(label, "L")
+    palette.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+    palette.save(own / f"labels/{NAMES[0]}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned; a viewer turns it right by 90 degrees
+    stored = np.rot90(colours(label))
+    save(own / f"images/{NAMES[0]}.jpg", stored, quality=100, subsampling=0, exif=exif)
+    data.prepare(settings)
+    image, found = data.open_split(settings, "train")[0]
+    assert (np.rint(image[..., 0] / 40) == found[..., 0]).mean() > 0.85
+    y = ((np.arange(32) + 0.5) * 90 / 32).astype(int)
+    x = ((np.arange(32) + 0.5) * 120 / 32).astype(int)
+    np.testing.assert_array_equal(found[..., 0], label[np.ix_(y, x)])
+
+
+def test_links_out_of_the_folder_are_followed_and_loops_end(settings, own, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for kind, end in (("images", ".jpg"), ("labels", ".png")):
+        shutil.move(own / kind / f"e{end}", tmp_path / f"elsewhere/e{end}")
+        (own / kind / f"e{end}").symlink_to(tmp_path / f"elsewhere/e{end}")
+        (own / kind / "holiday/loop").symlink_to(own / kind)
+    data.prepare(settings)
+    assert data.open_split(settings, "validation").keys == ["images/e.jpg"]
+    # The folders were not listed again below themselves.
+    assert len(data.open_split(settings, "train")) == 4
+    (tmp_path / "elsewhere/e.jpg").unlink()
+    moved = dataclasses.replace(settings, data_dir=str(tmp_path / "other"))
+    assert "images/e.jpg does not exist" in problems(moved)
+
+
+def test_very_long_names(settings, own):
+    name = "山" * 80  # 240 bytes: a file system's limit is 255
+    save(own / f"images/{name}.jpg", colours(draw_label(0)))
+    save(own / f"labels/{name}.png", draw_label(0))
+    data.prepare(settings)
+    assert f"images/{name}.jpg" in data.open_split(settings, "train").keys
+
+
+def test_thousands_of_broken_files_are_counted(settings, own):
+    for i in range(1500):
+        (own / f"images/{i}.jpg").write_bytes(b"")
+    lines = problems(settings).splitlines()
+    assert lines[0] == f"dataset {own} has 1500 problems:"
+    assert len(lines) == 12
+
+
+def test_edge_maps(settings, own):
+    shutil.rmtree(own / "labels")
+    settings = dataclasses.replace(
+        settings, dataset="folder_edges", condition="channels", channels=2
+    )
+    # A line of one pixel outlives a resizing to a third.
+    line = np.zeros((90, 120), np.uint8)
+    line[47] = 200
+    for name in NAMES:
+        save(own / f"edges/{name}.png", line)
+    data.prepare(settings)
+    label = data.open_split(settings, "train")[0][1]
+    assert label.shape == (32, 32, 2)
+    rows = label[:, 0, 0] == 200
+    assert 1 <= rows.sum() <= 2
+    assert rows[16]
+    np.testing.assert_array_equal(label, np.broadcast_to(label[:, :1], label.shape))
+    away = np.abs(np.arange(32)[:, None] - np.flatnonzero(rows)).min(1)
+    np.testing.assert_array_equal(label[:, 0, 1], away // 3)
+    save(own / "edges/e.png", 255 - line)
+    shutil.rmtree(data.open_builder(settings).data_dir)
+    assert "edges/e.png is mostly white; an edge map has white lines on black" in problems(settings)
+
+
+def test_edges_from_photographs_alone(settings, own):
+    shutil.rmtree(own / "labels")
+    settings = dataclasses.replace(
+        settings, dataset="folder_edges", condition="channels", channels=2
+    )
+    data.prepare(settings)
+    label = data.open_split(settings, "validation")[0][1]
+    photograph = images.read_photograph(own / "images/e.jpg")
+    expected = edges.photograph_edges(photograph, (32, 32))
+    assert 10 < expected.sum() < 400
+    np.testing.assert_array_equal(label[..., 0], expected * 255)
+    distance = cv2.distanceTransform((~expected).astype(np.uint8), cv2.DIST_L1, 3)
+    np.testing.assert_array_equal(label[..., 1], (distance / 3).astype(np.uint8))
+
+
+def test_poses_in_json_and_text(settings, own):
+    shutil.rmtree(own / "labels")
+    (own / "poses/holiday").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    joints = {}
+    for i, name in enumerate(NAMES):
+        joints[name] = rng.uniform(5, 85, (18, 2))
+        triples = np.column_stack([joints[name], np.ones(18)])
+        person = {"people": [{"pose_keypoints_2d": triples.ravel().tolist()}]}
+        if i < 2:
+            ending = "_keypoints.json" if i else ".json"
+            (own / f"poses/{name}{ending}").write_text(json.dumps(person))
+        else:
+            rows = np.column_stack([joints[name], np.ones(18), np.arange(18)])
+            np.savetxt(own / f"poses/{name}_candidate.txt", rows)
+            np.savetxt(own / f"poses/{name}_subset.txt", [[*range(18), 20.0, 18]])
+    settings = dataclasses.replace(
+        settings, dataset="folder_poses", condition="channels", channels=20
+    )
+    data.prepare(settings)
+    for split, names in (("train", NAMES[:4]), ("validation", NAMES[4:])):
+        prepared = data.open_split(settings, split)
+        for i, name in enumerate(names):
+            expected = poses.draw_pose(joints[name], (90, 120), (32, 32))
+            np.testing.assert_array_equal(prepared[i][1], expected)
+    (own / "poses/e_subset.txt").unlink()
+    (own / f"poses/{NAMES[0]}.json").write_text('{"people": []}')
+    (own / f"poses/{NAMES[1]}_keypoints.json").write_text('{"version": 1}')
+    moved = dataclasses.replace(settings, data_dir=settings.data_dir + "2")
+    lines = problems(moved).splitlines()
+    assert lines[0].endswith("has 3 problems:")
+    for part in ("e_subset.txt does not exist", ".json holds no person", "not OpenPose's JSON"):
+        assert sum(part in line for line in lines) == 1, part
+
+
+def test_flickr_takes_ade20ks_label_maps(settings, own):
+    label = draw_label(0)
+    label[:45] = 255
+    save(own / f"labels/{NAMES[0]}.png", label)
+    settings = dataclasses.replace(settings, dataset="flickr", channels=151)
+    data.prepare(settings)
+    found = data.open_split(settings, "train")[0][1][..., 0]
+    np.testing.assert_array_equal(found[:16], 150)
+    assert found[16:].max() < CLASSES
+
+
+def test_the_command_line_counts_classes(own, tmp_path):
+    for name in NAMES:
+        path = own / f"labels/{name}.png"
+        save(path, np.asarray(Image.open(path)) * 40)
+    flags = {
+        "config": "configs/folder.py",
+        "source": own,
+        "config.data.data_dir": tmp_path / "prepared",
+        "config.data.image_size": 32,
+        "config.data.load_size": 32,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "cocosnet_jax.prepare", *(f"--{k}={v}" for k, v in flags.items())],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "found 201 classes; of all pixels, class 0 " in done.stdout
+    assert "only 6 of the numbers 0 to 200 occur" in done.stdout
+    assert "add --config.data.channels=201" in done.stdout
+    assert "4 train, 1 validation" in done.stdout
