@@ -1,0 +1,93 @@
+"""One tiny run of the program, from the command line, that several tests look at."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data.conftest import CLASSES, draw_label, write_pair
+
+ROOT = Path(__file__).parents[1]
+
+# Small enough to compile in seconds: no VGG (its losses are tested by themselves).
+TINY = {
+    "data.channels": CLASSES,
+    "data.image_size": 64,
+    "data.load_size": 72,
+    "data.exemplar_list": "random",
+    "data.validation_exemplar_list": "random",
+    "model.base_filters": 4,
+    "loss.contextual": 0.0,
+    "loss.perceptual": 0.0,
+    "loss.pseudo_exemplar": 0.0,
+    "vgg.weights": "random",
+    "vgg.width": 2,
+    "train.batch_size": 2,
+    "train.evaluation_batch_size": 3,
+    "train.images_every": 0,
+    "train.checkpoint_every": 3,
+    "train.log_every": 2,
+}
+STEPS = 6
+
+
+@dataclasses.dataclass
+class Program:
+    """Runs entry points as a user does, with compiled programs kept between them."""
+
+    folder: Path
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+            "JAX_PLATFORMS": "cpu",
+        }
+
+    def command(self, module: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", f"cocosnet_jax.{module}", *arguments]
+
+    def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(module, *arguments),
+            cwd=ROOT,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+
+    def train_arguments(self, workdir: Path, **changed: object) -> list[str]:
+        fields = TINY | {
+            "data.source": self.folder / "ade",
+            "data.data_dir": self.folder / "prepared",
+        }
+        fields |= {name.replace("__", "."): value for name, value in changed.items()}
+        overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+        return ["--config=configs/ade20k.py:released", f"--workdir={workdir}", *overrides]
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("program")
+    for index in range(8):
+        write_pair(folder / "ade/training", f"ADE_train_{index}", draw_label(index))
+    for index in range(4):
+        write_pair(folder / "ade/validation", f"ADE_val_{index}", draw_label(100 + index))
+    return Program(folder)
+
+
+@pytest.fixture(scope="session")
+def trained(program):
+    """The workdir of a run of `STEPS` steps."""
+    workdir = program.folder / "trained"
+    done = program.run(
+        "main",
+        *program.train_arguments(workdir, train__stop_after=STEPS, train__images_every=STEPS),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"finished at step {STEPS}" in done.stdout
+    return workdir

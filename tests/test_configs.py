@@ -1,0 +1,109 @@
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from cocosnet_jax import settings
+from cocosnet_jax.data import toy_scenes
+from cocosnet_jax.errors import UserError
+from tests.conftest import ROOT
+
+
+def load(name, *variant):
+    config = importlib.import_module(f"configs.{name}").get_config(*variant)
+    if not config.data.exemplar_list:
+        config.data.exemplar_list = "random"
+    return settings.from_mapping(config.to_dict())
+
+
+def test_base_is_the_defaults():
+    assert load("base") == settings.Settings()
+
+
+def test_ade20k_follows_the_paper_unless_told_otherwise():
+    paper = load("ade20k")
+    assert paper == load("ade20k", "paper")
+    # SPEC section 9, with the mask only of ADE20k.
+    assert (paper.model.mask_input, paper.model.mask_epochs) == ("adaptor", 80)
+    assert not paper.model.mask_at_inference
+    assert (paper.optimiser.beta1, paper.optimiser.beta2) == (0.0, 0.999)
+    assert paper.epochs == 100
+    assert (paper.loss.perceptual_layer, paper.loss.perceptual_norm) == ("relu4_2", "l1")
+    assert paper.loss.contextual_relu2_2
+    assert paper.loss.discriminator_features == 0
+    assert paper.data.distortion == "geometric"
+    assert paper.model.spectral_everywhere
+
+
+def test_noise_recipe_differs_by_the_noise_only():
+    # SPEC section 8: `noise_for_mask`, `mask_epoch` 150 of 200.
+    assert settings.differences(load("ade20k", "released"), load("ade20k", "noise")) == [
+        "model.mask_epochs: -1, 150",
+        "model.mask_at_inference: True, False",
+    ]
+
+
+def test_toy_has_the_toys_classes():
+    assert load("toy").data.channels == toy_scenes.NUM_CLASSES
+    assert load("toy", "no_mask").model.mask_input == "none"
+
+
+@pytest.mark.parametrize("name", ["ade20k", "toy"])
+def test_unknown_variant_is_named(name):
+    with pytest.raises(UserError, match=rf"configs/{name}.py:nonsense is unknown; .* variants"):
+        load(name, "nonsense")
+
+
+# The last column: what the one line must say.
+WRONG = [
+    ((), "--config is missing"),
+    (("--config=configs/none.py",), "--config=configs/none.py is not a file; there are configs/"),
+    (("--config=configs/toy.py:x",), "configs/toy.py:x is unknown; configs/toy.py has the"),
+    (
+        ("--config=configs/toy.py", "--config.train.bach=3"),
+        "config.train.bach is unknown; config.train has batch_size, checkpoint_every",
+    ),
+    (
+        ("--config=configs/toy.py", "--config.trian.seed=3"),
+        "config.trian is unknown; config has data, model, loss, optimiser, vgg, train",
+    ),
+    (
+        ("--config=configs/toy.py", "--config.train.batch_size=2.5"),
+        "config.train.batch_size is '2.5'; it must be of type int",
+    ),
+    (
+        ("--config=configs/toy.py", "--config.model.non_local=7"),
+        "config.model.non_local is '7'; it must be of type bool",
+    ),
+    (
+        ("--config=configs/toy.py", "--config.model.dtype=float16"),
+        "config.model.dtype is 'float16'; allowed are 'float32', 'bfloat16'",
+    ),
+    (
+        ("--config=configs/toy.py", "--config.data.image_size=100"),
+        "config.data.image_size is 100; it must be a positive multiple of 32, for example 96",
+    ),
+    (
+        ("--config=configs/ade20k.py", "--workdir=/nowhere"),
+        "config.data.exemplar_list is empty: name a list file",
+    ),
+    (("--config=configs/toy.py", "--wrokdir=x"), "Unknown command line flag 'wrokdir'"),
+    (("--config=configs/toy.py", "extra"), "'extra' is not a flag"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "line"), WRONG, ids=[line[:40] for _, line in WRONG])
+def test_a_wrong_command_line_is_one_line(arguments, line):
+    done = subprocess.run(
+        [sys.executable, "-m", "cocosnet_jax.main", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert line in done.stderr

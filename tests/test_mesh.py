@@ -1,0 +1,33 @@
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from cocosnet_jax import mesh
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.types import Batch
+
+
+def test_mesh_is_all_devices_on_one_auto_axis():
+    found = mesh.make()
+    assert found.axis_names == ("data",)
+    assert found.size == jax.device_count()
+    assert found.axis_types == (AxisType.Auto,)
+
+
+def test_rows_go_to_the_devices_and_back():
+    rows = np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3)
+    batch = Batch(rows, rows + 1, rows[..., :1], rows[..., 1:2], np.arange(4, dtype=np.float32))
+    placed = mesh.to_global(mesh.make(), batch)
+    for ours, theirs in zip(placed, batch, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(mesh.to_local(ours), theirs)
+
+
+def test_batch_that_does_not_split_names_the_numbers(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    mesh.check_batch("train.batch_size", 16)
+    with pytest.raises(UserError) as error:
+        mesh.check_batch("train.batch_size", 12)
+    assert "config.train.batch_size is 12, which does not split over 8 devices" in str(error.value)
+    assert "for example 16" in str(error.value)
