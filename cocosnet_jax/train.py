@@ -1,7 +1,6 @@
 """The training loop, nothing else."""
 
 import contextlib
-import functools
 import math
 import os
 import signal
@@ -90,7 +89,13 @@ def prepare_data(settings: Settings) -> None:
 
 def initial_state(settings: Settings, devices: Mesh, steps_per_epoch: int) -> TrainState:
     """Returns the state at step 0, made on every device at once."""
-    create = functools.partial(create_state, settings, steps_per_epoch=steps_per_epoch)
+
+    def create(key: jax.Array) -> TrainState:
+        state = create_state(settings, key, steps_per_epoch)
+        # Constants are weakly typed, a step's results are not: without this the step would be
+        # compiled for both.
+        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+
     return jax.jit(create, out_shardings=mesh.replicated(devices))(
         rng.key(settings.train.seed, "init")
     )
