@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.blocks import ResidualBlock
 from cocosnet_jax.nn.conv import Conv, Dtype
+from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.nn.norms import instance_norm, unit_length
 from cocosnet_jax.nn.resize import nearest
 from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
@@ -139,19 +140,28 @@ class CorrespondenceNetwork(nn.Module):
         adapted_exemplar = image_branch(exemplar, exemplar_mask)
         adapted_truth = None if truth is None else image_branch(truth, truth_mask)
 
-        features = FeatureBlock(s, self.dtype, name="features")
-
-        def project(
-            x: Float[Array, "b h w k"], mask: Float[Array, "b height width classes"], name: str
+        def normalised(
+            x: Float[Array, "b h w k"], mask: Float[Array, "b height width classes"]
         ) -> Float[Array, "b h w k"]:
             x = unit_length(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
             if s.mask_input == "features":
                 x = jnp.concatenate([x, nearest(mask, *x.shape[1:3]).astype(x.dtype)], -1)
-            conv = Conv(
-                4 * s.base_filters, 1, spectral=s.spectral_everywhere, dtype=self.dtype, name=name
-            )
-            return conv(features(x, train=train), train=train)
+            return x
 
-        theta = project(adapted_input, semantics, "theta")
-        phi = project(adapted_exemplar, exemplar_mask, "phi")
+        def project(x: Float[Array, "b h w k"], name: str) -> Float[Array, "b h w k"]:
+            spectral = s.spectral_everywhere
+            conv = Conv(4 * s.base_filters, 1, spectral=spectral, dtype=self.dtype, name=name)
+            return conv(x, train=train)
+
+        features = FeatureBlock(s, self.dtype, name="features")
+        branches = (
+            normalised(adapted_input, semantics),
+            normalised(adapted_exemplar, exemplar_mask),
+        )
+        if s.feature_norm == "instance" and not s.spectral_everywhere:
+            # Nothing in the block looks across samples or counts calls: one call serves both.
+            branches = separate(features(interleave(*branches), train=train))
+        else:
+            branches = features(branches[0], train=train), features(branches[1], train=train)
+        theta, phi = project(branches[0], "theta"), project(branches[1], "phi")
         return Correspondence(adapted_input, adapted_exemplar, theta, phi, adapted_truth)

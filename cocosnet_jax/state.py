@@ -51,7 +51,8 @@ def learning_rate(base: float, s: OptimiserSettings, steps_per_epoch: int) -> op
     """Constant for `constant_epochs`, then one equal drop per epoch to 0 (SPEC section 7)."""
 
     def schedule(step: Any) -> Any:
-        decayed = jnp.maximum(step // steps_per_epoch - s.constant_epochs, 0)
+        # As a float of the precision in force: an integer's quotient is always a float32.
+        decayed = jnp.maximum(step // steps_per_epoch - s.constant_epochs, 0) * 1.0
         return base * jnp.maximum(1 - decayed / max(s.decay_epochs, 1), 0.0)
 
     return schedule

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from cocosnet_jax import losses, model, vgg
+from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, build_discriminator, inference_variables, optimisers
 from cocosnet_jax.types import Batch, Outputs
@@ -20,19 +21,6 @@ PredictStep = Callable[[TrainState, Batch], Outputs]
 
 # Collections that a training call changes.
 MUTABLE = ["spectral", "batch_stats"]
-
-
-def _interleave(
-    fake: Float[Array, "b height width c"], real: Float[Array, "b height width c"]
-) -> Float[Array, "b2 height width c"]:
-    """One batch, fake and real by turns: a batch that is sharded over devices stays in place."""
-    both = jnp.stack([fake, real], 1)
-    return both.reshape(-1, *fake.shape[1:])
-
-
-def _separate(features: PyTree) -> tuple[PyTree, PyTree]:
-    """Undoes `_interleave`: the features of fake and of real."""
-    return jax.tree.map(lambda x: x[0::2], features), jax.tree.map(lambda x: x[1::2], features)
 
 
 def gives_mask(settings: Settings, step: Any, steps_per_epoch: int) -> Any:
@@ -65,15 +53,15 @@ def generator_losses(
     dtype = jnp.bfloat16 if settings.model.dtype == "bfloat16" else None
     if weights.pseudo_exemplar or weights.perceptual or weights.contextual:
         drawn = vgg.features(vgg_weights, fake, dtype=dtype)
-    if weights.pseudo_exemplar or weights.perceptual:
-        truth = vgg.features(vgg_weights, inputs.image, dtype=dtype)
+        # Neither truth nor exemplar carries a gradient: one call serves both.
+        pictures = interleave(inputs.image, inputs.exemplar)
+        truth, style = separate(vgg.features(vgg_weights, pictures, dtype=dtype))
     if weights.pseudo_exemplar:
         terms["pseudo_exemplar"] = losses.pseudo_exemplar(drawn, truth, inputs.self_reference)
     if weights.perceptual:
         layer = weights.perceptual_layer
         terms["perceptual"] = losses.perceptual(drawn[layer], truth[layer], weights.perceptual_norm)
     if weights.contextual:
-        style = vgg.features(vgg_weights, inputs.exemplar, dtype=dtype)
         terms["contextual"] = losses.contextual(
             drawn, style, weights.contextual_centre, weights.contextual_relu2_2
         )
@@ -114,17 +102,17 @@ def gradients(
       Gradients of both players, their new variables, the weighted losses, the translation.
     """
     generator, discriminator = model.build(settings), build_discriminator(settings)
-    both_semantics = _interleave(inputs.semantics, inputs.semantics)
+    both_semantics = interleave(inputs.semantics, inputs.semantics)
 
     def judge(params: PyTree, variables: PyTree, fake: Array) -> tuple[Any, Any, PyTree]:
         features, new = discriminator.apply(
             {"params": params, **variables},
             both_semantics,
-            _interleave(fake, inputs.image),
+            interleave(fake, inputs.image),
             train=True,
             mutable=MUTABLE,
         )
-        return *_separate(features), new
+        return *separate(features), new
 
     def generator_loss(params: PyTree) -> tuple[Array, Any]:
         translation, new = generator.apply(

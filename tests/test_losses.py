@@ -91,8 +91,7 @@ def test_self_reference_shares_the_loss():
 
 
 def test_hinges():
-    logits = [np.array([-2.0, 0.5]).reshape(1, 1, 2, 1), np.array([3.0]).reshape(1, 1, 1, 1)]
-    logits = [jnp.asarray(x) for x in logits]
+    logits = [jnp.asarray([-2.0, 0.5]).reshape(1, 1, 2, 1), jnp.asarray([3.0]).reshape(1, 1, 1, 1)]
     assert float(losses.hinge_generator(logits)) == pytest.approx((0.75 - 3) / 2)
     assert float(losses.hinge_discriminator(logits, real=True)) == pytest.approx(
         ((3 + 0.5) / 2 + 0) / 2

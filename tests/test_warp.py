@@ -13,7 +13,7 @@ H, W, K = 3, 4, 5
 def features_by_hand(x, side, centre):
     """(h * w, k * side^2): loops over positions and neighbours."""
     reach = side // 2
-    rows = []
+    found = []
     for i in range(H):
         for j in range(W):
             row = []
@@ -21,8 +21,8 @@ def features_by_hand(x, side, centre):
                 for dj in range(-reach, reach + 1):
                     inside = 0 <= i + di < H and 0 <= j + dj < W
                     row.append(x[i + di, j + dj] if inside else np.zeros(K))
-            rows.append(np.concatenate(row))
-    rows = np.array(rows)
+            found.append(np.concatenate(row))
+    rows = np.array(found)
     rows = rows - rows.mean(1 if centre == "channels" else 0, keepdims=True)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 

@@ -38,7 +38,6 @@ class ResidualBlock(nn.Module):
                 y.shape[-1],
                 3,
                 1,
-                1,
                 "reflect",
                 spectral=self.spectral,
                 dtype=self.dtype,

@@ -55,8 +55,18 @@ def convolve(
     return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
+def reflect_pad(x: Float[Array, "b height width c"]) -> Float[Array, "b h w c"]:
+    """One mirrored pixel on every side; a border is repeated only where there is nothing else."""
+    for axis in (1, 2):
+        last = x.shape[axis] - 1
+        before = jax.lax.slice_in_dim(x, min(1, last), min(1, last) + 1, axis=axis)
+        after = jax.lax.slice_in_dim(x, max(last - 1, 0), max(last - 1, 0) + 1, axis=axis)
+        x = jnp.concatenate([before, x, after], axis)
+    return x
+
+
 def _unit(x: Float[Array, "k"]) -> Float[Array, "k"]:
-    return x / jnp.maximum(jnp.linalg.norm(x), SPECTRAL_EPS)
+    return x / jnp.maximum(jnp.sqrt(jnp.sum(jnp.square(x))), SPECTRAL_EPS)
 
 
 class Conv(nn.Module):
@@ -70,8 +80,7 @@ class Conv(nn.Module):
       features: output channels.
       kernel: side of the square kernel.
       stride: step between output positions.
-      padding: pixels added on every side.
-      mode: what is added: zeros or the mirrored image.
+      padding: zeros added on every side, in pixels, or `reflect`: one mirrored pixel.
       use_bias: whether a bias is added.
       spectral: whether the weight is normalised.
       dtype: of the product; None computes in the promoted type of input and weight.
@@ -80,29 +89,34 @@ class Conv(nn.Module):
     features: int
     kernel: int
     stride: int = 1
-    padding: int = 0
-    mode: Literal["zero", "reflect"] = "zero"
+    padding: int | Literal["reflect"] = 0
     use_bias: bool = True
     spectral: bool = False
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b height width cin"], *, train: bool
-    ) -> Float[Array, "b h w cout"]:
-        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+    def weights(
+        self, channels: int, *, train: bool
+    ) -> tuple[Float[Array, "kh kw cin cout"], Float[Array, "cout"] | None]:
+        """Kernel, normalised, and bias, for an input of so many channels."""
+        shape = (self.kernel, self.kernel, channels, self.features)
         kernel = self.param("kernel", xavier, shape)
         if self.spectral:
             kernel = kernel / self._sigma(kernel.reshape(-1, self.features), train)
         bias = (
             self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         )
+        return kernel, bias
+
+    def __call__(
+        self, x: Float[Array, "b height width cin"], *, train: bool
+    ) -> Float[Array, "b h w cout"]:
+        kernel, bias = self.weights(x.shape[-1], train=train)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        padding = self.padding
-        if self.mode == "reflect" and padding:
-            x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), "reflect")
-            padding = 0
-        x = convolve(x, kernel, self.stride, padding)
+        if self.padding == "reflect":
+            x = convolve(reflect_pad(x), kernel, self.stride)
+        else:
+            x = convolve(x, kernel, self.stride, self.padding)
         return x if bias is None else x + bias
 
     def _sigma(self, matrix: Float[Array, "rest cout"], train: bool) -> Float[Array, ""]:

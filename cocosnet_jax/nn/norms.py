@@ -16,17 +16,17 @@ def _widen(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def positional_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Normalises each position over its channels, unbiased variance (paper section 3.2)."""
     wide = _widen(x)
-    mean = wide.mean(-1, keepdims=True)
-    variance = wide.var(-1, keepdims=True, ddof=1)
-    return ((wide - mean) / jnp.sqrt(variance + EPS)).astype(x.dtype)
+    centred = wide - wide.mean(-1, keepdims=True)
+    variance = jnp.square(centred).sum(-1, keepdims=True) / (x.shape[-1] - 1)
+    return (centred / jnp.sqrt(variance + EPS)).astype(x.dtype)
 
 
 def instance_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Normalises each channel of each sample over its positions, biased variance."""
     wide = _widen(x)
-    mean = wide.mean((1, 2), keepdims=True)
-    variance = wide.var((1, 2), keepdims=True)
-    return ((wide - mean) / jnp.sqrt(variance + EPS)).astype(x.dtype)
+    centred = wide - wide.mean((1, 2), keepdims=True)
+    variance = jnp.square(centred).mean((1, 2), keepdims=True)
+    return (centred / jnp.sqrt(variance + EPS)).astype(x.dtype)
 
 
 def unit_length(x: Float[Array, "... k"]) -> Float[Array, "... k"]:

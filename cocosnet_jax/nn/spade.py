@@ -3,9 +3,10 @@
 from typing import Literal
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn.conv import Conv, Dtype
+from cocosnet_jax.nn.conv import Conv, Dtype, convolve, reflect_pad
 from cocosnet_jax.nn.norms import BatchNorm, positional_norm
 from cocosnet_jax.nn.resize import resize
 
@@ -44,14 +45,19 @@ class Spade(nn.Module):
     ) -> Float[Array, "b h w c"]:
         def conv(features: int, name: str) -> Conv:
             return Conv(
-                features, 3, 1, 1, "reflect", spectral=self.spectral, dtype=self.dtype, name=name
+                features, 3, 1, "reflect", spectral=self.spectral, dtype=self.dtype, name=name
             )
 
         normed = positional_norm(x) if self.norm == "positional" else BatchNorm()(x, train=train)
         condition = resize(condition, x.shape[1], x.shape[2], self.condition_resize)
         shared = nn.relu(conv(self.hidden, "shared")(condition, train=train))
-        gamma = conv(x.shape[-1], "gamma")(shared, train=train)
-        beta = conv(x.shape[-1], "beta")(shared, train=train)
+        # gamma and beta read the same map: one convolution makes both.
+        layers = [
+            conv(x.shape[-1], name).weights(self.hidden, train=train) for name in ("gamma", "beta")
+        ]
+        both = [jnp.concatenate(parts, -1) for parts in zip(*layers, strict=True)]
+        shared, kernel, bias = nn.dtypes.promote_dtype(shared, *both, dtype=self.dtype)
+        gamma, beta = jnp.split(convolve(reflect_pad(shared), kernel) + bias, 2, -1)
         return normed * (1 + gamma) + beta
 
 
@@ -91,7 +97,7 @@ class SpadeBlock(nn.Module):
             )
 
         def conv(features: int, name: str) -> Conv:
-            return Conv(features, 3, 1, 1, "reflect", spectral=True, dtype=self.dtype, name=name)
+            return Conv(features, 3, 1, "reflect", spectral=True, dtype=self.dtype, name=name)
 
         shortcut = x
         if x.shape[-1] != self.features:

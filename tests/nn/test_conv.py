@@ -33,7 +33,7 @@ def by_hand(x, kernel, stride, padding, mode):
 def test_convolution(kernel, stride, padding, mode):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 8, 6, 3))
-    module = Conv(5, kernel, stride, padding, mode)
+    module = Conv(5, kernel, stride, "reflect" if mode == "reflect" else padding)
     weights = {"kernel": rng.normal(size=(kernel, kernel, 3, 5)), "bias": rng.normal(size=5)}
     expected = by_hand(x, weights["kernel"], stride, padding, mode) + weights["bias"]
     narrow = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), weights)
