@@ -47,6 +47,7 @@ class Checkpoints:
         """Opens `workdir`/checkpoints, and makes it where it is missing."""
         every = settings.train.checkpoint_every
         self._settings = settings
+        self._saving = 0  # step of the newest save, which may still be going on
         self._manager = ocp.CheckpointManager(
             absolute(workdir) / FOLDER,
             item_names=("state", "settings"),
@@ -85,9 +86,13 @@ class Checkpoints:
         )
         try:
             self._manager.check_for_errors()
-            return self._manager.save(step, args=arguments, force=force)
+            if not force and not self._manager.should_save(step):
+                return False
+            self._manager.wait_until_finished()
+            self._saving = step
+            return self._manager.save(step, args=arguments, force=True)
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._write_error(step, error) from error
+            raise self._write_error(error) from error
 
     def wait(self) -> None:
         """Waits until what was saved is on disk; raises UserError if it cannot be written."""
@@ -95,7 +100,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._write_error(self.latest_step or 0, error) from error
+            raise self._write_error(error) from error
 
     def restore(self, sharding: Sharding) -> TrainState:
         """Returns the newest state, placed by `sharding`; there must be one."""
@@ -112,12 +117,12 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _write_error(self, step: int, error: Exception) -> UserError:
+    def _write_error(self, error: Exception) -> UserError:
         folder = self._manager.directory
         complete = [step for step in ocp.utils.checkpoint_steps(folder)]
         kept = f"step {max(complete)} is intact" if complete else "there is none before it"
         return UserError(
-            f"checkpoint of step {step} cannot be written to {folder}: {_first_line(error)};"
+            f"checkpoint of step {self._saving} cannot be written to {folder}: {_reason(error)};"
             f" {kept}. Make room or choose another --workdir, then run the same command again"
         )
 
@@ -206,9 +211,11 @@ def _step_folder(path: epath.Path) -> epath.Path:
 
 def _read_error(folder: epath.Path, error: Exception) -> UserError:
     return UserError(
-        f"checkpoint {folder} cannot be read: {_first_line(error)}; give or keep an older one"
+        f"checkpoint {folder} cannot be read: {_reason(error)}; give or keep an older one"
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _reason(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # Long ones name temporary files first; the cause comes last.
+    return line if len(line) < 200 else f"...{line[-200:]}"

@@ -47,6 +47,8 @@ def run(main: Callable[[], int | None]) -> None:
         if not flags.FLAGS["verbosity"].present:
             # Orbax tells its whole inner life at absl's default level.
             logging.set_verbosity(logging.WARNING)
+        # What fails in a background thread is raised here as well, without that thread's history.
+        logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
         return main()
 
     try:

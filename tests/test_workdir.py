@@ -1,0 +1,70 @@
+import dataclasses
+import os
+
+import pytest
+from etils import epath
+
+from cocosnet_jax import settings, workdir
+from cocosnet_jax.errors import UserError
+
+SETTINGS = settings.Settings()
+
+
+def changed(section, **fields):
+    part = dataclasses.replace(getattr(SETTINGS, section), **fields)
+    return dataclasses.replace(SETTINGS, **{section: part})
+
+
+def test_check_writes_nothing_and_claim_the_settings(tmp_path):
+    folder = workdir.check(str(tmp_path / "a/b"), SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+    workdir.claim(folder, SETTINGS)
+    assert settings.from_json((tmp_path / "a/b/settings.json").read_text()) == SETTINGS
+    assert workdir.check(str(tmp_path / "a/b"), SETTINGS) == folder
+
+
+def test_another_runs_folder_is_refused_with_the_differences(tmp_path):
+    workdir.claim(epath.Path(tmp_path), SETTINGS)
+    before = (tmp_path / "settings.json").read_bytes()
+    with pytest.raises(UserError) as error:
+        workdir.check(str(tmp_path), changed("optimiser", beta2=0.5, ema=0.99))
+    assert "optimiser.beta2: 0.9, 0.5" in str(error.value)
+    assert "optimiser.ema: 0.0, 0.99" in str(error.value)
+    assert (tmp_path / "settings.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize(
+    "settings_now",
+    [
+        changed("train", stop_after=5, log_every=1, images_every=2, checkpoint_every=3),
+        changed("data", source="/elsewhere", data_dir="/elsewhere"),
+    ],
+)
+def test_what_is_not_learned_may_change(tmp_path, settings_now):
+    workdir.claim(epath.Path(tmp_path), SETTINGS)
+    workdir.check(str(tmp_path), settings_now)
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is a file; choose another --workdir"):
+        workdir.check(str(tmp_path / "file/run"), SETTINGS)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named():
+    # /proc refuses even root.
+    assert os.path.isdir("/proc/1")
+    with pytest.raises(UserError, match="--workdir=/proc/1/run cannot be written to"):
+        workdir.check("/proc/1/run", SETTINGS)
+
+
+def test_no_workdir_says_so():
+    with pytest.raises(UserError, match="--workdir is missing"):
+        workdir.check("", SETTINGS)
+
+
+def test_damaged_settings_are_not_taken_for_none(tmp_path):
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(UserError, match="is no settings file of this version"):
+        workdir.check(str(tmp_path), SETTINGS)
