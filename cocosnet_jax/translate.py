@@ -1,12 +1,16 @@
-r"""Translates label maps to photographs in the style of exemplars.
+r"""Translates label maps, edges or poses to photographs in the style of exemplars.
 
     python -m cocosnet_jax.translate --checkpoint=runs/ade20k \
         --input=label.png --exemplar=photo.jpg --exemplar-label=photo.png --output=out.png
 
-`--input` may be a folder of label maps (.png); `--output` is one then as well. All of them take
-the one exemplar, or `--exemplar` and `--exemplar-label` are folders and `--list` says which input
-takes which exemplar (`input,exemplar`, one line per input). Everything is read once before the
-first picture is written, so that what is wrong is said at the start.
+What an input is follows from the checkpoint's dataset: a label map; OpenPose's file; an edge map;
+or a photograph in the dataset's own layout (CelebA-HQ, DeepFashion), whose annotations are found
+as in training. An exemplar in such a layout needs no `--exemplar-label`.
+
+`--input` may be a folder of inputs; `--output` is one then as well. All of them take the one
+exemplar, or `--exemplar` and `--exemplar-label` are folders and `--list` says which input takes
+which exemplar (`input,exemplar`, one line per input). Everything is read once before the first
+picture is written, so that what is wrong is said at the start.
 """
 
 import sys
@@ -15,15 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
-from jaxtyping import UInt8
 
 from cocosnet_jax import command
-from cocosnet_jax.data import exemplars, images, problems
+from cocosnet_jax.data import exemplars, images, inputs, problems
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings, Settings
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "a run's workdir, or one checkpoint in it")
-_INPUT = flags.DEFINE_string("input", "", "label map (.png), or a folder of them")
+_INPUT = flags.DEFINE_string("input", "", "label map, pose file, ..., or a folder of them")
 _EXEMPLAR = flags.DEFINE_string("exemplar", "", "photograph, or with --list a folder of them")
 _EXEMPLAR_LABEL = flags.DEFINE_string(
     "exemplar-label", "", "the exemplar's label map, or with --list a folder of them"
@@ -34,8 +37,6 @@ _WARPED = flags.DEFINE_bool("warped", False, "also write the warped exemplar, as
 _ORIGINAL_SIZE = flags.DEFINE_bool(
     "original-size", False, "resize results to the input's own width and height"
 )
-
-_PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class Pair(NamedTuple):
@@ -57,19 +58,13 @@ def main() -> int:
 
     restored = checkpoint.restore_for_inference(_CHECKPOINT.value)
     settings = restored.settings
-    if settings.data.condition != "labels":
-        raise UserError(
-            f"--checkpoint={_CHECKPOINT.value} takes inputs of the kind"
-            f" {settings.data.condition!r} (dataset {settings.data.dataset}), and translate reads"
-            " label maps; translate its validation images with"
-            " `python -m cocosnet_jax.main --mode=evaluate`"
-        )
     pairs = find_pairs(
         Path(_INPUT.value),
         Path(_EXEMPLAR.value),
         Path(_EXEMPLAR_LABEL.value) if _EXEMPLAR_LABEL.value else None,
         _LIST.value,
         Path(_OUTPUT.value),
+        settings.data,
         needs_label=needs_exemplar_label(settings),
     )
     check(pairs, settings.data)
@@ -90,17 +85,19 @@ def find_pairs(
     exemplar_label: Path | None,
     list_file: str,
     output: Path,
+    data: DataSettings,
     *,
     needs_label: bool,
 ) -> list[Pair]:
     """Matches inputs with exemplars.
 
     Args:
-      labels: a label map, or a folder of them.
+      labels: an input, or a folder of them.
       exemplar: a photograph, or a folder that `list_file` names photographs in.
       exemplar_label: the same of its label maps, under the photographs' names with .png.
       list_file: exemplar list, or empty.
       output: where to write.
+      data: of the model, which say what an input is.
       needs_label: whether the model takes the exemplar's label map.
 
     Raises:
@@ -108,23 +105,29 @@ def find_pairs(
     """
     if not labels.exists():
         raise UserError(f"--input={labels} does not exist")
-    if needs_label and exemplar_label is None:
+
+    def map_of(photograph: Path, given: Path | None) -> Path | None:
+        if given is not None or not needs_label:
+            return given
+        if inputs.stands_for_itself(data, photograph):
+            return photograph
         raise UserError(
             "--exemplar-label is missing: this checkpoint matches label maps as well as pictures"
             " (model.mask_input), so it takes the exemplar's label map; a run of"
             " configs/ade20k.py:noise or configs/ade20k.py needs none"
         )
+
     if not labels.is_dir():
         if list_file:
             raise UserError(f"--list goes with a folder of inputs, and --input={labels} is a file")
         if output.is_dir():
             output = output / f"{labels.stem}.png"
-        return [Pair(labels, exemplar, exemplar_label, _as_png(output))]
+        return [Pair(labels, exemplar, map_of(exemplar, exemplar_label), _as_png(output))]
 
-    inputs = _files(labels, (".png",))
-    if not inputs:
-        raise UserError(f"--input={labels} holds no label maps (.png)")
-    if output.suffix.lower() in _PHOTOGRAPHS or output.is_file():
+    names = [name for name in _files(labels) if inputs.is_input(data, labels / name)]
+    if not names:
+        raise UserError(f"--input={labels} holds no inputs for a model of {data.dataset}")
+    if output.suffix.lower() in images.EXTENSIONS or output.is_file():
         raise UserError(f"--output={output} must be a folder, because --input={labels} is one")
     if not list_file:
         if exemplar.is_dir():
@@ -132,13 +135,17 @@ def find_pairs(
                 f"--exemplar={exemplar} is a folder: name one photograph for all inputs, or say"
                 " with --list which input takes which"
             )
-        return [Pair(labels / name, exemplar, exemplar_label, output / name) for name in inputs]
+        its_map = map_of(exemplar, exemplar_label)
+        return [
+            Pair(labels / name, exemplar, its_map, (output / name).with_suffix(".png"))
+            for name in names
+        ]
 
     if not exemplar.is_dir():
         raise UserError(f"--exemplar={exemplar} must be a folder, because --list is given")
     if exemplar_label is not None and not exemplar_label.is_dir():
         raise UserError(f"--exemplar-label={exemplar_label} must be a folder: --list is given")
-    photographs = _files(exemplar, _PHOTOGRAPHS)
+    photographs = [name for name in _files(exemplar) if name.lower().endswith(images.EXTENSIONS)]
     # A label map that lies beside its photograph is no photograph.
     others = {str(Path(name).with_suffix("")) for name in photographs if not name.endswith(".png")}
     photographs = [
@@ -150,7 +157,7 @@ def find_pairs(
     by_input = exemplars.KeyIndex([line.key for line in lines])
     by_photograph = exemplars.KeyIndex(photographs)
     pairs, wrong = [], []
-    for name in inputs:
+    for name in names:
         line = by_input.find(name)
         if line is None or line < 0:
             wrong.append(f"no one line is for the input {name}")
@@ -161,8 +168,10 @@ def find_pairs(
             wrong.append(f"line {lines[line].number}: {reference} is no one file in {exemplar}")
             continue
         photograph = Path(photographs[found])
-        label = exemplar_label / photograph.with_suffix(".png") if exemplar_label else None
-        pairs.append(Pair(labels / name, exemplar / photograph, label, output / name))
+        given = exemplar_label / photograph.with_suffix(".png") if exemplar_label else None
+        label = map_of(exemplar / photograph, given)
+        target = (output / name).with_suffix(".png")
+        pairs.append(Pair(labels / name, exemplar / photograph, label, target))
     problems.raise_if_any(f"--list={list_file}", wrong)
     return pairs
 
@@ -173,12 +182,10 @@ def _as_png(output: Path) -> Path:
     return output
 
 
-def _files(folder: Path, extensions: tuple[str, ...]) -> list[str]:
+def _files(folder: Path) -> list[str]:
     """Paths below a folder, relative to it, in alphabetical order."""
     return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in extensions and path.is_file()
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
 
 
@@ -187,7 +194,7 @@ def check(pairs: list[Pair], data: DataSettings) -> None:
     wrong = []
     for path in sorted({pair.label for pair in pairs} | _labels(pairs)):
         try:
-            read_label(path, data)
+            inputs.read_input(data, path)
         except UserError as error:
             wrong.append(str(error))
     for path in sorted({pair.exemplar for pair in pairs}):
@@ -200,24 +207,6 @@ def check(pairs: list[Pair], data: DataSettings) -> None:
 
 def _labels(pairs: list[Pair]) -> set[Path]:
     return {pair.exemplar_label for pair in pairs if pair.exemplar_label is not None}
-
-
-def read_label(path: Path, data: DataSettings) -> np.ndarray:
-    """Returns a file's class map, (height, width) at its own size.
-
-    Raises:
-      UserError: it cannot be read, or holds a class that the model does not have.
-    """
-    label = images.read_label_map(path)
-    if data.dataset == "ade20k":
-        label[label == 255] = data.channels - 1  # as preparation does (SPEC section 1)
-    outside = np.unique(label[(label < 0) | (label >= data.channels)])
-    if outside.size:
-        raise UserError(
-            f"{path} holds the value {outside[-1]}, but this model's classes are 0 to"
-            f" {data.channels - 1} (0 is unknown)"
-        )
-    return label
 
 
 def translate(pairs: list[Pair], settings: Settings, state: Any) -> None:
@@ -233,24 +222,21 @@ def translate(pairs: list[Pair], settings: Settings, state: Any) -> None:
     size = (settings.data.image_size,) * 2
     predict = jax.jit(predict_step(settings))
 
-    def class_map(path: Path | None) -> UInt8[np.ndarray, "1 height width 1"]:
-        if path is None:
-            return np.zeros((1, *size, 1), np.uint8)
-        label = images.resize_label(read_label(path, settings.data), size)
-        return label.astype(np.uint8)[None, :, :, None]
-
     if len(pairs) > 1:
         print("compiling ...", flush=True)
     for pair in tqdm.tqdm(
         pairs, desc="translating", disable=len(pairs) == 1, unit=" pictures", file=sys.stdout
     ):
         exemplar = images.resize_photograph(images.read_photograph(pair.exemplar), size)[None]
+        read = inputs.read_input(settings.data, pair.label)
+        # A model that is not given the exemplar's map does not look at it.
+        own = inputs.read_input(settings.data, pair.exemplar_label or pair.label)
         batch = Batch(
             # The truth is not known, and nothing in a translation reads it.
             image=np.zeros_like(exemplar),
             exemplar=exemplar,
-            label=class_map(pair.label),
-            exemplar_label=class_map(pair.exemplar_label),
+            label=read.planes[None],
+            exemplar_label=own.planes[None],
             self_reference=np.zeros(1, np.float32),
         )
         outputs = jax.device_get(predict(state, batch))
@@ -261,8 +247,7 @@ def translate(pairs: list[Pair], settings: Settings, state: Any) -> None:
         for path, image in results.items():
             picture = pictures.to_bytes(image)
             if _ORIGINAL_SIZE.value:
-                own_size = images.read_label_map(pair.label).shape
-                picture = images.resize_photograph(picture, (own_size[0], own_size[1]))
+                picture = images.resize_photograph(picture, read.size)
             pictures.write_png(absolute(path), picture)
 
 

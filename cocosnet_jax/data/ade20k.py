@@ -26,6 +26,7 @@ import numpy as np
 import tqdm
 
 from cocosnet_jax.data import images, problems
+from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.listed import files_below
 from cocosnet_jax.data.records import PairBuilder
 from cocosnet_jax.errors import UserError
@@ -33,7 +34,7 @@ from cocosnet_jax.errors import UserError
 _FOLDERS = {"train": "training", "validation": "validation"}
 _PHOTOGRAPHS = (".jpg", ".jpeg")
 _LABELS = (".png",)
-_UNMARKED = 255
+_UNMARKED = UNMARKED["ade20k"]
 # Sky, tree, road, grass, pavement, earth, mountain, water, sea, field.
 _OUTDOORS = (3, 5, 7, 10, 12, 14, 17, 22, 27, 30)
 # Wall, floor, ceiling.

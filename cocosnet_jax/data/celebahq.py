@@ -8,7 +8,6 @@ source folder or in a folder of it:
     val.txt, numbers of the validation photographs; train.txt likewise, all others without it
 """
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -16,15 +15,6 @@ import numpy as np
 from cocosnet_jax.data import edges, face_parts, images
 from cocosnet_jax.data.listed import ListedBuilder
 from cocosnet_jax.errors import UserError
-
-
-def _number(key: str) -> int:
-    stem = Path(key).stem
-    if not (stem.isascii() and stem.isdecimal()):
-        raise UserError(
-            f"{key} has no number for a name; CelebA-HQ's photographs are named 0.jpg to 29999.jpg"
-        )
-    return int(stem)
 
 
 class Celebahq(ListedBuilder):
@@ -38,7 +28,7 @@ class Celebahq(ListedBuilder):
     def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Class map and glasses at their own size."""
         del size  # maps are smaller than the photographs
-        return face_parts.read_face(self.root / self.annotations, _number(key))
+        return face_parts.read_face(self.root / self.annotations, face_parts.number_of(key))
 
     def input_map(
         self,
@@ -63,7 +53,7 @@ class Celebahqedge(ListedBuilder):
     def read_input(self, key: str, size: tuple[int, int]) -> dict[str, np.ndarray]:
         """The masks of the face parts, at their own size."""
         del size
-        annotations, number = self.root / self.annotations, _number(key)
+        annotations, number = self.root / self.annotations, face_parts.number_of(key)
         parts = face_parts.read_parts(annotations, number, edges.EDGE_PARTS)
         if not parts:
             raise UserError(

@@ -1,14 +1,17 @@
-"""Edge maps of faces: the input domain of CelebA-HQ edge-to-face (SPEC section 1).
+"""Edge maps: the input domain of CelebA-HQ edge-to-face (SPEC section 1), and one's own.
 
 Pure functions on NumPy arrays. Planes are bytes; divided by 255 they are the channels of x_A.
 """
 
+import os
 from collections.abc import Mapping
 
 import cv2
 import numpy as np
 from PIL import Image
 from skimage import feature
+
+from cocosnet_jax.errors import UserError
 
 # The order of the distance maps among the channels, which is also the order of drawing.
 EDGE_PARTS = (
@@ -76,6 +79,39 @@ def photograph_edges(photograph: np.ndarray, size: tuple[int, int]) -> np.ndarra
     height, width = size
     resized = Image.fromarray(photograph).resize((width, height), Image.Resampling.BILINEAR)
     return feature.canny(np.asarray(resized.convert("L")))
+
+
+def check_lines(path: str | os.PathLike[str], lines: np.ndarray) -> np.ndarray:
+    """Returns an edge map, (H, W) uint8; raises a `UserError` where it is black on white."""
+    if (lines > 127).mean() > 0.5:
+        raise UserError(f"{path} is mostly white; an edge map has white lines on black: invert it")
+    return lines
+
+
+def own_edges(
+    photograph: np.ndarray | None, lines: np.ndarray | None, size: tuple[int, int]
+) -> np.ndarray:
+    """The input map of one's own edges.
+
+    Args:
+      photograph: (H, W, 3) uint8 RGB, in which edges are found where there are no `lines`.
+      lines: an edge map, (H', W') uint8, or None.
+      size: (h, w) of the map.
+
+    Returns:
+      (h, w, 2) uint8: the edges, and the distance map of those above 127.
+    """
+    if lines is None:
+        assert photograph is not None
+        edge_map = np.where(photograph_edges(photograph, size), 255, 0).astype(np.uint8)
+    else:
+        # The brightest pixel of an area stands for it: thin lines outlive the resizing.
+        reach = [-(-old // new) for old, new in zip(lines.shape, size, strict=True)]
+        thick = cv2.dilate(lines, np.ones(reach, np.uint8))
+        height, width = size
+        nearest = Image.Resampling.NEAREST
+        edge_map = np.asarray(Image.fromarray(thick).resize((width, height), nearest))
+    return np.stack([edge_map, distance_map(edge_map > 127)], axis=-1)
 
 
 def face_edges(

@@ -38,6 +38,17 @@ NUM_CLASSES = len(CLASS_NAMES)
 GLASSES = "eye_g"
 
 
+def number_of(photograph: str) -> int:
+    """The number that a photograph of CelebA-HQ has for a name; raises a `UserError`."""
+    stem = Path(photograph).stem
+    if not (stem.isascii() and stem.isdecimal()):
+        raise UserError(
+            f"{photograph} has no number for a name; CelebA-HQ's photographs are named 0.jpg to"
+            " 29999.jpg"
+        )
+    return int(stem)
+
+
 def part_path(annotations: Path, number: int, part: str) -> Path:
     """Where the mask of a part lies, should the image have that part."""
     return annotations / str(number // 2000) / f"{number:05d}_{part}.png"

@@ -19,11 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import cv2
 import numpy as np
-from PIL import Image
 
 from cocosnet_jax.data import edges, images, poses, problems
+from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.listed import ListedBuilder, files_below, read_lines
 from cocosnet_jax.errors import UserError
 
@@ -154,7 +153,7 @@ class Flickr(Folder):
     """Landscapes with label maps like ADE20k's: 0 is unknown, 255 becomes the last class."""
 
     title: ClassVar[str] = "Flickr landscapes"
-    unmarked: ClassVar[int | None] = 255
+    unmarked: ClassVar[int | None] = UNMARKED["flickr"]
 
 
 class FolderEdges(OwnBuilder):
@@ -173,28 +172,13 @@ class FolderEdges(OwnBuilder):
             return None
         path = self.annotation_of(key)
         lines = images.read_photograph(path).max(axis=-1)
-        lines = images.align(self.root / key, size, lines, path)
-        if (lines > 127).mean() > 0.5:
-            raise UserError(
-                f"{path} is mostly white; an edge map has white lines on black: invert it"
-            )
-        return lines
+        return edges.check_lines(path, images.align(self.root / key, size, lines, path))
 
     def input_map(
         self, annotation: np.ndarray | None, photograph: np.ndarray, size: tuple[int, int]
     ) -> np.ndarray:
         """Edges and their distance map, (h, w, 2)."""
-        if annotation is None:
-            found = edges.photograph_edges(photograph, size)
-            lines = np.where(found, 255, 0).astype(np.uint8)
-        else:
-            # The brightest pixel of an area stands for it: thin lines outlive the resizing.
-            reach = [-(-old // new) for old, new in zip(annotation.shape, size, strict=True)]
-            thick = cv2.dilate(annotation, np.ones(reach, np.uint8))
-            height, width = size
-            nearest = Image.Resampling.NEAREST
-            lines = np.asarray(Image.fromarray(thick).resize((width, height), nearest))
-        return np.stack([lines, edges.distance_map(lines > 127)], axis=-1)
+        return edges.own_edges(photograph, annotation, size)
 
 
 class FolderPoses(OwnBuilder):

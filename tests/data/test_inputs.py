@@ -1,0 +1,137 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cocosnet_jax.data import edges, inputs, poses
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import DataSettings
+from tests.data.conftest import draw_label
+
+SHARED = Path(__file__).parents[2] / ".." / "shared"
+
+
+def of(dataset, channels=6, size=32):
+    return DataSettings(
+        dataset=dataset,
+        channels=channels,
+        image_size=size,
+        load_size=size,
+        exemplar_probability=0.0,
+    )
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def nearest(label, size=32):
+    y = ((np.arange(size) + 0.5) * label.shape[0] / size).astype(int)
+    x = ((np.arange(size) + 0.5) * label.shape[1] / size).astype(int)
+    return label[np.ix_(y, x)]
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the sample photographs are not here")
+@pytest.mark.parametrize(
+    ("dataset", "channels"),
+    [("ade20k", 151), ("celebahq", 19), ("celebahqedge", 15), ("deepfashion", 20)],
+)
+def test_inputs_equal_the_releases_tensors(dataset, channels):
+    reference = np.load(SHARED / f"reference/labels_{dataset}.npz")
+    for name, theirs in zip(reference["names"], reference["label"], strict=True):
+        path = SHARED / "samples" / str(name)
+        if dataset == "ade20k":
+            path = path.with_suffix(".png")
+        found = inputs.read_input(of(dataset, channels, 256), path)
+        planes = theirs.astype(np.float64).transpose(1, 2, 0)
+        if dataset in ("celebahqedge", "deepfashion"):
+            planes = np.rint(planes * 255)
+        np.testing.assert_array_equal(found.planes[..., : planes.shape[-1]], planes)
+
+
+@pytest.mark.parametrize("dataset", ["ade20k", "flickr", "folder"])
+def test_label_maps(tmp_path, dataset):
+    label = draw_label(0)
+    path = save(tmp_path / "a.png", label)
+    found = inputs.read_input(of(dataset), path)
+    np.testing.assert_array_equal(found.planes[..., 0], nearest(label))
+    assert found.size == (90, 120)
+    label[0, :4] = 255
+    save(path, label)
+    if dataset == "folder":
+        with pytest.raises(UserError, match=r"a\.png holds the values 255 \(4 pixels\); allowed"):
+            inputs.read_input(of(dataset), path)
+    else:
+        assert inputs.read_input(of(dataset), path).planes[0, 0, 0] == 5
+
+
+def test_faces(tmp_path):
+    label = draw_label(0)
+    label[:45] = 16  # glasses
+    found = inputs.read_input(of("celebahq", 19), save(tmp_path / "map.png", label))
+    np.testing.assert_array_equal(found.planes[..., 0], nearest(label))
+    np.testing.assert_array_equal(found.planes[..., 1], nearest(label) == 16)
+    photograph = save(tmp_path / "CelebA-HQ-img/7.png", np.zeros((64, 64, 3), np.uint8))
+    masks = tmp_path / "CelebAMask-HQ-mask-anno/0"
+    skin = np.zeros((32, 32), np.uint8)
+    skin[8:24, 8:24] = 255
+    save(masks / "00007_skin.png", skin)
+    save(masks / "00007_eye_g.png", np.roll(skin, 4, 0))
+    found = inputs.read_input(of("celebahq", 19), photograph)
+    np.testing.assert_array_equal(found.planes[..., 0], skin > 0)
+    np.testing.assert_array_equal(found.planes[..., 1], np.roll(skin, 4, 0) > 0)
+    assert inputs.stands_for_itself(of("celebahq", 19), photograph)
+    parts = {"skin": skin > 0, "eye_g": np.roll(skin, 4, 0) > 0}
+    found = inputs.read_input(of("celebahqedge", 15), photograph)
+    expected = edges.face_edges(np.zeros((64, 64, 3), np.uint8), parts, (32, 32))
+    np.testing.assert_array_equal(found.planes, expected)
+    elsewhere = save(tmp_path / "other/7.png", skin)
+    assert not inputs.stands_for_itself(of("celebahqedge", 15), elsewhere)
+    with pytest.raises(UserError, match="does not lie in a folder CelebA-HQ-img with"):
+        inputs.read_input(of("celebahqedge", 15), elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folders"),
+    [("deepfashion", ("img", "pose")), ("folder_poses", ("images", "poses"))],
+)
+def test_poses(tmp_path, dataset, folders):
+    joints = np.random.default_rng(0).uniform(0, 30, (18, 2))
+    person = np.column_stack([joints, np.ones(18)]).ravel().tolist()
+    text = json.dumps({"people": [{"pose_keypoints_2d": person}]})
+    (tmp_path / folders[1] / "id_1").mkdir(parents=True)
+    pose = tmp_path / folders[1] / "id_1/a_keypoints.json"
+    pose.write_text(text)
+    image = save(tmp_path / folders[0] / "id_1/a.jpg", np.zeros((60, 40, 3), np.uint8))
+    found = inputs.read_input(of(dataset, 20), image)
+    np.testing.assert_array_equal(found.planes, poses.draw_pose(joints, (60, 40), (32, 32)))
+    assert found.size == (60, 40)
+    # The file alone lies in a picture of the model's own size.
+    found = inputs.read_input(of(dataset, 20), pose)
+    np.testing.assert_array_equal(found.planes, poses.draw_pose(joints, (32, 32), (32, 32)))
+    with pytest.raises(UserError, match="is a photograph and its pose is not known"):
+        inputs.read_input(of(dataset, 20), save(tmp_path / "a.jpg", np.zeros((9, 9, 3), np.uint8)))
+    names = ["a.json", "a_candidate.txt", "a.jpg", "a_subset.txt", "list.txt"]
+    is_input = [inputs.is_input(of(dataset, 20), Path(name)) for name in names]
+    assert is_input == [True, True, True, False, False]
+
+
+def test_edges(tmp_path):
+    line = np.zeros((32, 32), np.uint8)
+    line[10] = 255
+    drawn = save(tmp_path / "line.png", line)
+    photograph = save(tmp_path / "images/a.png", np.stack([255 - line] * 3, -1))
+    settings = of("folder_edges", 2)
+    np.testing.assert_array_equal(inputs.read_input(settings, drawn).planes[..., 0], line)
+    # A photograph without edge maps beside it: Canny's edges.
+    found = inputs.read_input(settings, photograph).planes[..., 0]
+    expected = edges.photograph_edges(np.stack([255 - line] * 3, -1), (32, 32))
+    np.testing.assert_array_equal(found, expected * 255)
+    save(tmp_path / "edges/a.png", line.T)
+    np.testing.assert_array_equal(inputs.read_input(settings, photograph).planes[..., 0], line.T)
+    with pytest.raises(UserError, match=r"white\.png is mostly white"):
+        inputs.read_input(settings, save(tmp_path / "white.png", 255 - line))
