@@ -1,0 +1,75 @@
+"""What precision the correspondence needs: errors of logits, softmax and warp against float64.
+
+    python -m benchmarks.correlation_precision [--positions=4096] [--width=2304]
+
+Features are unit vectors around shared directions, as the network makes them: a position's
+true partner has a cosine near 0.9, others of its class near 0.8. Inputs are rounded as bfloat16 and
+TF32 units round them; then the products that this machine makes at each precision.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Centred over the last axis and of length 1."""
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def features(positions: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, k) features of input and exemplar, position i being the partner of position i."""
+    rng = np.random.default_rng(0)
+    classes = rng.normal(size=(12, width))[rng.integers(0, 12, positions)]
+    place = classes + 0.35 * rng.normal(size=(positions, width))
+    return tuple(unit(place + 0.3 * rng.normal(size=place.shape)) for _ in "xy")  # type: ignore[return-value]
+
+
+def rounded(x: np.ndarray, bits: int) -> np.ndarray:
+    """Float32 with so many bits of mantissa, to nearest."""
+    scale = np.uint32(1 << (23 - bits))
+    raw = np.asarray(x, np.float32).view(np.uint32)
+    return ((raw + scale // 2) & ~(scale - np.uint32(1))).view(np.float32)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--positions", type=int, default=4096)
+    parser.add_argument("--width", type=int, default=2304)
+    arguments = parser.parse_args()
+    theta, phi = features(arguments.positions, arguments.width)
+    colours = np.random.default_rng(1).uniform(-1, 1, (arguments.positions, 3))
+    exact = theta @ phi.T / 0.01
+    weights = softmax(exact)
+    warped = weights @ colours
+    print(
+        f"{jax.devices()[0].device_kind}, {arguments.positions} positions, {arguments.width} numbers"
+    )
+    print(
+        "| product | logit, worst | softmax weight, worst | warped colour, worst |\n|---|---|---|---|"
+    )
+
+    def row(name: str, logits: np.ndarray) -> None:
+        got = softmax(np.asarray(logits, np.float64))
+        errors = (logits - exact, got - weights, got @ colours - warped)
+        print(f"| {name} | " + " | ".join(f"{np.abs(e).max():.1e}" for e in errors) + " |")
+
+    for name, bits in (("inputs rounded to bfloat16", 7), ("inputs rounded to TF32", 10)):
+        row(name, rounded(theta, bits) @ rounded(phi, bits).T / np.float32(0.01))
+    for precision in ("default", "high", "highest"):
+        product = jnp.einsum("nk,mk->nm", jnp.float32(theta), jnp.float32(phi), precision=precision)
+        row(f"float32 here, precision={precision}", np.asarray(product / 0.01))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Trains on drawn landscapes, then shows and measures that style follows the exemplar.
+
+    python -m cocosnet_jax.apps.toy_demo --workdir=runs/demo
+
+is what `make demo` runs. It trains `configs/toy.py`, translates validation scenes with three
+exemplars each, writes `demo.png` and `demo.json` into the workdir and prints what it measured:
+
+- warp accuracy: share of positions at which the warp brings the right class, among those whose
+  class the exemplar has; with the exemplar's mask given, and with noise in its place; and the
+  share that a warp to random positions would get right;
+- colour distance: how far a result's mean colour of each class is from that class's mean colour in
+  its exemplar, and in another exemplar (0 to 255, root of the summed squares of R, G and B).
+"""
+
+import json
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+
+from cocosnet_jax import checkpoint, command, data, pictures, workdir
+from cocosnet_jax.metrics import warp_accuracy
+from cocosnet_jax.settings import Settings, from_mapping
+from cocosnet_jax.state import TrainState
+from cocosnet_jax.steps import predict_step
+from cocosnet_jax.types import Batch
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder of the run; made where missing")
+
+EXEMPLARS = 3  # per scene
+ROWS = 5  # scenes in the picture
+SCALE = 2  # pixels of the picture per pixel of a result
+# An exemplar is fit for a scene if it has the classes of so much of the scene's area.
+COVER = 0.95
+
+
+class Scenes(NamedTuple):
+    """The validation scenes: images (n, H, W, 3) and class maps (n, H, W), as bytes."""
+
+    images: UInt8[np.ndarray, "n height width 3"]
+    labels: UInt8[np.ndarray, "n height width"]
+
+
+def main() -> int:
+    """Trains, translates, measures, prints."""
+    from configs import toy
+
+    settings = from_mapping(toy.get_config().to_dict())
+    # Slow to import.
+    from cocosnet_jax import train
+
+    began = time.monotonic()
+    folder = workdir.check(_WORKDIR.value, settings)
+    status = train.train(settings, folder)
+    if status:
+        return status
+    minutes = (time.monotonic() - began) / 60
+
+    restored = checkpoint.restore_for_inference(folder)
+    split = data.open_split(settings.data, "validation")
+    pairs = [split[i] for i in range(len(split))]
+    scenes = Scenes(
+        np.stack([i for i, _ in pairs]), np.stack([label[..., 0] for _, label in pairs])
+    )
+    chosen = choose_exemplars(scenes)
+    print(
+        f"translating {len(scenes.images)} scenes with {EXEMPLARS} exemplars each ...", flush=True
+    )
+    given = translate(settings, restored.state, scenes, chosen, give_mask=True)
+    blind = translate(settings, restored.state, scenes, chosen, give_mask=False)
+    results = given if settings.model.mask_at_inference else blind
+    measured = {
+        "warp_accuracy_with_mask": given.accuracy,
+        "warp_accuracy_without_mask": blind.accuracy,
+        "warp_accuracy_by_chance": given.chance,
+        **colour_distances(scenes, chosen, results.images),
+        "minutes_of_training": minutes,
+    }
+    picture = folder / "demo.png"
+    pictures.write_png(picture, sheet(scenes, chosen, results.images))
+    (folder / "demo.json").write_text(json.dumps(measured, indent=2) + "\n")
+    report(measured, len(scenes.images))
+    print(f"\nlook at {picture}")
+    return 0
+
+
+def choose_exemplars(scenes: Scenes) -> np.ndarray:
+    """Returns (n, EXEMPLARS) indices: other scenes that have a scene's classes, unlike each other.
+
+    The first is the fit scene that covers most; each further one is that whose mean colour is
+    farthest from those before it.
+    """
+    classes = int(scenes.labels.max()) + 1
+    area = np.stack([np.bincount(x.ravel(), minlength=classes) for x in scenes.labels])
+    share = area / area.sum(1, keepdims=True)
+    cover = share @ (area > 0).T
+    np.fill_diagonal(cover, -1)
+    mean = scenes.images.reshape(len(area), -1, 3).mean(1)
+    chosen = []
+    for row in cover:
+        # Where too few scenes are fit, the fittest have to do.
+        fit = np.flatnonzero(row >= min(COVER, np.sort(row)[-EXEMPLARS]))
+        picked = [int(fit[np.argmax(row[fit])])]
+        while len(picked) < EXEMPLARS:
+            gap = np.linalg.norm(mean[fit, None] - mean[None, picked], axis=-1).min(1)
+            picked.append(int(fit[np.argmax(gap)]))
+        chosen.append(picked)
+    return np.array(chosen)
+
+
+class Results(NamedTuple):
+    """Translations (n, EXEMPLARS, H, W, 3) in bytes, their warp accuracy and that of chance."""
+
+    images: UInt8[np.ndarray, "n exemplars height width 3"]
+    accuracy: float
+    chance: float
+
+
+def translate(
+    settings: Settings, state: TrainState, scenes: Scenes, chosen: np.ndarray, *, give_mask: bool
+) -> Results:
+    """Translates every scene with each of its exemplars."""
+    predict = jax.jit(predict_step(settings, give_mask))
+    images, counts = [], []
+    for column in chosen.T:
+        rows = []
+        for start in range(0, len(column), 16):
+            inputs = slice(start, start + 16)
+            label, exemplar_label = scenes.labels[inputs], scenes.labels[column[inputs]]
+            batch = Batch(
+                scenes.images[inputs],
+                scenes.images[column[inputs]],
+                label[..., None],
+                exemplar_label[..., None],
+                np.zeros(len(label), np.float32),
+            )
+            outputs = predict(state, batch)
+            masks = (outputs.warped_mask, label, exemplar_label, np.ones(len(label), bool))
+            counts.append(warp_accuracy.count(*map(jnp.asarray, masks)))
+            rows.append(pictures.to_bytes(np.asarray(outputs.image)))
+        images.append(np.concatenate(rows))
+    right, expected, positions = np.sum(np.array(counts, np.float64), axis=0)
+    return Results(np.stack(images, 1), right / positions, expected / positions)
+
+
+def class_colours(
+    image: UInt8[np.ndarray, "height width 3"], label: UInt8[np.ndarray, "height width"]
+) -> dict[int, Float[np.ndarray, "3"]]:
+    """Mean colour of every class."""
+    return {int(c): image[label == c].mean(0) for c in np.unique(label)}
+
+
+def colour_distances(
+    scenes: Scenes, chosen: np.ndarray, images: UInt8[np.ndarray, "n exemplars height width 3"]
+) -> dict[str, float]:
+    """Distances of results to their own exemplar and to another one of the same scene.
+
+    Per result and other exemplar, over the classes that scene and both exemplars have, each
+    weighed by its area in the scene. `nearer_to_own` is the share of comparisons that the own
+    exemplar wins.
+    """
+    colours = [class_colours(*pair) for pair in zip(*scenes, strict=True)]
+    own: list[float] = []
+    other: list[float] = []
+    for i, exemplars in enumerate(chosen):
+        label = scenes.labels[i]
+        for j, mine in enumerate(exemplars):
+            drawn = class_colours(images[i, j], label)
+            for theirs in exemplars[np.arange(EXEMPLARS) != j]:
+                shared = sorted(set(drawn) & set(colours[mine]) & set(colours[theirs]))
+                weights = [np.sum(label == c) for c in shared]
+                for distances, exemplar in ((own, mine), (other, theirs)):
+                    gaps = [np.linalg.norm(drawn[c] - colours[exemplar][c]) for c in shared]
+                    distances.append(float(np.average(gaps, weights=weights)))
+    return {
+        "colour_distance_to_own_exemplar": float(np.mean(own)),
+        "colour_distance_to_another": float(np.mean(other)),
+        "nearer_to_own": float(np.mean(np.array(own) < np.array(other))),
+    }
+
+
+def sheet(
+    scenes: Scenes, chosen: np.ndarray, images: UInt8[np.ndarray, "n exemplars height width 3"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """One row per scene: its input, then exemplar and result, three times."""
+    rows = []
+    # The scenes with most classes show most.
+    richest = np.argsort([-len(np.unique(label)) for label in scenes.labels], kind="stable")[:ROWS]
+    for i in richest:
+        row = [pictures.show_input(scenes.labels[i][None, ..., None], "labels")[0]]
+        for j, exemplar in enumerate(chosen[i]):
+            row += [scenes.images[exemplar], images[i, j]]
+        rows.append([np.repeat(np.repeat(x, SCALE, 0), SCALE, 1) for x in row])
+    grid = pictures.tile(rows, gap=4)
+    header = Image.new("RGB", (grid.shape[1], 18), "white")
+    draw = ImageDraw.Draw(header)
+    width = rows[0][0].shape[1] + 4
+    for column, title in enumerate(["input", *["exemplar", "result"] * EXEMPLARS]):
+        draw.text((column * width + 6, 3), title, fill="black")
+    return np.concatenate([np.asarray(header), grid])
+
+
+def report(measured: dict[str, float], scenes: int) -> None:
+    """Prints the figures as a person reads them."""
+    m = measured
+    print(
+        f"\nmeasured on {scenes} scenes that were not trained on, {EXEMPLARS} exemplars each\n"
+        f"  warp finds the right class, mask given       {m['warp_accuracy_with_mask']:.3f}\n"
+        f"  warp finds the right class, mask not given   {m['warp_accuracy_without_mask']:.3f}\n"
+        f"  the same by chance                           {m['warp_accuracy_by_chance']:.3f}\n"
+        f"  colour distance to its exemplar              "
+        f"{m['colour_distance_to_own_exemplar']:.1f}\n"
+        f"  colour distance to another exemplar          {m['colour_distance_to_another']:.1f}\n"
+        f"  nearer to its own exemplar                   {100 * m['nearer_to_own']:.0f} of 100"
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)
