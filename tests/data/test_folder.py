@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cocosnet_jax import data
-from cocosnet_jax.data import edges, images, poses
+from cocosnet_jax.data import edges, images, pipeline, poses, preview
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from tests.data.conftest import CLASSES, colours, draw_label
@@ -216,6 +216,11 @@ def test_edges_from_photographs_alone(settings, own):
     np.testing.assert_array_equal(label[..., 0], expected * 255)
     distance = cv2.distanceTransform((~expected).astype(np.uint8), cv2.DIST_L1, 3)
     np.testing.assert_array_equal(label[..., 1], (distance / 3).astype(np.uint8))
+    # A contact sheet shows edges as lines, whatever plane follows.
+    alone = dataclasses.replace(settings, exemplar_list="", exemplar_probability=0.0)
+    shown = preview.contact_sheet(alone, rows=2)[16:, :32]
+    batch = next(pipeline.training_batches(alone, seed=0, batch_size=2))
+    np.testing.assert_array_equal(shown.reshape(2, 32, 32, 3)[..., :1], batch.label[..., :1])
 
 
 def test_poses_in_json_and_text(settings, own):
