@@ -24,24 +24,38 @@ def assert_equal(one, other):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the sample photographs are not here")
-def test_validation_tensors_equal_the_release(tmp_path):
+@pytest.mark.parametrize(
+    ("dataset", "folder", "channels"),
+    [
+        ("ade20k", "ade20k", 151),
+        ("celebahq", "celebahq", 19),
+        ("celebahqedge", "celebahqedge", 15),
+        ("deepfashion", "DeepFashion", 20),
+    ],
+)
+def test_validation_tensors_equal_the_release(tmp_path, dataset, folder, channels):
     settings = DataSettings(
-        dataset="ade20k",
-        source=str(SHARED / "samples/ade20k"),
+        dataset=dataset,
+        source=str(SHARED / "samples" / folder),
         data_dir=str(tmp_path),
-        validation_exemplar_list=str(SHARED / "samples/ade20k_ref_test.txt"),
+        channels=channels,
+        validation_exemplar_list=str(
+            SHARED / f"samples/{dataset.removesuffix('edge')}_ref_test.txt"
+        ),
         exemplar_probability=0.0,
     )
     data.prepare(settings)
-    reference = np.load(SHARED / "reference/labels_ade20k.npz")
-    place = {name.removeprefix("ade20k/"): i for i, name in enumerate(reference["names"])}
+    reference = np.load(SHARED / f"reference/labels_{dataset}.npz")
+    place = {str(name).removeprefix(f"{folder}/"): i for i, name in enumerate(reference["names"])}
+    # Bytes here; there class numbers, or the maps over 255 as float16.
+    scale = 1 if reference["label"].dtype == np.uint8 else 255
     compared = 0
     for batch, _, keys in pipeline.evaluation_batches(settings, batch_size=4):
         for row, key in enumerate(keys):
             if (i := place.get(key)) is None:
                 continue
             for ours, name in [(batch.label, "label"), (batch.exemplar_label, "label_ref")]:
-                theirs = reference[name][i].transpose(1, 2, 0)
+                theirs = np.rint(reference[name][i].transpose(1, 2, 0).astype(np.float64) * scale)
                 np.testing.assert_array_equal(ours[row], theirs)
             for ours, name in [(batch.image, "image"), (batch.exemplar, "ref")]:
                 theirs = reference[name][i].transpose(1, 2, 0).astype(np.float64)
