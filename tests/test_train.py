@@ -1,0 +1,191 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from cocosnet_jax import checkpoint, mesh, settings, train, workdir
+from cocosnet_jax.checkpoint import Checkpoints
+from cocosnet_jax.errors import UserError
+from tests import test_checkpoint
+from tests.conftest import ROOT, STEPS
+
+
+def final_state(folder):
+    config = settings.from_json((folder / "settings.json").read_text())
+    checkpoints = Checkpoints(epath.Path(folder), config)
+    assert checkpoints.latest_step == STEPS
+    state = jax.device_get(checkpoints.restore(mesh.replicated(mesh.make())))
+    checkpoints.close()
+    return state
+
+
+def test_a_run_leaves_what_it_should(trained):
+    state = final_state(trained)
+    assert int(state.step) == STEPS
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["3", "6"]
+    assert [path.name for path in (trained / "pictures").iterdir()] == ["step_0000006.png"]
+    assert list((trained / "tensorboard").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_once_and_the_handlers_come_back(number, capsys):
+    before = signal.getsignal(number)
+    with train._Interruption() as interruption:
+        assert interruption.signal == 0
+        os.kill(os.getpid(), number)
+        assert interruption.signal == number
+        # The second one is not held back.
+        assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
+    assert "finishing this step and saving" in capsys.readouterr().out
+
+
+def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, trained):
+    folder = program.folder / "interrupted"
+    arguments = program.train_arguments(
+        folder, train__stop_after=STEPS, train__log_every=1, train__images_every=STEPS
+    )
+    process = subprocess.Popen(
+        program.command("main", *arguments),
+        cwd=ROOT,
+        env=program.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    killer = threading.Timer(900, process.kill)
+    killer.start()
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("compiled, first step done"):
+            os.kill(process.pid, signal.SIGTERM)
+    process.wait()
+    killer.cancel()
+    said = "".join(lines)
+    assert process.returncode == 128 + signal.SIGTERM, said + process.stderr.read()
+    assert "run the same command again to go on" in said
+    stopped_at = max(int(path.name) for path in (folder / "checkpoints").iterdir())
+    assert 1 <= stopped_at < STEPS
+
+    again = program.run("main", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert f"resuming at step {stopped_at}" in again.stdout
+    one, other = final_state(trained), final_state(folder)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+    done = program.run("main", *arguments)
+    assert done.returncode == 0
+    assert f"nothing to do: {folder} has {STEPS} of {STEPS} steps" in done.stdout
+
+
+def test_another_runs_workdir_is_refused(program, trained):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    done = program.run("main", *program.train_arguments(trained, optimiser__beta2=0.5))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "optimiser.beta2: 0.9, 0.5" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"data__source": "/nowhere"}, "config.data.source is '/nowhere', which is no folder"),
+        ({"vgg__weights": "no.pth", "vgg__width": 64}, "config.vgg.weights is 'no.pth'"),
+    ],
+)
+def test_missing_files_are_said_before_anything_is_written(program, tmp_path, changed, said):
+    done = program.run(
+        "main",
+        *program.train_arguments(tmp_path / "run", data__data_dir=tmp_path / "data", **changed),
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def loop(tmp_path, monkeypatch):
+    """The loop with a step that only counts, on a state of random numbers."""
+    config = dataclasses.replace(
+        test_checkpoint.SETTINGS,
+        vgg=settings.VggSettings("random", 2),
+        train=settings.TrainSettings(batch_size=1, checkpoint_every=2, log_every=4, images_every=0),
+    )
+    folder = epath.Path(tmp_path)
+    workdir.claim(folder, config)
+    monkeypatch.setattr(train.pipeline, "training_batches", lambda *_, **__: iter(int, 1))
+    monkeypatch.setattr(train.mesh, "to_global", lambda _, batch: batch)
+
+    def run(step):
+        monkeypatch.setattr(train, "jitted_step", lambda *_: step)
+        checkpoints = Checkpoints(folder, config)
+        devices = mesh.make()
+        try:
+            train._Loop(config, folder, checkpoints, devices, 10, 0, 20).run(
+                test_checkpoint.state_of(0, config), {}
+            )
+        finally:
+            checkpoints.close()
+
+    return run
+
+
+def good_until(loss, parameter):
+    """A step whose loss or parameters are not finite from the given steps on."""
+
+    def step(state, weights, batch):
+        number = int(state.step) + 1
+        poison = jnp.nan if number >= parameter else 0.0
+        ema = jax.tree.map(lambda x: x + poison, state.ema)
+        losses = {"mask": jnp.float32(np.inf if number >= loss else 1), "alignment": jnp.ones(())}
+        return dataclasses.replace(state, step=state.step + 1, ema=ema), losses
+
+    return step
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(loop, tmp_path):
+    with pytest.raises(UserError, match=r"the loss mask is inf at step 7; checkpoint 6 is good"):
+        loop(good_until(loss=7, parameter=99))
+    restored = checkpoint.restore_for_inference(tmp_path)
+    assert restored.step == 6
+    assert train.all_finite(restored.state)
+
+
+def test_a_bad_state_is_never_saved_even_if_the_losses_look_good(loop, tmp_path):
+    with pytest.raises(UserError, match=r"a parameter is not finite at step 6; checkpoint 4"):
+        loop(good_until(loss=99, parameter=5))
+    assert checkpoint.restore_for_inference(tmp_path).step == 4
+
+
+def test_eight_devices_compute_what_one_computes():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.eight_devices"],
+        cwd=ROOT,
+        env=os.environ
+        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["devices"] == 8
+    assert found["compiled"] == 1
+    assert found["loss"] < 1e-4
+    assert found["moved"] > 1e-4
+    # What float32 sums in another order may differ by, against steps a hundred times as large.
+    for name in ("params", "ema", "variables"):
+        assert found[name] < 0.02 * found["moved"], found
