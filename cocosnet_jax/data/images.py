@@ -121,7 +121,13 @@ def align(
     return turn(array)
 
 
-def check_classes(path: FileName, label: np.ndarray, classes: int, also: str = "") -> None:
+def check_classes(
+    path: FileName,
+    label: np.ndarray,
+    classes: int,
+    also: str = "",
+    advice: str = "correct the map, or config.data.channels",
+) -> None:
     """Raises a `UserError` where a class map holds values outside 0 to `classes` - 1.
 
     Args:
@@ -129,6 +135,7 @@ def check_classes(path: FileName, label: np.ndarray, classes: int, also: str = "
       label: (H, W) integers.
       classes: number of classes.
       also: what the message says is allowed as well.
+      advice: what the message says is to be done.
     """
     if label.min() >= 0 and label.max() < classes:
         return
@@ -141,7 +148,7 @@ def check_classes(path: FileName, label: np.ndarray, classes: int, also: str = "
     more = f" and {len(outside) - 5} more" if len(outside) > 5 else ""
     raise UserError(
         f"{path} holds the values {', '.join(outside[:5])}{more}; allowed are 0 to"
-        f" {classes - 1}{also}: correct the map, or config.data.channels"
+        f" {classes - 1}{also}: {advice}"
     )
 
 

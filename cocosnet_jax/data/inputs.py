@@ -23,6 +23,7 @@ from cocosnet_jax.settings import DataSettings
 
 # Whose label maps mark what is unknown by 255, which becomes the last class.
 UNMARKED = {"ade20k": 255, "ade20k_outdoor": 255, "flickr": 255}
+_ADVICE = "the model knows no other classes, so correct the map (0 is unknown)"
 # Of each dataset whose photographs can stand for their annotations: the folders of both.
 _LAYOUTS = {
     "celebahq": ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno"),
@@ -91,7 +92,7 @@ def read_input(data: DataSettings, path: Path) -> Input:
     if data.dataset == "celebahq":
         if place is None:
             label = images.read_label_map(path)
-            images.check_classes(path, label, data.channels)
+            images.check_classes(path, label, data.channels, advice=_ADVICE)
             planes = [label, (label == face_parts.CLASS_NAMES.index(face_parts.GLASSES)) * 1]
         else:
             planes = list(face_parts.read_face(place.annotations, _number(path)))
@@ -100,7 +101,7 @@ def read_input(data: DataSettings, path: Path) -> Input:
     label = images.read_label_map(path)
     if (unmarked := UNMARKED.get(data.dataset)) is not None:
         label[label == unmarked] = data.channels - 1
-    images.check_classes(path, label, data.channels)
+    images.check_classes(path, label, data.channels, advice=_ADVICE)
     return Input(images.resize_label(label, size).astype(np.uint8)[..., None], _size(label))
 
 
