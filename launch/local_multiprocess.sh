@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# One run by several processes of this machine, to try out what a cluster does.
+#
+#   launch/local_multiprocess.sh 2 --config=configs/toy.py --workdir=runs/two
+#
+# The first argument is the number of processes, the others go to cocosnet_jax.main. Each process
+# gets an equal share of the CPU's simulated devices (DEVICES, one each unless said otherwise).
+# Ctrl-C stops all of them, after a checkpoint.
+set -euo pipefail
+
+if [[ ! "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
+  echo "usage: $0 PROCESSES --config=... --workdir=... [flags of cocosnet_jax.main]" >&2
+  exit 2
+fi
+processes=$1
+shift
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+port=${PORT:-$((20000 + RANDOM % 10000))}
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-1}"
+
+pids=()
+# A terminal sends Ctrl-C to the processes as well; one notice of it is enough for all of them.
+trap 'kill -TERM "${pids[0]}" 2>/dev/null || true' TERM
+trap '' INT
+for ((i = 0; i < processes; i++)); do
+  "$python" -m cocosnet_jax.main "$@" --distributed="localhost:$port,$processes,$i" &
+  pids+=($!)
+done
+status=0
+for pid in "${pids[@]}"; do
+  wait "$pid" || status=$?
+  # A trapped signal ends `wait` early.
+  while kill -0 "$pid" 2>/dev/null; do wait "$pid" || status=$?; done
+done
+exit "$status"

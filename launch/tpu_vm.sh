@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU slice: copies the project to every host, installs it, starts the run.
+#
+#   launch/tpu_vm.sh --tpu=NAME --zone=ZONE [--project=PROJECT] -- \
+#       --config=configs/ade20k.py --workdir=gs://BUCKET/ade20k --config.data.source=...
+#
+# What follows `--` goes to cocosnet_jax.main on every host. The workdir must be a place that all
+# hosts see (gs://...). Run the same command again to resume. Needs `gcloud`, signed in.
+set -euo pipefail
+
+usage() {
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+}
+
+tpu="" zone="" project=()
+while (($#)); do
+  case $1 in
+    --tpu=*) tpu=${1#*=} ;;
+    --zone=*) zone=${1#*=} ;;
+    --project=*) project=("$1") ;;
+    --)
+      shift
+      break
+      ;;
+    *) usage ;;
+  esac
+  shift
+done
+[[ $tpu && $zone && $# -gt 0 ]] || usage
+cd "$(dirname "$0")/.."
+
+target=(--zone="$zone" "${project[@]}" --worker=all)
+archive=$(mktemp --suffix=.tar.gz)
+trap 'rm -f "$archive"' EXIT
+git archive --format=tar.gz --output="$archive" HEAD
+gcloud compute tpus tpu-vm scp "$archive" "$tpu:cocosnet_jax.tar.gz" "${target[@]}"
+
+# `jax[tpu]` adds libtpu to the pinned jax.
+printf -v arguments ' %q' "$@"
+gcloud compute tpus tpu-vm ssh "$tpu" "${target[@]}" --command="
+  set -e
+  mkdir -p cocosnet_jax && tar -xzf cocosnet_jax.tar.gz -C cocosnet_jax && cd cocosnet_jax
+  make install
+  .venv/bin/python -m pip install --quiet 'jax[tpu]' -c requirements.txt
+  .venv/bin/python -m cocosnet_jax.main --distributed=auto$arguments"

@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cocosnet_jax import settings
+from cocosnet_jax.data import pipeline
+from tests.conftest import STEPS
+from tests.metrics.test_warp_accuracy import by_hand
+
+
+@pytest.fixture(scope="module")
+def evaluated(program, trained):
+    done = program.run("main", *program.train_arguments(trained), "--mode=evaluate")
+    assert done.returncode == 0, done.stderr
+    folder = trained / "evaluation" / f"step_{STEPS:07d}"
+    return folder, json.loads((folder / "metrics.json").read_text()), done.stdout
+
+
+def batches(trained):
+    data = settings.from_json((trained / "settings.json").read_text()).data
+    return list(pipeline.evaluation_batches(data, batch_size=3))
+
+
+def test_every_image_is_measured_once(evaluated, trained):
+    _, metrics, said = evaluated
+    expected = positions = 0.0
+    for batch, valid, _ in batches(trained):
+        mask = np.zeros((3, 16, 16, 6))
+        counts = by_hand(mask, batch.label[..., 0], batch.exemplar_label[..., 0], valid)
+        expected, positions = expected + counts[1], positions + counts[2]
+    assert (metrics["step"], metrics["images"], metrics["positions"]) == (STEPS, 4, positions)
+    assert metrics["warp_accuracy_by_chance"] == pytest.approx(expected / positions, rel=1e-5)
+    assert 0 <= metrics["warp_accuracy"] <= 1
+    assert f"{metrics['warp_accuracy']:.4f}" in said
+
+
+def test_every_translation_is_a_picture(evaluated):
+    folder, _, _ = evaluated
+    found = sorted((folder / "outputs").rglob("*.png"))
+    assert [path.name for path in found] == [f"ADE_val_{index}.png" for index in range(4)]
+    assert {Image.open(path).size for path in found} == {(64, 64)}
+    assert Image.open(folder / "grid.png").size == (5 * 66 + 2, 3 * 66 + 2)
+
+
+def test_translation_of_the_same_pair_is_the_same_picture(program, evaluated, trained, tmp_path):
+    """One pair alone, from files, without the padding and the company of an evaluation batch."""
+    batch, _, keys = batches(trained)[0]
+    Image.fromarray(batch.label[1, ..., 0]).save(tmp_path / "label.png")
+    Image.fromarray(batch.exemplar[1]).save(tmp_path / "exemplar.png")
+    Image.fromarray(batch.exemplar_label[1, ..., 0]).save(tmp_path / "exemplar_label.png")
+    done = program.run(
+        "translate",
+        f"--checkpoint={trained}",
+        f"--input={tmp_path}/label.png",
+        f"--exemplar={tmp_path}/exemplar.png",
+        f"--exemplar-label={tmp_path}/exemplar_label.png",
+        f"--output={tmp_path}/output.png",
+        "--warped",
+    )
+    assert done.returncode == 0, done.stderr
+    ours = np.asarray(Image.open(tmp_path / "output.png"), int)
+    theirs = Image.open(evaluated[0] / "outputs" / keys[1].replace(".jpg", ".png"))
+    assert np.abs(ours - np.asarray(theirs, int)).max() <= 1
+    # The warp carries the exemplar's colours: averages of its pixels, never beyond them.
+    warped = np.asarray(Image.open(tmp_path / "output_warped.png"), int)
+    assert warped.min() >= int(batch.exemplar[1].min()) - 1
+    assert warped.max() <= int(batch.exemplar[1].max()) + 1

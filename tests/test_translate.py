@@ -1,0 +1,156 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cocosnet_jax import translate
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import DataSettings, ModelSettings, Settings
+from cocosnet_jax.translate import Pair
+from tests.data.conftest import draw_label, write_pair
+
+DATA = DataSettings(dataset="ade20k", channels=6, exemplar_list="random")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two inputs and two exemplars, each with photograph and label map beside each other."""
+    for index in range(2):
+        write_pair(tmp_path / "inputs", f"in_{index}", draw_label(index))
+        write_pair(tmp_path / "exemplars", f"ex_{index}", draw_label(10 + index))
+    return tmp_path
+
+
+def find(folder, labels, exemplar, label=None, list_file="", output="out", needs_label=True):
+    return translate.find_pairs(
+        folder / labels,
+        folder / exemplar,
+        folder / label if label else None,
+        str(folder / list_file) if list_file else "",
+        folder / output,
+        DATA,
+        needs_label=needs_label,
+    )
+
+
+def test_one_pair(folder):
+    files = ("inputs/in_0.png", "exemplars/ex_0.jpg", "exemplars/ex_0.png")
+    wanted = Pair(*(folder / name for name in files), folder / "out.png")
+    assert find(folder, *files, output="out.png") == [wanted]
+
+
+def test_one_pair_into_a_folder_that_exists(folder):
+    (folder / "out").mkdir()
+    pairs = find(folder, "inputs/in_0.png", "exemplars/ex_0.jpg", "exemplars/ex_0.png")
+    assert pairs[0].output == folder / "out/in_0.png"
+
+
+def test_a_folder_takes_one_exemplar(folder):
+    pairs = find(folder, "inputs", "exemplars/ex_1.jpg", "exemplars/ex_1.png")
+    assert [(pair.label.name, pair.exemplar.name, pair.output.name) for pair in pairs] == [
+        ("in_0.png", "ex_1.jpg", "in_0.png"),
+        ("in_1.png", "ex_1.jpg", "in_1.png"),
+    ]
+
+
+def test_a_list_says_which_input_takes_which_exemplar(folder):
+    (folder / "list.txt").write_text("in_1.jpg,ex_0.jpg,ex_1.jpg\r\nin_0.jpg,sub\\ex_1.jpg\r\n")
+    write_pair(folder / "exemplars/sub", "ex_1", draw_label(3))
+    pairs = find(folder, "inputs", "exemplars", "exemplars", "list.txt")
+    assert [pair.exemplar for pair in pairs] == [
+        folder / "exemplars/sub/ex_1.jpg",
+        folder / "exemplars/ex_0.jpg",
+    ]
+    assert [pair.exemplar_label for pair in pairs] == [
+        folder / "exemplars/sub/ex_1.png",
+        folder / "exemplars/ex_0.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("none.png", "exemplars/ex_0.jpg", "x.png"), "none.png does not exist"),
+        (("inputs", "exemplars/ex_0.jpg"), "--exemplar-label is missing: this checkpoint"),
+        (("inputs", "exemplars", "exemplars"), "is a folder: name one photograph"),
+        (("inputs", "exemplars", "exemplars", "short.txt"), "no one line is for the input in_1"),
+        (("inputs", "exemplars", "exemplars", "wrong.txt"), "line 2: gone.jpg is no one file"),
+        (("inputs/in_0.png", "a.jpg", "b.png", "short.txt"), "--list goes with a folder of inputs"),
+        (("exemplars/empty", "a.jpg", "b.png"), "holds no inputs for a model of ade20k"),
+        (("inputs", "a.jpg", "b.png", "", "out.png"), "must be a folder, because"),
+        (("inputs/in_0.png", "a.jpg", "b.png", "", "out.jpg"), "must end in .png"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(folder, arguments, said):
+    (folder / "short.txt").write_text("in_0.png,ex_0.jpg\n")
+    (folder / "wrong.txt").write_text("in_0.png,ex_0.jpg\nin_1.png,gone.jpg\n")
+    (folder / "exemplars/empty").mkdir()
+    with pytest.raises(UserError) as error:
+        find(folder, *arguments)
+    assert said in str(error.value)
+
+
+def test_every_wrong_file_is_listed_before_anything_is_written(folder):
+    bad = np.full((8, 8), 77, np.uint8)
+    Image.fromarray(bad).save(folder / "inputs/in_1.png")
+    photograph = folder / "exemplars/ex_0.jpg"
+    photograph.write_bytes(photograph.read_bytes()[:100])
+    pairs = find(folder, "inputs", "exemplars/ex_0.jpg", "exemplars/none.png")
+    with pytest.raises(UserError) as error:
+        translate.check(pairs, DATA)
+    message = str(error.value)
+    assert "nothing was translated has 3 problems" in message
+    assert (
+        "in_1.png holds the values 77 (64 pixels); allowed are 0 to 5: the model knows no"
+        in message
+    )
+    assert "ex_0.jpg cannot be read as an image" in message
+    assert "none.png does not exist" in message
+    assert not (folder / "out").exists()
+
+
+def test_an_exemplar_in_its_datasets_layout_needs_no_map(tmp_path):
+    data = dataclasses.replace(DATA, dataset="celebahqedge", condition="channels", channels=15)
+    for folder in ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "7.jpg").touch()
+    photograph = tmp_path / "CelebA-HQ-img/7.jpg"
+
+    def pairs(inputs, exemplar, list_file=""):
+        out = tmp_path / ("out" if inputs.is_dir() else "out.png")
+        return translate.find_pairs(inputs, exemplar, None, list_file, out, data, needs_label=True)
+
+    [pair] = pairs(photograph, photograph)
+    assert pair == Pair(photograph, photograph, photograph, tmp_path / "out.png")
+    [pair] = pairs(photograph.parent, photograph)
+    assert pair.output == tmp_path / "out/7.png"
+    (tmp_path / "list.txt").write_text("7,7")
+    [pair] = pairs(photograph.parent, photograph.parent, str(tmp_path / "list.txt"))
+    assert pair == Pair(photograph, photograph, photograph, tmp_path / "out/7.png")
+    with pytest.raises(UserError, match="--exemplar-label is missing"):
+        pairs(photograph, tmp_path / "elsewhere/7.jpg")
+
+
+@pytest.mark.parametrize(
+    ("mask_input", "at_inference", "needed"),
+    [("features", True, True), ("features", False, False), ("none", True, False)],
+)
+def test_when_the_exemplars_label_map_is_needed(mask_input, at_inference, needed):
+    model = ModelSettings(mask_input=mask_input, mask_at_inference=at_inference)
+    assert translate.needs_exemplar_label(Settings(model=model)) is needed
+
+
+def test_missing_flags_are_one_line(program):
+    done = program.run("translate", f"--checkpoint={Path('x')}")
+    assert done.returncode == 2
+    assert done.stderr == "error: --input is missing; --help shows an example\n"
+
+
+def test_a_folder_without_checkpoint_is_one_line(program, tmp_path):
+    flags = [f"--{name}={tmp_path}" for name in ("checkpoint", "input", "exemplar", "output")]
+    done = program.run("translate", *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path} holds no checkpoint")
+    assert done.stderr.count("\n") == 1
