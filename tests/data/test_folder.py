@@ -89,6 +89,11 @@ def test_classes_are_counted(settings, own):
     assert "config.data.channels=6" in message
 
 
+def test_only_own_label_maps_may_be_uncounted(settings):
+    with pytest.raises(UserError, match=r"config\.data\.channels is 0; it must be between 1 and"):
+        dataclasses.replace(settings, dataset="flickr", channels=0)
+
+
 def test_named_classes_must_agree(settings, own):
     (own / "classes.txt").write_text("unknown\nsky\nsea\nsand\nrock\ntree\nboat\n")
     assert len(data.found_classes(dataclasses.replace(settings, channels=0))) == 7
