@@ -26,7 +26,8 @@ def batch(seed):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (2, 8, 64, 64, 3), np.uint8)
     labels = rng.integers(0, 5, (2, 8, 4, 4, 1), np.uint8).repeat(16, 2).repeat(16, 3)
-    return Batch(*images, *labels, np.arange(8, dtype=np.float32) % 2)
+    itself = np.arange(8, dtype=np.float32) % 2
+    return Batch(images[0], images[1], labels[0], labels[1], itself)
 
 
 def run(devices):

@@ -37,7 +37,7 @@ def state_of(step, config=SETTINGS):
 
 
 def assert_same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
+    # Fails as well where the structures differ.
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 

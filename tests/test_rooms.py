@@ -57,7 +57,7 @@ def reachable(name):
 
 def test_the_import_graph_has_no_cycle():
     graph = {name: imports(name, nested=False) & FILES.keys() for name in FILES}
-    done = set()
+    done: set[str] = set()
     while len(done) < len(graph):
         ready = {name for name in graph if name not in done and graph[name] <= done}
         assert ready, f"these import each other: {sorted(graph.keys() - done)}"

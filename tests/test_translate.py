@@ -37,7 +37,8 @@ def find(folder, labels, exemplar, label=None, list_file="", output="out", needs
 
 def test_one_pair(folder):
     files = ("inputs/in_0.png", "exemplars/ex_0.jpg", "exemplars/ex_0.png")
-    wanted = Pair(*(folder / name for name in files), folder / "out.png")
+    label, exemplar, exemplar_label = (folder / name for name in files)
+    wanted = Pair(label, exemplar, exemplar_label, folder / "out.png")
     assert find(folder, *files, output="out.png") == [wanted]
 
 

@@ -8,7 +8,7 @@ def by_hand(mask, label, exemplar_label, valid):
     """The definition, position by position."""
     b, h, w, _ = mask.shape
     s = label.shape[1] // h
-    right = expected = positions = 0
+    right, expected, positions = 0, 0.0, 0
     for sample in range(b):
         there = [int(exemplar_label[sample, i * s, j * s]) for i in range(h) for j in range(w)]
         for i in range(h):
