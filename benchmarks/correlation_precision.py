@@ -52,12 +52,9 @@ def main() -> None:
     exact = theta @ phi.T / 0.01
     weights = softmax(exact)
     warped = weights @ colours
-    print(
-        f"{jax.devices()[0].device_kind}, {arguments.positions} positions, {arguments.width} numbers"
-    )
-    print(
-        "| product | logit, worst | softmax weight, worst | warped colour, worst |\n|---|---|---|---|"
-    )
+    device = jax.devices()[0].device_kind
+    print(f"{device}, {arguments.positions} positions, {arguments.width} numbers; worst errors")
+    print("| product | logit | softmax weight | warped colour |\n|---|---|---|---|")
 
     def row(name: str, logits: np.ndarray) -> None:
         got = softmax(np.asarray(logits, np.float64))

@@ -32,18 +32,22 @@ def get_config(variant: str = "mask") -> ConfigDict:
     config.model.base_filters = 8
     config.model.adaptor_kernel = 3
     config.model.mask_input = "features" if variant == "mask" else "none"
+    config.model.mask_epochs = 2
     config.model.warped_mask = "direct"
     config.loss.mask = 100.0
     config.loss.perceptual = 0.001
     config.loss.pseudo_exemplar = 10.0
     config.vgg.weights = "random"
     config.vgg.width = 16
+    # Few steps: no epsilon that holds small gradients back.
     config.optimiser.generator_rate = 1e-3
-    config.optimiser.discriminator_rate = 1e-3
-    config.optimiser.constant_epochs = 5
-    config.optimiser.decay_epochs = 5
+    config.optimiser.discriminator_rate = 4e-4
+    config.optimiser.generator_eps = 1e-8
+    config.optimiser.beta2 = 0.99
+    config.optimiser.constant_epochs = 3
+    config.optimiser.decay_epochs = 1
     config.train.batch_size = 8
     config.train.log_every = 10
-    config.train.images_every = 100
-    config.train.checkpoint_every = 100
+    config.train.images_every = 0
+    config.train.checkpoint_every = 128
     return config
