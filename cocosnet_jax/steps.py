@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from cocosnet_jax import losses, model, vgg
 from cocosnet_jax.nn.interleave import interleave, separate
@@ -199,7 +199,9 @@ def train_step(settings: Settings, steps_per_epoch: int) -> TrainStep:
     return step
 
 
-def predict_step(settings: Settings, give_mask: bool | None = None) -> PredictStep:
+def predict_step(
+    settings: Settings, give_mask: Bool[Array, ""] | bool | None = None
+) -> PredictStep:
     """The translation of a batch; deterministic.
 
     Args:

@@ -39,12 +39,15 @@ class Program:
     """Runs entry points as a user does, with compiled programs kept between them."""
 
     folder: Path
+    compiled: Path
 
     def environment(self) -> dict[str, str]:
         return os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
+            "JAX_COMPILATION_CACHE_DIR": str(self.compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
             "JAX_PLATFORMS": "cpu",
+            # A few steps of a tiny network: compiling them fast is what counts.
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
         }
 
     def command(self, module: str, *arguments: str) -> list[str]:
@@ -77,7 +80,10 @@ def program(tmp_path_factory):
         write_pair(folder / "ade/training", f"ADE_train_{index}", draw_label(index))
     for index in range(4):
         write_pair(folder / "ade/validation", f"ADE_val_{index}", draw_label(100 + index))
-    return Program(folder)
+    base = tmp_path_factory.getbasetemp()
+    # Workers of one test run share what they compile.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return Program(folder, shared / "compiled")
 
 
 @pytest.fixture(scope="session")

@@ -6,28 +6,29 @@ is what `make demo` runs. It trains `configs/toy.py`, translates validation scen
 exemplars each, writes `demo.png` and `demo.json` into the workdir and prints what it measured:
 
 - warp accuracy: share of positions at which the warp brings the right class, among those whose
-  class the exemplar has; with the exemplar's mask given, and with noise in its place; and the
-  share that a warp to random positions would get right;
+  class the exemplar has; after the warm-up with the exemplar's mask given, at the end with noise in
+  its place; and the share that a warp to random positions would get right;
 - colour distance: how far a result's mean colour of each class is from that class's mean colour in
   its exemplar, and in another exemplar (0 to 255, root of the summed squares of R, G and B).
 """
 
 import json
 import time
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from cocosnet_jax import checkpoint, command, data, pictures, workdir
 from cocosnet_jax.metrics import warp_accuracy
-from cocosnet_jax.settings import Settings, from_mapping
-from cocosnet_jax.state import TrainState
-from cocosnet_jax.steps import predict_step
+from cocosnet_jax.settings import from_mapping
+from cocosnet_jax.steps import PredictStep, predict_step
 from cocosnet_jax.types import Batch
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder of the run; made where missing")
@@ -61,7 +62,6 @@ def main() -> int:
         return status
     minutes = (time.monotonic() - began) / 60
 
-    restored = checkpoint.restore_for_inference(folder)
     split = data.open_split(settings.data, "validation")
     pairs = [split[i] for i in range(len(split))]
     scenes = Scenes(
@@ -71,18 +71,24 @@ def main() -> int:
     print(
         f"translating {len(scenes.images)} scenes with {EXEMPLARS} exemplars each ...", flush=True
     )
-    given = translate(settings, restored.state, scenes, chosen, give_mask=True)
-    blind = translate(settings, restored.state, scenes, chosen, give_mask=False)
-    results = given if settings.model.mask_at_inference else blind
+    predict = jax.jit(
+        lambda state, batch, give_mask: predict_step(settings, give_mask)(state, batch)
+    )
+    steps_per_epoch = len(data.open_split(settings.data, "train")) // settings.train.batch_size
+    warmed_up = folder / checkpoint.FOLDER / str(settings.model.mask_epochs * steps_per_epoch)
+    given, blind = (
+        translate(partial(predict, give_mask=mask), path, scenes, chosen)
+        for mask, path in ((True, warmed_up), (False, folder))
+    )
     measured = {
         "warp_accuracy_with_mask": given.accuracy,
         "warp_accuracy_without_mask": blind.accuracy,
         "warp_accuracy_by_chance": given.chance,
-        **colour_distances(scenes, chosen, results.images),
+        **colour_distances(scenes, chosen, given.images),
         "minutes_of_training": minutes,
     }
     picture = folder / "demo.png"
-    pictures.write_png(picture, sheet(scenes, chosen, results.images))
+    pictures.write_png(picture, sheet(scenes, chosen, given.images))
     (folder / "demo.json").write_text(json.dumps(measured, indent=2) + "\n")
     report(measured, len(scenes.images))
     print(f"\nlook at {picture}")
@@ -121,11 +127,9 @@ class Results(NamedTuple):
     chance: float
 
 
-def translate(
-    settings: Settings, state: TrainState, scenes: Scenes, chosen: np.ndarray, *, give_mask: bool
-) -> Results:
-    """Translates every scene with each of its exemplars."""
-    predict = jax.jit(predict_step(settings, give_mask))
+def translate(predict: PredictStep, run: epath.Path, scenes: Scenes, chosen: np.ndarray) -> Results:
+    """Translates every scene with each of its exemplars, from a run or one of its checkpoints."""
+    state = checkpoint.restore_for_inference(run).state
     images, counts = [], []
     for column in chosen.T:
         rows = []
@@ -211,7 +215,7 @@ def report(measured: dict[str, float], scenes: int) -> None:
     print(
         f"\nmeasured on {scenes} scenes that were not trained on, {EXEMPLARS} exemplars each\n"
         f"  warp finds the right class, mask given       {m['warp_accuracy_with_mask']:.3f}\n"
-        f"  warp finds the right class, mask not given   {m['warp_accuracy_without_mask']:.3f}\n"
+        f"  the same without it, at the end of training  {m['warp_accuracy_without_mask']:.3f}\n"
         f"  the same by chance                           {m['warp_accuracy_by_chance']:.3f}\n"
         f"  colour distance to its exemplar              "
         f"{m['colour_distance_to_own_exemplar']:.1f}\n"
