@@ -4,8 +4,9 @@
 
 The recipe is the release's for ADE20k: the correspondence network is given the exemplar's mask for
 three epochs, as a warm-up, and noise in its place for one. `configs/toy.py:no_mask` leaves the mask
-out, so that the correspondence rests on the pictures alone. The perceptual losses use an untrained narrow VGG (`vgg.weights=random`): enough to carry
-colours and textures of drawings, and nothing to download.
+out, so that the correspondence rests on the pictures alone. The perceptual losses use an untrained
+narrow VGG (`vgg.weights=random`): enough to carry colours and textures of drawings, and nothing to
+download.
 
 What to expect: see the README. `make demo` runs this, and measures it after the warm-up and at the
 end.

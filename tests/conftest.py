@@ -97,3 +97,17 @@ def trained(program):
     assert done.returncode == 0, done.stderr
     assert f"finished at step {STEPS}" in done.stdout
     return workdir
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what tests measured; a worker's own output does not reach the terminal."""
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    lines = [
+        value
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "parity" and report.when == "call"
+    ]
+    if lines:
+        terminalreporter.section("worst relative errors against the release")
+        terminalreporter.write_line("\n".join(sorted(lines)))
