@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from cocosnet_jax.apps import toy_demo
+from cocosnet_jax.apps.toy_demo import Scenes
+
+
+def flat_scenes(colours):
+    """Scenes of two classes, left and right half, each in one colour."""
+    labels = np.ones((len(colours), 4, 4), np.uint8)
+    labels[:, :, 2:] = 2
+    images = np.zeros((len(colours), 4, 4, 3), np.uint8)
+    for i, (left, right) in enumerate(colours):
+        images[i, :, :2], images[i, :, 2:] = left, right
+    return Scenes(images, labels)
+
+
+def test_colour_distances_by_hand():
+    scenes = flat_scenes([(0, 0), (10, 20), (40, 20), (100, 200)])
+    chosen = np.array([[1, 2, 3]])
+    # Results: the first as its exemplar, the second like the first, the third as its exemplar.
+    images = scenes.images[[1, 1, 3]][None]
+    found = toy_demo.colour_distances(scenes, chosen, images)
+    grey = np.sqrt(3)
+    own = [0, 0, 15 * grey, 15 * grey, 0, 0]
+    other = [15 * grey, 135 * grey, 0, 135 * grey, 135 * grey, 120 * grey]
+    assert found["colour_distance_to_own_exemplar"] == pytest.approx(np.mean(own))
+    assert found["colour_distance_to_another"] == pytest.approx(np.mean(other))
+    assert found["nearer_to_own"] == pytest.approx(np.mean(np.array(own) < np.array(other)))
+
+
+def test_exemplars_have_the_scenes_classes_and_differ():
+    scenes = flat_scenes([(0, 0), (10, 10), (12, 12), (250, 250), (120, 120)])
+    scenes.labels[4] = 3  # without the classes of the others
+    chosen = toy_demo.choose_exemplars(scenes)
+    assert chosen.shape == (5, 3)
+    assert sorted(chosen[0]) == [1, 2, 3]
+    assert list(chosen[0][:2]) == [1, 3]  # the farthest comes second
+    assert all(i not in row for i, row in enumerate(chosen))
+
+
+def test_sheet_shows_input_and_three_pairs():
+    scenes = flat_scenes([(0, 0), (10, 20), (40, 20), (100, 200)])
+    chosen = np.array([[1, 2, 3]] * 4)
+    images = np.repeat(scenes.images[:, None], 3, 1)
+    picture = toy_demo.sheet(scenes, chosen, images)
+    side = 4 * toy_demo.SCALE + 4
+    assert picture.shape == (18 + 4 * side + 4, 7 * side + 4, 3)

@@ -1,0 +1,57 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from cocosnet_jax import settings, state
+from cocosnet_jax.nn.conv import xavier_deviation
+
+SETTINGS = settings.from_mapping(
+    {
+        "data": {"image_size": 64, "load_size": 64, "channels": 5, "exemplar_list": "random"},
+        "model": {"base_filters": 4},
+        "optimiser": {"constant_epochs": 2, "decay_epochs": 4, "ema": 0.9},
+        "vgg": {"weights": "random"},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def made():
+    create = functools.partial(state.create_state, SETTINGS, steps_per_epoch=10)
+    return jax.device_get(jax.jit(create)(jax.random.key(0)))
+
+
+def test_initial_parameters_have_the_releases_distribution(made):
+    leaves = traverse_util.flatten_dict(made.params)
+    ratios = []
+    for path, value in leaves.items():
+        if path[-1] == "kernel":
+            ratios.append(value / xavier_deviation(value.shape))
+        else:
+            assert np.all(value == (0.25 if path[-1] == "slope" else 0)), path
+    together = np.concatenate([x.ravel() for x in ratios])
+    assert together.std() == pytest.approx(1, rel=0.01)
+    assert abs(together.mean()) < 0.01
+    # Every kernel is a draw of its own.
+    firsts = [x.ravel()[0] for x in ratios]
+    assert len(set(firsts)) == len(firsts)
+
+
+def test_initial_variables(made):
+    for player in made.variables.values():
+        for path, value in traverse_util.flatten_dict(player["spectral"]).items():
+            assert np.linalg.norm(value) == pytest.approx(1, rel=1e-5), path
+
+
+def test_the_average_starts_as_a_copy_of_the_weights(made):
+    jax.tree.map(np.testing.assert_array_equal, made.ema, made.params["generator"])
+
+
+def test_learning_rate_is_constant_then_falls_by_equal_steps():
+    rate = state.learning_rate(1e-3, SETTINGS.optimiser, steps_per_epoch=10)
+    rates = [float(rate(epoch * 10 + 9)) for epoch in range(7)]
+    expected = [1e-3, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4, 0]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-12)
