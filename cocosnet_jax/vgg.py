@@ -5,7 +5,6 @@ from typing import Literal
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -92,18 +91,3 @@ def features(
         x = nn.max_pool(x, (2, 2), (2, 2))
     missing = ", ".join(sorted(wanted - set(found)))
     raise ValueError(f"VGG-19 has no layer {missing}")
-
-
-def random_weights(key: jax.Array, width: int = 64) -> VggWeights:
-    """Untrained weights, He normal, biases 0: distances of their features still mean something."""
-    params = {}
-    previous = 3
-    stages = [stage for stage, count in enumerate(STAGES) for _ in range(count)]
-    for name, stage, layer_key in zip(
-        LAYERS, stages, jax.random.split(key, len(LAYERS)), strict=True
-    ):
-        out = widths(width)[stage]
-        kernel = nn.initializers.he_normal()(layer_key, (3, 3, previous, out))
-        params[name] = {"kernel": kernel, "bias": jnp.zeros(out)}
-        previous = out
-    return VggWeights(params, "caffe")
