@@ -46,11 +46,9 @@ class Program:
             "JAX_COMPILATION_CACHE_DIR": str(self.compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
             "JAX_PLATFORMS": "cpu",
-            # A program that runs for seconds is not worth minutes of compiling.
+            # A few steps of a tiny network: compiling them fast is what counts.
             "XLA_FLAGS": "--xla_backend_optimization_level=0"
             " --xla_llvm_disable_expensive_passes=true",
-            # A few steps of a tiny network: compiling them fast is what counts.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
         }
 
     def command(self, module: str, *arguments: str) -> list[str]:
