@@ -1,5 +1,6 @@
 """Convolution with the release's padding, initialisation and spectral norm."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -44,6 +45,14 @@ def convolve(
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return _convolve_patches(x, kernel, stride)
+
+
+# Patches are several times as large as the image: the backward pass makes them again.
+@functools.partial(jax.checkpoint, static_argnums=2)
+def _convolve_patches(
+    x: Float[Array, "b height width cin"], kernel: Float[Array, "kh kw cin cout"], stride: int
+) -> Float[Array, "b h w cout"]:
     kh, kw = kernel.shape[:2]
     h = (x.shape[1] - kh) // stride + 1
     w = (x.shape[2] - kw) // stride + 1
