@@ -33,16 +33,18 @@ from cocosnet_jax import command
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 
-_SETTINGS = command.define_config()
-_OUTPUT = flags.DEFINE_string("output", "", "list file to write")
-_SPLIT = flags.DEFINE_enum("split", "train", ["train", "validation"], "whose exemplars to find")
-_K = flags.DEFINE_integer("k", 10, "exemplars per image", lower_bound=1)
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    "",
-    "run of a plain translation network, whose outputs ask",
-)
-_BATCH = flags.DEFINE_integer("batch", 16, "photographs per pass through VGG-19", lower_bound=1)
+# Defined only where this is the program: other entry points have flags of the same names.
+if __name__ == "__main__":
+    _SETTINGS = command.define_config()
+    _OUTPUT = flags.DEFINE_string("output", "", "list file to write")
+    _SPLIT = flags.DEFINE_enum("split", "train", ["train", "validation"], "whose exemplars to find")
+    _K = flags.DEFINE_integer("k", 10, "exemplars per image", lower_bound=1)
+    _CHECKPOINT = flags.DEFINE_string(
+        "checkpoint",
+        "",
+        "run of a plain translation network, whose outputs ask",
+    )
+    _BATCH = flags.DEFINE_integer("batch", 16, "photographs per pass through VGG-19", lower_bound=1)
 
 _LAYER = "relu5_2"
 # Sides of the blocks of the search: 2048 x 8192 similarities are 64 MiB.
