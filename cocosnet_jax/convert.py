@@ -78,7 +78,7 @@ _SPADE = {
     "shared": "mlp_shared/1",
     "gamma": "mlp_gamma",
     "beta": "mlp_beta",
-    "BatchNorm_0": "param_free_norm",
+    "batch_norm": "param_free_norm",
 }
 _LEAVES = {
     "kernel": "weight",
@@ -181,7 +181,7 @@ def table(net: Net, settings: Settings) -> dict[str, _Leaf]:
     unknown = [
         "/".join(path[1:])
         for path in flat
-        if path[-1] == "code" or (path[0] == "batch_stats" and path[-2] != "BatchNorm_0")
+        if path[-1] == "code" or (path[0] == "batch_stats" and path[-2] != "batch_norm")
     ]
     if unknown:
         raise UserError(

@@ -165,9 +165,7 @@ def apply_gradients(
     """Both optimisers' updates, and the average of the generator's weights."""
     params, opt_state = {}, {}
     for name, optimiser in optimisers(settings.optimiser, steps_per_epoch).items():
-        updates, opt_state[name] = optimiser.update(
-            grads[name], state.opt_state[name], state.params[name]
-        )
+        updates, opt_state[name] = optimiser.update(grads[name], state.opt_state[name])
         params[name] = optax.apply_updates(state.params[name], updates)
     ema = state.ema
     if ema is not None:

@@ -143,7 +143,7 @@ def golden_batch(meta: dict[str, Any], condition: str, dtype: Any) -> Batch:
 def golden_state(
     spec: dict[str, Any], salt: str, s: settings.Settings, dtype: Any
 ) -> tuple[state.TrainState, vgg.VggWeights]:
-    """State and VGG weights of a case, made by rule and converted."""
+    """State, without optimisers, and VGG weights of a case, made by rule and converted."""
     params: dict[str, Any] = {"generator": {}, "discriminator": {}}
     variables: dict[str, Any] = {"generator": {}, "discriminator": {}}
     for key, net, _, player in NETS:
@@ -159,10 +159,6 @@ def golden_state(
         for collection, tree in net_variables.items():
             variables[player].setdefault(collection, {})[net] = tree
     params, variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, variables))
-    opt_state = {
-        name: optimiser.init(params[name])
-        for name, optimiser in state.optimisers(s.optimiser, 1).items()
-    }
     tensors = rule.state_dict(spec["VGG"], salt + "VGG/")
     weights = {
         name: {
@@ -171,7 +167,7 @@ def golden_state(
         }
         for name in vgg.LAYERS
     }
-    start = state.TrainState(jnp.zeros((), jnp.int32), params, variables, opt_state, None)
+    start = state.TrainState(jnp.zeros((), jnp.int32), params, variables, {}, None)
     return start, vgg.VggWeights(weights)
 
 
@@ -226,18 +222,16 @@ def evaluation_arrays(
 
 
 def _tensors(
-    params: dict[str, Any], variables: dict[str, Any], s: settings.Settings
+    params: dict[str, Any], variables: dict[str, Any], net: convert.Net, s: settings.Settings
 ) -> dict[str, np.ndarray]:
-    """Both players' trees under the names of the release's training step."""
-    tensors = {}
-    for _, net, prefix, player in NETS:
-        ours, state_of = params[player], variables[player]
-        if player == "generator":
-            ours = ours[net]
-            state_of = {kind: tree[net] for kind, tree in state_of.items() if net in tree}
-        for name, value in convert.to_torch(ours, state_of, net, s).items():
-            tensors[prefix + name] = np.asarray(value, np.float64)
-    return tensors
+    """One network's tensors under the release's names, taken from its player's trees."""
+    if net != "discriminator":
+        params = params[net]
+        variables = {kind: tree[net] for kind, tree in variables.items() if net in tree}
+    return {
+        name: np.asarray(value, np.float64)
+        for name, value in convert.to_torch(params, variables, net, s).items()
+    }
 
 
 def measure(
@@ -269,8 +263,14 @@ def measure(
             )
             if dtype != np.float64:
                 return metrics, pictures
+            # Made here, the zeros of the optimisers need no memory of their own.
+            opt_state = {
+                name: optimiser.init(start.params[name])
+                for name, optimiser in state.optimisers(s.optimiser, 1).items()
+            }
+            start = start.replace(opt_state=opt_state)
             after = steps.apply_gradients(s, start, grads, variables, 1)
-            return metrics, pictures, grads, after
+            return metrics, pictures, grads, after.params, after.variables
 
         metrics, pictures, *rest = _run(train, start, weights, batch)
     names = ("fake_image", "warp_out", "warp_cycle", "warp_mask")
@@ -298,30 +298,38 @@ def measure(
         },
     }
     if rest:
-        grads, after = rest
-        # Of what stands still, only the values after the step count.
-        before = _tensors(start.params, start.variables, s)
-        now = _tensors(after.params, after.variables, s)
-        gradient = _tensors(grads, after.variables, s)
-        for kind, of in (("grad", gradient), ("update", {k: now[k] - before[k] for k in now})):
-            norms, projections = {}, {}
-            for name in (
-                k.removeprefix(f"{kind}_norm/") for k in step if k.startswith(f"{kind}_norm/")
-            ):
-                norm = step[f"{kind}_norm/{name}"]
-                norms[name] = abs(float(np.linalg.norm(of[name])) / norm - 1)
-                projection = rule.projection(name, of[name]) - step[f"{kind}_proj/{name}"]
-                projections[name] = abs(projection) / norm
-            errors[f"{kind}_norm"], errors[f"{kind}_proj"] = norms, projections
-        errors["buffers"] = {
-            name: abs(rule.projection(name, now[name]) - value) / float(np.linalg.norm(now[name]))
-            for name, value in (
-                (key.removeprefix("buffer_proj/"), value)
-                for key, value in step.items()
-                # The decoder in the discriminator's files is never run (SPEC section 5).
-                if key.startswith("buffer_proj/") and ".dec." not in key
-            )
-        }
+        matched: set[str] = set()
+        kinds = ("grad_norm", "grad_proj", "update_norm", "update_proj", "buffers")
+        errors |= {kind: {} for kind in kinds}
+        grads, after_params, after_variables = rest
+        # One network at a time: each is held several times over.
+        for _, net, prefix, player in NETS:
+            before = _tensors(start.params[player], start.variables[player], net, s)
+            now = _tensors(after_params[player], after_variables[player], net, s)
+            gradient = _tensors(grads[player], after_variables[player], net, s)
+            for short, value in now.items():
+                name = prefix + short
+                found = {"grad": gradient[short], "update": value - before[short]}
+                for kind, array in found.items():
+                    if (norm := step.get(f"{kind}_norm/{name}")) is None:
+                        continue
+                    matched.add(f"{kind}_norm/{name}")
+                    errors[f"{kind}_norm"][name] = abs(float(np.linalg.norm(array)) / norm - 1)
+                    difference = rule.projection(name, array) - step[f"{kind}_proj/{name}"]
+                    errors[f"{kind}_proj"][name] = abs(difference) / norm
+                # Of what stands still, only the values after the step count.
+                if (projection := step.get(f"buffer_proj/{name}")) is not None:
+                    matched.add(f"buffer_proj/{name}")
+                    difference = rule.projection(name, value) - projection
+                    errors["buffers"][name] = abs(difference) / float(np.linalg.norm(value))
+        unmet = {
+            name
+            for name in step
+            # The decoder in the discriminator's files is never run (SPEC section 5).
+            if name.startswith(("grad_norm/", "update_norm/", "buffer_proj/"))
+            and ".dec." not in name
+        } - matched
+        assert not unmet, f"{case}: nothing computed for {sorted(unmet)}"
     return {kind: _worst(values) for kind, values in errors.items()}
 
 

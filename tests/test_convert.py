@@ -158,7 +158,7 @@ def test_batch_statistics():
     count = "head_0.norm_0.param_free_norm.num_batches_tracked"
     params, variables = convert.from_torch(tensors | {count: np.array(7)}, "generator", config)
     np.testing.assert_array_equal(
-        variables["batch_stats"]["up_1"]["norm_s"]["BatchNorm_0"]["var"],
+        variables["batch_stats"]["up_1"]["norm_s"]["batch_norm"]["var"],
         tensors["up_1.norm_s.param_free_norm.running_var"],
     )
     assert convert.to_torch(params, variables, "generator", config)[count] == 0

@@ -1,9 +1,11 @@
 """Spatially adaptive denormalisation, SPADE, and the residual block made of it (SPEC section 2)."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.conv import Conv, Dtype, convolve, reflect_pad
@@ -11,6 +13,8 @@ from cocosnet_jax.nn.norms import BatchNorm, positional_norm
 from cocosnet_jax.nn.resize import resize
 
 SLOPE = 0.2  # of every leaky ReLU
+# Of one convolution.
+Weights = tuple[Float[Array, "kh kw cin cout"], Float[Array, "cout"] | None]
 
 
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -21,44 +25,59 @@ def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 class Spade(nn.Module):
     """norm(x) * (1 + gamma) + beta, gamma and beta read from a condition map (equation 5).
 
+    The condition is read outside, by `reading()`'s weights: what several layers read from one map
+    takes one convolution.
+
     Attributes:
+      features: channels of x.
       hidden: channels between the condition and gamma, beta.
       norm: positional norm, or batch norm in its place.
-      condition_resize: how the condition comes to the size of the activation.
       spectral: spectral norm on the three convolutions; the release has none here.
       dtype: of the activations.
     """
 
+    features: int
     hidden: int
     norm: Literal["positional", "batch"] = "positional"
-    condition_resize: Literal["nearest", "bilinear"] = "nearest"
     spectral: bool = False
     dtype: Dtype | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        condition: Float[Array, "b height width k"],
-        *,
-        train: bool,
-    ) -> Float[Array, "b h w c"]:
-        def conv(features: int, name: str) -> Conv:
-            return Conv(
-                features, 3, 1, "reflect", spectral=self.spectral, dtype=self.dtype, name=name
-            )
+    def setup(self) -> None:
+        def conv(features: int) -> Conv:
+            return Conv(features, 3, 1, "reflect", spectral=self.spectral, dtype=self.dtype)
 
-        normed = positional_norm(x) if self.norm == "positional" else BatchNorm()(x, train=train)
-        condition = resize(condition, x.shape[1], x.shape[2], self.condition_resize)
-        shared = nn.relu(conv(self.hidden, "shared")(condition, train=train))
-        # gamma and beta read the same map: one convolution makes both.
-        layers = [
-            conv(x.shape[-1], name).weights(self.hidden, train=train) for name in ("gamma", "beta")
-        ]
-        both = [jnp.concatenate(parts, -1) for parts in zip(*layers, strict=True)]
-        shared, kernel, bias = nn.dtypes.promote_dtype(shared, *both, dtype=self.dtype)
-        gamma, beta = jnp.split(convolve(reflect_pad(shared), kernel) + bias, 2, -1)
+        self.shared = conv(self.hidden)
+        self.gamma, self.beta = conv(self.features), conv(self.features)
+        if self.norm == "batch":
+            self.batch_norm = BatchNorm()
+
+    def reading(self, channels: int, *, train: bool) -> Weights:
+        """Kernel and bias that turn a condition of so many channels into `hidden`."""
+        return self.shared.weights(channels, train=train)
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], shared: Float[Array, "b h w hidden"], *, train: bool
+    ) -> Float[Array, "b h w c"]:
+        """Modulates x by what was read from the condition, after its ReLU."""
+        if self.norm == "positional":
+            normed = positional_norm(x)
+        else:
+            normed = self.batch_norm(x, train=train)
+        layers = [layer.weights(self.hidden, train=train) for layer in (self.gamma, self.beta)]
+        gamma, beta = convolve_together(shared, layers, self.dtype)
         return normed * (1 + gamma) + beta
+
+
+def convolve_together(
+    x: Float[Array, "b h w c"], layers: Sequence[Weights], dtype: Dtype | None
+) -> list[Float[Array, "b h w k"]]:
+    """The outputs of several reflect-padded convolutions of one map, in one convolution."""
+    biases = [bias for _, bias in layers if bias is not None]
+    assert len(biases) == len(layers)
+    kernel, bias = jnp.concatenate([kernel for kernel, _ in layers], -1), jnp.concatenate(biases)
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=dtype)
+    ends = np.cumsum([part.size for part in biases])
+    return jnp.split(convolve(reflect_pad(x), kernel) + bias, ends[:-1].tolist(), -1)
 
 
 class SpadeBlock(nn.Module):
@@ -67,8 +86,9 @@ class SpadeBlock(nn.Module):
     Attributes:
       features: output channels; where they differ from the input's, the shortcut is a 1x1
         convolution with a SPADE of its own.
+      condition_resize: how the condition comes to the size of the activation.
       spectral_everywhere: also on SPADE's own convolutions.
-      hidden, norm, condition_resize, dtype: see `Spade`.
+      hidden, norm, dtype: see `Spade`.
     """
 
     features: int
@@ -86,27 +106,37 @@ class SpadeBlock(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "b h w features"]:
-        def spade(name: str) -> Spade:
-            return Spade(
-                self.hidden,
-                self.norm,
-                self.condition_resize,
-                self.spectral_everywhere,
-                self.dtype,
-                name=name,
+        channels = x.shape[-1]
+        middle = min(channels, self.features)
+        widths = {"norm_0": channels, "norm_1": middle}
+        if channels != self.features:
+            widths["norm_s"] = channels
+        spades = {
+            name: Spade(
+                width, self.hidden, self.norm, self.spectral_everywhere, self.dtype, name=name
             )
+            for name, width in widths.items()
+        }
+        condition = resize(condition, x.shape[1], x.shape[2], self.condition_resize)
+        read = convolve_together(
+            condition,
+            [spade.reading(condition.shape[-1], train=train) for spade in spades.values()],
+            self.dtype,
+        )
+        shared = {name: nn.relu(y) for name, y in zip(spades, read, strict=True)}
+
+        def modulate(name: str, y: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
+            return spades[name](y, shared[name], train=train)
 
         def conv(features: int, name: str) -> Conv:
             return Conv(features, 3, 1, "reflect", spectral=True, dtype=self.dtype, name=name)
 
         shortcut = x
-        if x.shape[-1] != self.features:
-            shortcut = spade("norm_s")(x, condition, train=train)
-            shortcut = Conv(
+        if channels != self.features:
+            to_features = Conv(
                 self.features, 1, use_bias=False, spectral=True, dtype=self.dtype, name="conv_s"
-            )(shortcut, train=train)
-        middle = min(x.shape[-1], self.features)
-        dx = leaky_relu(spade("norm_0")(x, condition, train=train))
-        dx = conv(middle, "conv_0")(dx, train=train)
-        dx = leaky_relu(spade("norm_1")(dx, condition, train=train))
-        return shortcut + conv(self.features, "conv_1")(dx, train=train)
+            )
+            shortcut = to_features(modulate("norm_s", x), train=train)
+        dx = conv(middle, "conv_0")(leaky_relu(modulate("norm_0", x)), train=train)
+        dx = conv(self.features, "conv_1")(leaky_relu(modulate("norm_1", dx)), train=train)
+        return shortcut + dx

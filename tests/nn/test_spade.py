@@ -34,18 +34,19 @@ def lrelu(x):
 
 
 def test_spade_by_formula():
-    module = Spade(hidden=6)
-    x, condition = RNG.normal(size=(2, 4, 4, 5)), RNG.normal(size=(2, 8, 8, 3))
+    module = Spade(features=5, hidden=6)
+    x, shared = RNG.normal(size=(2, 4, 4, 5)), RNG.uniform(size=(2, 4, 4, 6))
     with jax.enable_x64(True):
-        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, condition, train=False))
+        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, shared, train=False))
         params = random_like(shapes["params"])
-        got = module.apply({"params": params}, jnp.asarray(x), jnp.asarray(condition), train=True)
-    np.testing.assert_allclose(got, spade(x, condition, params), rtol=1e-10, atol=1e-10)
+        got = module.apply({"params": params}, jnp.asarray(x), jnp.asarray(shared), train=True)
+    wanted = pn(x) * (1 + conv3(shared, params["gamma"])) + conv3(shared, params["beta"])
+    np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-10)
 
 
 def test_spade_block_by_formula():
     module = SpadeBlock(features=3, hidden=6)
-    x, condition = RNG.normal(size=(1, 4, 4, 5)), RNG.normal(size=(1, 4, 4, 2))
+    x, condition = RNG.normal(size=(1, 4, 4, 5)), RNG.normal(size=(1, 8, 8, 2))
     with jax.enable_x64(True):
         shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, condition, train=False))
         variables = random_like(dict(shapes))
