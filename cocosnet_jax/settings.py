@@ -299,6 +299,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         has_classes = self.data.condition != "channels"
+        _require(
+            self.data.image_size >= 64,
+            "data.image_size",
+            self.data.image_size,
+            "at least 64: of less, the second discriminator has nothing to judge",
+        )
         if self.data.condition == "labels_glasses":
             _require(
                 self.data.channels > 16,

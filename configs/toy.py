@@ -31,27 +31,28 @@ def get_config(variant: str = "mask") -> ConfigDict:
     config.data.channels = 11
     config.data.exemplar_list = "random"
     config.data.validation_exemplar_list = "random"
+    config.data.exemplar_probability = 0.3
     config.model.base_filters = 8
     config.model.adaptor_kernel = 3
     config.model.mask_input = "features" if variant == "mask" else "none"
     if variant == "mask":
         config.model.mask_epochs = MASK_EPOCHS
     config.model.warped_mask = "direct"
-    config.loss.mask = 100.0
+    config.loss.mask = 200.0
+    # Untrained, VGG's deep layers hardly see colour: the second stage does.
+    config.loss.contextual_relu2_2 = True
     config.loss.perceptual = 0.001
     config.loss.pseudo_exemplar = 10.0
     config.vgg.weights = "random"
     config.vgg.width = 16
-    # Few steps: no epsilon that holds small gradients back.
+    # Few steps: high rates, and most images their own exemplar, which shows colours best.
     config.optimiser.generator_rate = 1e-3
-    config.optimiser.discriminator_rate = 4e-4
-    config.optimiser.generator_eps = 1e-8
-    config.optimiser.beta2 = 0.99
+    config.optimiser.discriminator_rate = 7e-4
     config.optimiser.constant_epochs = 3
     config.optimiser.decay_epochs = 1
-    config.train.batch_size = 8
+    config.train.batch_size = 4
     config.train.log_every = 10
     config.train.images_every = 0
-    config.train.checkpoint_every = 64
+    config.train.checkpoint_every = 80
     config.train.keep_checkpoints = 4
     return config

@@ -85,6 +85,10 @@ WRONG = [
         "config.data.image_size is 100; it must be a positive multiple of 32, for example 96",
     ),
     (
+        ("--config=configs/toy.py", "--config.data.image_size=32"),
+        "config.data.image_size is 32; it must be at least 64: of less, the second discriminator",
+    ),
+    (
         ("--config=configs/ade20k.py", "--workdir=/nowhere"),
         "config.data.exemplar_list is empty: name a list file",
     ),

@@ -13,6 +13,7 @@ exemplars each, writes `demo.png` and `demo.json` into the workdir and prints wh
 """
 
 import json
+import os
 import time
 from functools import partial
 from typing import NamedTuple
@@ -49,6 +50,11 @@ class Scenes(NamedTuple):
 
 def main() -> int:
     """Trains, translates, measures, prints."""
+    # A quarter less time to compile; the steps take as long. What the user has set goes last.
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+    )
+
     from configs import toy
 
     settings = from_mapping(toy.get_config().to_dict())
@@ -84,11 +90,11 @@ def main() -> int:
         "warp_accuracy_with_mask": given.accuracy,
         "warp_accuracy_without_mask": blind.accuracy,
         "warp_accuracy_by_chance": given.chance,
-        **colour_distances(scenes, chosen, given.images),
+        **colour_distances(scenes, chosen, blind.images),
         "minutes_of_training": minutes,
     }
     picture = folder / "demo.png"
-    pictures.write_png(picture, sheet(scenes, chosen, given.images))
+    pictures.write_png(picture, sheet(scenes, chosen, blind.images))
     (folder / "demo.json").write_text(json.dumps(measured, indent=2) + "\n")
     report(measured, len(scenes.images))
     print(f"\nlook at {picture}")

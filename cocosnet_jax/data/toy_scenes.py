@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from cocosnet_jax.data.records import PairBuilder
 from cocosnet_jax.errors import UserError
@@ -39,7 +40,7 @@ Colour = tuple[int, int, int]
 T = TypeVar("T")
 Region = Callable[[Plane, Plane], Plane]
 
-TRAIN_SCENES, VALIDATION_SCENES = 512, 64
+TRAIN_SCENES, VALIDATION_SCENES = 320, 64
 
 _LAYOUT, _STYLE = 0, 1  # names of the two random streams
 _LATTICE = 32  # side of a texture's table of noise, a power of two
@@ -606,6 +607,9 @@ def _paint(canvas: _Canvas, style: _Style) -> np.ndarray:
 
 class ToyScenes(PairBuilder):
     """Landscapes drawn by the program, every one in a style of its own."""
+
+    # To be raised with every change of what is drawn: records of another version are not reused.
+    VERSION = tfds.core.Version("1.1.0")
 
     def split_keys(self) -> Mapping[str, Sequence[str]]:
         """Keys `scene-SEED`; the seeds of the two splits are far apart."""

@@ -241,7 +241,7 @@ from cocosnet_jax import settings
 def get_config():
     config = ConfigDict(settings.to_mapping(settings.Settings()))
     config.data.dataset = "ade20k"
-    config.data.image_size, config.data.load_size, config.data.channels = 32, 48, 6
+    config.data.image_size, config.data.load_size, config.data.channels = 64, 72, 6
     config.data.exemplar_list = ""
     return config
 """

@@ -282,8 +282,8 @@ def test_the_command_line_counts_classes(own, tmp_path):
         "config": "configs/folder.py",
         "source": own,
         "config.data.data_dir": tmp_path / "prepared",
-        "config.data.image_size": 32,
-        "config.data.load_size": 32,
+        "config.data.image_size": 64,
+        "config.data.load_size": 64,
     }
     done = subprocess.run(
         [sys.executable, "-m", "cocosnet_jax.prepare", *(f"--{k}={v}" for k, v in flags.items())],
