@@ -19,7 +19,7 @@ from cocosnet_jax.nn.resize import (
 )
 from cocosnet_jax.settings import DataSettings, ModelSettings, Settings
 from cocosnet_jax.types import Batch
-from cocosnet_jax.warp import Warp, correlation_logits, matching_features
+from cocosnet_jax.warp import SoftMatch, matching_features, soft_match
 
 GLASSES = 16  # channel of x_A that `labels_glasses` fills from the second plane (SPEC section 1)
 NOISE_DEVIATION = 0.01  # of the noise that takes a mask's place
@@ -99,7 +99,7 @@ class Translation(NamedTuple):
     image: Float[Array, "b height width 3"]
     warped_exemplar: Float[Array, "b height width 3"] | None = None
     correspondence: Correspondence | None = None
-    warp: Warp | None = None
+    warp: SoftMatch | None = None
     warped_mask: Float[Array, "b h w classes"] | None = None
     warped_cycle: Float[Array, "..."] | None = None
     cycle_target: Float[Array, "..."] | None = None
@@ -164,7 +164,7 @@ class CoCosNet(nn.Module):
         )
         theta = matching_features(found.theta, s.match_kernel, s.centre)
         phi = matching_features(found.phi, s.match_kernel, s.centre)
-        warp = Warp(correlation_logits(theta, phi, s.temperature))
+        warp = soft_match(theta, phi, s.temperature, s.correlation)
 
         b, h, w, _ = found.theta.shape
 

@@ -103,6 +103,8 @@ class ModelSettings:
       match_kernel: side of the neighbourhood that is compared, 1 or 3.
       centre: what is subtracted before features are compared: each position's mean over
         `channels`, or each channel's mean over `positions`.
+      correlation: hold all pairs of positions (`dense`), make them block by block (`streaming`), or
+        `auto`: dense up to 4,096 positions, which is 256 x 256 pixels at stride 4.
       temperature: the softmax divides cosines by it (1 / alpha of equation 4).
       warp_upsampling: how the warped exemplar returns to H x H; `patch` carries whole patches.
       mask_input: where the input domain's map of the exemplar (and of the input) is given:
@@ -127,6 +129,7 @@ class ModelSettings:
     generator_norm: Literal["positional", "batch"] = "positional"
     match_kernel: Literal[1, 3] = 3
     centre: Literal["channels", "positions"] = "channels"
+    correlation: Literal["auto", "dense", "streaming"] = "auto"
     temperature: float = 0.01
     warp_upsampling: Literal["nearest", "bilinear", "patch"] = "nearest"
     mask_input: Literal["none", "features", "adaptor"] = "features"

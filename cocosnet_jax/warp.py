@@ -1,9 +1,13 @@
 """Dense correspondence: comparing positions, and carrying values by the soft match.
 
 Positions of the input are n (rows of the correlation), positions of the exemplar m (columns).
+
+Two ways compute the same: `Warp` holds the whole n x m correlation; `StreamingWarp` makes it block
+by block, forward and backward, in memory that does not grow with n x m.
 """
 
-from typing import Literal, NamedTuple
+import functools
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,10 @@ from cocosnet_jax.nn.norms import unit_length
 
 # Logits are cosines times 100: rounding a product to bf16 or TF32 would move them by tenths.
 PRECISION = jax.lax.Precision.HIGHEST
+# Up to so many positions (256 x 256 pixels at stride 4) the whole correlation is held.
+DENSE_POSITIONS = 4096
+# Most rows and columns of a streamed block.
+BLOCK = 2048
 
 
 def neighbourhoods(x: Float[Array, "b h w k"], side: int) -> Float[Array, "b h w k_side"]:
@@ -53,8 +61,35 @@ def correlation_logits(
     return jnp.einsum("bnk,bmk->bnm", theta, phi, precision=PRECISION) / temperature
 
 
+class SoftMatch(Protocol):
+    """A soft match, ready to carry values."""
+
+    def to_input(self, values: Float[Array, "b m k"]) -> Float[Array, "b n k"]:
+        """Values of the exemplar's positions, at the input's (equation 4)."""
+        ...
+
+    def to_exemplar(self, values: Float[Array, "b n k"]) -> Float[Array, "b m k"]:
+        """Values of the input's positions, at the exemplar's (equation 12)."""
+        ...
+
+
+def soft_match(
+    theta: Float[Array, "b n k"],
+    phi: Float[Array, "b m k"],
+    temperature: float,
+    correlation: Literal["auto", "dense", "streaming"] = "auto",
+) -> SoftMatch:
+    """The match of unit vectors; `auto` streams where one side has more than DENSE_POSITIONS."""
+    if correlation == "auto":
+        small = max(theta.shape[1], phi.shape[1]) <= DENSE_POSITIONS
+        correlation = "dense" if small else "streaming"
+    if correlation == "dense":
+        return Warp(correlation_logits(theta, phi, temperature))
+    return StreamingWarp(theta, phi, temperature)
+
+
 class Warp(NamedTuple):
-    """A soft match, ready to carry values.
+    """A soft match that holds the whole correlation.
 
     Attributes:
       logits: (b, n, m).
@@ -63,11 +98,148 @@ class Warp(NamedTuple):
     logits: Float[Array, "b n m"]
 
     def to_input(self, values: Float[Array, "b m k"]) -> Float[Array, "b n k"]:
-        """Values of the exemplar's positions, at the input's (equation 4)."""
         weights = jax.nn.softmax(self.logits, -1)
         return jnp.einsum("bnm,bmk->bnk", weights, values, precision=PRECISION)
 
     def to_exemplar(self, values: Float[Array, "b n k"]) -> Float[Array, "b m k"]:
-        """Values of the input's positions, at the exemplar's (equation 12)."""
         weights = jax.nn.softmax(self.logits, 1)
         return jnp.einsum("bnm,bnk->bmk", weights, values, precision=PRECISION)
+
+
+class StreamingWarp(NamedTuple):
+    """A soft match that makes the correlation anew, in blocks, wherever it is needed.
+
+    Attributes:
+      theta, phi: unit vectors of input (b, n, k) and exemplar (b, m, k).
+      temperature: divides the cosines.
+      block: most rows and columns of one block.
+    """
+
+    theta: Float[Array, "b n k"]
+    phi: Float[Array, "b m k"]
+    temperature: float
+    block: int = BLOCK
+
+    def to_input(self, values: Float[Array, "b m k"]) -> Float[Array, "b n k"]:
+        return attend(self.theta, self.phi, values, self.temperature, self.block)
+
+    def to_exemplar(self, values: Float[Array, "b n k"]) -> Float[Array, "b m k"]:
+        return attend(self.phi, self.theta, values, self.temperature, self.block)
+
+
+def _block_size(positions: int, most: int) -> int:
+    """The largest divisor that is not above `most`."""
+    return max(size for size in range(1, min(positions, most) + 1) if positions % size == 0)
+
+
+def _rows(x: Float[Array, "b n k"], index: jax.Array, size: int) -> Float[Array, "b size k"]:
+    return jax.lax.dynamic_slice_in_dim(x, index * size, size, 1)
+
+
+def _put(
+    x: Float[Array, "b n k"], rows: Float[Array, "b size k"], index: jax.Array
+) -> Float[Array, "b n k"]:
+    return jax.lax.dynamic_update_slice_in_dim(x, rows, index * rows.shape[1], 1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def attend(
+    queries: Float[Array, "b n k"],
+    keys: Float[Array, "b m k"],
+    values: Float[Array, "b m v"],
+    temperature: float,
+    block: int,
+) -> Float[Array, "b n v"]:
+    """softmax(queries keys^T / temperature) values, without the n x m matrix.
+
+    The softmax runs over m with a running maximum and sum; the backward pass makes the blocks
+    again from what the forward pass keeps: the result and each row's log of the sum.
+
+    Args:
+      queries: what rows are compared by, float32 or float64 as keys and values are.
+      keys: what columns are compared by.
+      values: what is carried, of every column.
+      temperature: divides the products.
+      block: most rows and columns of one block of the matrix.
+    """
+    return _attend(queries, keys, values, temperature, block)[0]
+
+
+def _attend(
+    queries: Float[Array, "b n k"],
+    keys: Float[Array, "b m k"],
+    values: Float[Array, "b m v"],
+    temperature: float,
+    block: int,
+) -> tuple[Float[Array, "b n v"], Float[Array, "b n 1"]]:
+    """The result and the log of every row's sum of exponentials."""
+    b, n, _ = queries.shape
+    m = keys.shape[1]
+    high, wide = _block_size(n, block), _block_size(m, block)
+    dtype, channels = values.dtype, values.shape[-1]
+
+    def row(i: jax.Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        q = _rows(queries, i, high)
+
+        def column(j: jax.Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            top, total, carried = so_far
+            logits = correlation_logits(q, _rows(keys, j, wide), temperature)
+            new_top = jnp.maximum(top, logits.max(-1, keepdims=True))
+            weights, fade = jnp.exp(logits - new_top), jnp.exp(top - new_top)
+            added = jnp.einsum("bnm,bmv->bnv", weights, _rows(values, j, wide), precision=PRECISION)
+            total = total * fade + weights.sum(-1, keepdims=True)
+            return new_top, total, carried * fade + added
+
+        nothing = (
+            jnp.full((b, high, 1), -jnp.inf, dtype),
+            jnp.zeros((b, high, 1), dtype),
+            jnp.zeros((b, high, channels), dtype),
+        )
+        top, total, carried = jax.lax.fori_loop(0, m // wide, column, nothing)
+        return _put(found[0], carried / total, i), _put(found[1], top + jnp.log(total), i)
+
+    empty = jnp.zeros((b, n, channels), dtype), jnp.zeros((b, n, 1), dtype)
+    return jax.lax.fori_loop(0, n // high, row, empty)
+
+
+def _attend_forward(
+    queries: Array, keys: Array, values: Array, temperature: float, block: int
+) -> tuple[Array, tuple[Array, ...]]:
+    out, log_sum = _attend(queries, keys, values, temperature, block)
+    return out, (queries, keys, values, out, log_sum)
+
+
+def _attend_backward(
+    temperature: float, block: int, kept: tuple[Array, ...], grad: Float[Array, "b n v"]
+) -> tuple[Array, Array, Array]:
+    queries, keys, values, out, log_sum = kept
+    n, m = queries.shape[1], keys.shape[1]
+    high, wide = _block_size(n, block), _block_size(m, block)
+    einsum = functools.partial(jnp.einsum, precision=PRECISION)
+    # Of the softmax's derivative: what all columns of a row have in common.
+    common = jnp.sum(grad * out, -1, keepdims=True)
+
+    def column(j: jax.Array, found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        k, v = _rows(keys, j, wide), _rows(values, j, wide)
+
+        def row(i: jax.Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            to_queries, to_k, to_v = so_far
+            q, g = _rows(queries, i, high), _rows(grad, i, high)
+            weights = jnp.exp(correlation_logits(q, k, temperature) - _rows(log_sum, i, high))
+            to_v += einsum("bnm,bnv->bmv", weights, g)
+            to_weights = einsum("bnv,bmv->bnm", g, v)
+            to_logits = weights * (to_weights - _rows(common, i, high)) / temperature
+            to_q = _rows(to_queries, i, high) + einsum("bnm,bmk->bnk", to_logits, k)
+            to_k += einsum("bnm,bnk->bmk", to_logits, q)
+            return _put(to_queries, to_q, i), to_k, to_v
+
+        to_queries, to_keys, to_values = found
+        start = to_queries, jnp.zeros_like(k), jnp.zeros_like(v)
+        to_queries, to_k, to_v = jax.lax.fori_loop(0, n // high, row, start)
+        return to_queries, _put(to_keys, to_k, j), _put(to_values, to_v, j)
+
+    zeros = jnp.zeros_like(queries), jnp.zeros_like(keys), jnp.zeros_like(values)
+    return jax.lax.fori_loop(0, m // wide, column, zeros)
+
+
+attend.defvjp(_attend_forward, _attend_backward)

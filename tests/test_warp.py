@@ -48,6 +48,42 @@ def test_correlation_and_warp_by_formula(side, centre):
     np.testing.assert_allclose(returned, softmax(logits.T, 1) @ back, atol=1e-10)
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-10), (np.float32, 1e-5)])
+def test_streaming_is_the_dense_warp(dtype, bound):
+    rng = np.random.default_rng(1)
+    theta, phi = rng.normal(size=(2, 5, 6, 40)), rng.normal(size=(2, 6, 4, 40))
+    values, back = rng.normal(size=(2, 24, 7)), rng.normal(size=(2, 30, 7))
+    # 0.05 spreads the match over several positions, so that gradients are not all zero.
+    temperature = 0.05
+
+    def run(theta, phi, values, back, streaming):
+        a, b = (warp.matching_features(x, 3, "channels") for x in (theta, phi))
+        match = warp.soft_match(a, b, temperature)
+        if streaming:  # blocks of 5 x 4 do not hide a swap of rows and columns
+            match = warp.StreamingWarp(a, b, temperature, block=5)
+        carried, returned = match.to_input(values), match.to_exemplar(back)
+        return jnp.sum(carried**3) + jnp.sum(jnp.sin(returned)), (carried, returned)
+
+    with jax.enable_x64(dtype == np.float64):
+        arguments = [jnp.asarray(x, dtype) for x in (theta, phi, values, back)]
+        grad = jax.jit(
+            jax.value_and_grad(run, argnums=(0, 1, 2, 3), has_aux=True), static_argnums=4
+        )
+        dense, streamed = grad(*arguments, False), grad(*arguments, True)
+    for a, b in zip(jax.tree.leaves(dense), jax.tree.leaves(streamed), strict=True):
+        scale = np.abs(a).max()
+        assert scale > 0
+        np.testing.assert_allclose(b / scale, a / scale, atol=bound, rtol=0)
+
+
+def test_streaming_where_positions_are_many(monkeypatch):
+    unit = jnp.ones((1, 8, 1))
+    assert isinstance(warp.soft_match(unit, unit, 0.01), warp.Warp)
+    assert isinstance(warp.soft_match(unit, unit, 0.01, "streaming"), warp.StreamingWarp)
+    monkeypatch.setattr(warp, "DENSE_POSITIONS", 7)
+    assert isinstance(warp.soft_match(unit, unit, 0.01), warp.StreamingWarp)
+
+
 def test_identical_features_warp_onto_themselves():
     x = jnp.asarray(RNG.normal(size=(1, 8, 8, 64)), jnp.float32)
     values = jnp.asarray(RNG.normal(size=(1, 64, 3)), jnp.float32)

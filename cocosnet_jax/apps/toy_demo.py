@@ -8,8 +8,8 @@ exemplars each, writes `demo.png` and `demo.json` into the workdir and prints wh
 - warp accuracy: share of positions at which the warp brings the right class, among those whose
   class the exemplar has; after the warm-up with the exemplar's mask given, at the end with noise in
   its place; and the share that a warp to random positions would get right;
-- colour distance, at the end: how far a result's mean colour of each class is from that class's mean
-  colour in its exemplar, and in another exemplar (0 to 255, root of the summed squares of R, G, B).
+- colour distance, at the end: how far a result's mean colour of each class is from that class's
+  mean colour in its exemplar, and in another one (0 to 255, root of the summed squares of R, G, B).
 """
 
 import json
