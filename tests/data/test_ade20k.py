@@ -270,7 +270,7 @@ def test_the_command_line(source, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "5 train, 4 validation, 5 exemplars" in done.stdout
     assert "5/5" in done.stderr  # progress
-    assert images.read_photograph(tmp_path / "sheet.png").shape == (16 + 8 * 32, 5 * 32, 3)
+    assert images.read_photograph(tmp_path / "sheet.png").shape == (16 + 8 * 64, 5 * 64, 3)
     failed = prepare(tmp_path / "gone")
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: config.data.source is")
