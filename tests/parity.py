@@ -7,6 +7,7 @@ prints one line per case, the worst relative error of each kind. `test_parity.py
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -140,8 +141,15 @@ def golden_batch(meta: dict[str, Any], condition: str, dtype: Any) -> Batch:
     )
 
 
+# Four networks of one case: made for one precision, they serve the other too.
+@functools.lru_cache(maxsize=4)
+def _by_rule(folder: pathlib.Path, case: str, net: str) -> dict[str, np.ndarray]:
+    meta, spec, _, _ = rule.load(folder, case)
+    return rule.state_dict(spec[net], f"{meta['salt']}{net}/")
+
+
 def golden_state(
-    spec: dict[str, Any], salt: str, s: settings.Settings, dtype: Any
+    folder: pathlib.Path, case: str, s: settings.Settings, dtype: Any
 ) -> tuple[state.TrainState, vgg.VggWeights]:
     """State, without optimisers, and VGG weights of a case, made by rule and converted."""
     params: dict[str, Any] = {"generator": {}, "discriminator": {}}
@@ -149,7 +157,7 @@ def golden_state(
     for key, net, _, player in NETS:
         tensors = {
             name: value.astype(dtype) if value.ndim else value
-            for name, value in rule.state_dict(spec[key], f"{salt}{key}/").items()
+            for name, value in _by_rule(folder, case, key).items()
         }
         net_params, net_variables = convert.from_torch(tensors, net, s)
         if player == "discriminator":
@@ -159,7 +167,7 @@ def golden_state(
         for collection, tree in net_variables.items():
             variables[player].setdefault(collection, {})[net] = tree
     params, variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, variables))
-    tensors = rule.state_dict(spec["VGG"], salt + "VGG/")
+    tensors = _by_rule(folder, case, "VGG")
     weights = {
         name: {
             "kernel": jnp.asarray(tensors[f"{name}.weight"].transpose(2, 3, 1, 0), dtype),
@@ -242,11 +250,11 @@ def measure(
     Arrays and images: largest difference over largest value. Losses and norms: relative.
     Projections of gradients and updates: over the norm. Buffers: over the norm.
     """
-    meta, spec, step, arrays = rule.load(folder, case)
+    meta, _, step, arrays = rule.load(folder, case)
     s = release_settings(meta)
     with jax.enable_x64(dtype == np.float64):
         batch = golden_batch(meta, s.data.condition, dtype)
-        start, weights = golden_state(spec, meta["salt"], s, dtype)
+        start, weights = golden_state(folder, case, s, dtype)
         computed = evaluation_arrays(s, start, weights, batch)
 
         def train(start: state.TrainState, weights: vgg.VggWeights, batch: Batch) -> Any:

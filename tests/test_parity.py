@@ -25,10 +25,10 @@ def test_cases_found():
     assert CASES, f"no meta_*.json in {parity.FOLDER}"
 
 
-@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     ("dtype", "bounds"), [(np.float64, FLOAT64), (np.float32, FLOAT32)], ids=["float64", "float32"]
 )
+@pytest.mark.parametrize("case", CASES)
 def test_release(case, dtype, bounds, record_property):
     worst = parity.measure(case, dtype)
     record_property("parity", parity.line(case, dtype, worst))

@@ -84,6 +84,20 @@ def test_streaming_where_positions_are_many(monkeypatch):
     assert isinstance(warp.soft_match(unit, unit, 0.01), warp.StreamingWarp)
 
 
+def test_streaming_memory_at_1024_pixels():
+    positions, channels, colours = 65_536, 2304, 3
+
+    def loss(theta, phi, values):
+        return jnp.sum(warp.soft_match(theta, phi, 0.01).to_input(values) ** 2)
+
+    shapes = [
+        jax.ShapeDtypeStruct((1, positions, k), jnp.float32) for k in (channels, channels, colours)
+    ]
+    memory = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile().memory_analysis()
+    # One 65,536 x 65,536 matrix is 16 GiB.
+    assert memory.temp_size_in_bytes < 2**30
+
+
 def test_identical_features_warp_onto_themselves():
     x = jnp.asarray(RNG.normal(size=(1, 8, 8, 64)), jnp.float32)
     values = jnp.asarray(RNG.normal(size=(1, 64, 3)), jnp.float32)
