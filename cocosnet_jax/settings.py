@@ -68,7 +68,7 @@ class DataSettings:
             size >= 32 and size % 32 == 0,
             "data.image_size",
             size,
-            f"a positive multiple of 32, for example {max(32, round(size / 32) * 32)}",
+            f"a positive multiple of 32, for example {max(64, round(size / 32) * 32)}",
         )
         _require(
             self.load_size >= size,

@@ -162,17 +162,13 @@ def attend(
       temperature: divides the products.
       block: most rows and columns of one block of the matrix.
     """
-    return _attend(queries, keys, values, temperature, block)[0]
+    return _attend_forward(queries, keys, values, temperature, block)[0]
 
 
-def _attend(
-    queries: Float[Array, "b n k"],
-    keys: Float[Array, "b m k"],
-    values: Float[Array, "b m v"],
-    temperature: float,
-    block: int,
-) -> tuple[Float[Array, "b n v"], Float[Array, "b n 1"]]:
-    """The result and the log of every row's sum of exponentials."""
+def _attend_forward(
+    queries: Array, keys: Array, values: Array, temperature: float, block: int
+) -> tuple[Float[Array, "b n v"], tuple[Array, ...]]:
+    """The result, and what the backward pass reads."""
     b, n, _ = queries.shape
     m = keys.shape[1]
     high, wide = _block_size(n, block), _block_size(m, block)
@@ -199,13 +195,7 @@ def _attend(
         return _put(found[0], carried / total, i), _put(found[1], top + jnp.log(total), i)
 
     empty = jnp.zeros((b, n, channels), dtype), jnp.zeros((b, n, 1), dtype)
-    return jax.lax.fori_loop(0, n // high, row, empty)
-
-
-def _attend_forward(
-    queries: Array, keys: Array, values: Array, temperature: float, block: int
-) -> tuple[Array, tuple[Array, ...]]:
-    out, log_sum = _attend(queries, keys, values, temperature, block)
+    out, log_sum = jax.lax.fori_loop(0, n // high, row, empty)
     return out, (queries, keys, values, out, log_sum)
 
 

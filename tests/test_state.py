@@ -1,7 +1,9 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import traverse_util
 
@@ -55,3 +57,19 @@ def test_learning_rate_is_constant_then_falls_by_equal_steps():
     rates = [float(rate(epoch * 10 + 9)) for epoch in range(7)]
     expected = [1e-3, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4, 0]
     np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.5])
+def test_adam_on_one_vector_is_adam(beta1):
+    config = settings.OptimiserSettings(beta1=beta1, beta2=0.9)
+    rng = np.random.default_rng(0)
+    params = {"a": jnp.asarray(rng.normal(size=(2, 3))), "b": jnp.asarray(rng.normal(size=4))}
+    ours = state.adam(optax.constant_schedule(0.1), config, 1e-3)
+    wanted = optax.adam(0.1, beta1, 0.9, 1e-3)
+    our_state, wanted_state = ours.init(params), wanted.init(params)
+    for _ in range(3):
+        grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+        updates, our_state = ours.update(grads, our_state)
+        expected, wanted_state = wanted.update(grads, wanted_state)
+        for got, right in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(got, right, rtol=2e-6)

@@ -3,6 +3,8 @@ import pytest
 
 from cocosnet_jax.apps import toy_demo
 from cocosnet_jax.apps.toy_demo import Scenes
+from cocosnet_jax.data import toy_scenes
+from configs import toy
 
 
 def flat_scenes(colours):
@@ -46,3 +48,12 @@ def test_sheet_shows_input_and_three_pairs():
     picture = toy_demo.sheet(scenes, chosen, images)
     side = 4 * toy_demo.SCALE + 4
     assert picture.shape == (18 + 4 * side + 4, 7 * side + 4, 3)
+
+
+def test_the_warm_up_ends_with_a_checkpoint_that_is_kept():
+    config = toy.get_config()
+    steps_per_epoch = toy_scenes.TRAIN_SCENES // config.train.batch_size
+    warmed_up = config.model.mask_epochs * steps_per_epoch
+    last = (config.optimiser.constant_epochs + config.optimiser.decay_epochs) * steps_per_epoch
+    assert warmed_up % config.train.checkpoint_every == 0
+    assert last - warmed_up < config.train.keep_checkpoints * config.train.checkpoint_every
