@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 
 Dtype = jnp.dtype | type
 SPECTRAL_EPS = 1e-12
+# Kernel and bias of one convolution.
+Weights = tuple[Float[Array, "kh kw cin cout"], Float[Array, "cout"] | None]
 
 
 def xavier_deviation(shape: Sequence[int]) -> float:
@@ -104,9 +106,7 @@ class Conv(nn.Module):
     dtype: Dtype | None = None
 
     @nn.compact
-    def weights(
-        self, channels: int, *, train: bool
-    ) -> tuple[Float[Array, "kh kw cin cout"], Float[Array, "cout"] | None]:
+    def weights(self, channels: int, *, train: bool) -> Weights:
         """Kernel, normalised, and bias, for an input of so many channels."""
         shape = (self.kernel, self.kernel, channels, self.features)
         kernel = self.param("kernel", xavier, shape)

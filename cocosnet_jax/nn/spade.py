@@ -8,13 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn.conv import Conv, Dtype, convolve, reflect_pad
+from cocosnet_jax.nn.conv import Conv, Dtype, Weights, convolve, reflect_pad
 from cocosnet_jax.nn.norms import BatchNorm, positional_norm
 from cocosnet_jax.nn.resize import resize
 
 SLOPE = 0.2  # of every leaky ReLU
-# Of one convolution.
-Weights = tuple[Float[Array, "kh kw cin cout"], Float[Array, "cout"] | None]
 
 
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
