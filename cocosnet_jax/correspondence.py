@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.blocks import ResidualBlock
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.nn.norms import instance_norm, unit_length
+from cocosnet_jax.nn.remat import BLOCK
 from cocosnet_jax.nn.resize import nearest
 from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
 from cocosnet_jax.settings import ModelSettings
@@ -48,6 +50,7 @@ class DomainAdaptor(nn.Module):
             x = instance_norm(conv(x, train=train))
             if i < len(layers):
                 x = leaky_relu(x)
+        x = checkpoint_name(x, BLOCK)
         for i, features in enumerate((8 * f, 8 * f, 4 * f), 1):
             block = SpadeBlock(
                 features,

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from cocosnet_jax.nn.norms import unit_length
 from cocosnet_jax.nn.resize import average_pool, nearest
+from cocosnet_jax.warp import over_rows
 
 Features = Mapping[str, Float[Array, "b h w k"]]
 # Of one discriminator's scale: five layers, the last are the logits.
@@ -28,6 +29,8 @@ PSEUDO_EXEMPLAR_WEIGHTS = {
 CONTEXTUAL_LAYERS = {"relu5_2": (8.0, 1), "relu4_2": (4.0, 1), "relu3_2": (2.0, 2)}
 CONTEXTUAL_RELU2_2 = {"relu2_2": (1.0, 4)}
 CONTEXTUAL_BANDWIDTH = 0.1
+# Most pairs of positions, per sample, whose distances are held at once.
+CONTEXTUAL_PAIRS = 4096**2
 
 
 def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -111,11 +114,15 @@ def contextual_layer(
     y = wide(y).reshape(y.shape[0], -1, y.shape[-1])
     mean = y.mean(-1 if centre == "channels" else 1, keepdims=True)
     x, y = unit_length(x - mean), unit_length(y - mean)
-    distance = 1 - jnp.einsum("bnk,bmk->bnm", x, y, precision="highest")
-    relative = distance / (distance.min(-1, keepdims=True) + 1e-3)
-    weights = jnp.exp((1 - relative) / CONTEXTUAL_BANDWIDTH)
-    affinity = weights / weights.sum(-1, keepdims=True)
-    return -jnp.log(affinity.max(-1).mean(-1))
+
+    def best(x: Float[Array, "b n k"]) -> Float[Array, "b n"]:
+        """How much of each row's affinity its best partner takes."""
+        distance = 1 - jnp.einsum("bnk,bmk->bnm", x, y, precision="highest")
+        relative = distance / (distance.min(-1, keepdims=True) + 1e-3)
+        weights = jnp.exp((1 - relative) / CONTEXTUAL_BANDWIDTH)
+        return (weights / weights.sum(-1, keepdims=True)).max(-1)
+
+    return -jnp.log(over_rows(best, x, most=CONTEXTUAL_PAIRS // y.shape[1]).mean(-1))
 
 
 def contextual(

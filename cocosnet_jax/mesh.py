@@ -1,5 +1,7 @@
 """Devices: one mesh with one axis, the batch split over it, everything else on every device."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -8,10 +10,11 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.types import Batch
 
 
-def make() -> Mesh:
-    """Returns the mesh of all devices of all processes, with the axis `data`."""
+def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of these devices, or of all of all processes, with the axis `data`."""
+    devices = jax.devices() if devices is None else devices
     # Auto axes: gradients of this model fail under Explicit ones, make_mesh's newer default.
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def split(mesh: Mesh) -> NamedSharding:

@@ -263,6 +263,8 @@ class TrainSettings:
         checkpoints; 0 for images_every writes none.
       keep_checkpoints: how many of the newest checkpoints are kept.
       evaluation_batch_size: samples per evaluation step over all devices.
+      rematerialise: what the backward pass computes again to save memory: `nothing`, what is
+        `elementwise` (norms, activations), or all within `blocks`; the results are the same.
     """
 
     seed: int = 0
@@ -273,6 +275,7 @@ class TrainSettings:
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
     evaluation_batch_size: int = 8
+    rematerialise: Literal["nothing", "elementwise", "blocks"] = "elementwise"
 
     def __post_init__(self) -> None:
         for field in (

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from cocosnet_jax import losses, model, vgg
 from cocosnet_jax.nn.interleave import interleave, separate
+from cocosnet_jax.nn.remat import rematerialise
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, build_discriminator, inference_variables, optimisers
 from cocosnet_jax.types import Batch, Outputs
@@ -114,8 +115,8 @@ def gradients(
         )
         return *separate(features), new
 
-    def generator_loss(params: PyTree) -> tuple[Array, Any]:
-        translation, new = generator.apply(
+    def translate(params: PyTree) -> Any:
+        return generator.apply(
             {"params": params, **state.variables["generator"]},
             inputs,
             key,
@@ -125,6 +126,9 @@ def gradients(
             with_cycle=settings.loss.regularisation > 0,
             mutable=MUTABLE,
         )
+
+    def generator_loss(params: PyTree) -> tuple[Array, Any]:
+        translation, new = rematerialise(translate, settings.train.rematerialise)(params)
         fake, real, judge_variables = judge(
             state.params["discriminator"], state.variables["discriminator"], translation.image
         )

@@ -7,13 +7,17 @@ by block, forward and backward, in memory that does not grow with n x m.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.norms import unit_length
+from cocosnet_jax.nn.remat import BLOCK as KEPT
+from cocosnet_jax.nn.remat import PRODUCT
 
 # Logits are cosines times 100: rounding a product to bf16 or TF32 would move them by tenths.
 PRECISION = jax.lax.Precision.HIGHEST
@@ -55,10 +59,13 @@ def matching_features(
 
 
 def correlation_logits(
-    theta: Float[Array, "b n k"], phi: Float[Array, "b m k"], temperature: float
+    theta: Float[Array, "b n k"],
+    phi: Float[Array, "b m k"],
+    temperature: float,
+    precision: jax.lax.Precision | None = PRECISION,
 ) -> Float[Array, "b n m"]:
     """Cosines of all pairs, divided by the temperature (equations 3 and 4)."""
-    return jnp.einsum("bnk,bmk->bnm", theta, phi, precision=PRECISION) / temperature
+    return jnp.einsum("bnk,bmk->bnm", theta, phi, precision=precision) / temperature
 
 
 class SoftMatch(Protocol):
@@ -84,7 +91,7 @@ def soft_match(
         small = max(theta.shape[1], phi.shape[1]) <= DENSE_POSITIONS
         correlation = "dense" if small else "streaming"
     if correlation == "dense":
-        return Warp(correlation_logits(theta, phi, temperature))
+        return Warp(checkpoint_name(correlation_logits(theta, phi, temperature), PRODUCT))
     return StreamingWarp(theta, phi, temperature)
 
 
@@ -121,10 +128,10 @@ class StreamingWarp(NamedTuple):
     block: int = BLOCK
 
     def to_input(self, values: Float[Array, "b m k"]) -> Float[Array, "b n k"]:
-        return attend(self.theta, self.phi, values, self.temperature, self.block)
+        return attend(self.theta, self.phi, values, self.temperature, block=self.block)
 
     def to_exemplar(self, values: Float[Array, "b n k"]) -> Float[Array, "b m k"]:
-        return attend(self.phi, self.theta, values, self.temperature, self.block)
+        return attend(self.phi, self.theta, values, self.temperature, block=self.block)
 
 
 def _block_size(positions: int, most: int) -> int:
@@ -142,13 +149,14 @@ def _put(
     return jax.lax.dynamic_update_slice_in_dim(x, rows, index * rows.shape[1], 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def attend(
     queries: Float[Array, "b n k"],
     keys: Float[Array, "b m k"],
     values: Float[Array, "b m v"],
     temperature: float,
-    block: int,
+    *,
+    block: int = BLOCK,
+    precision: jax.lax.Precision | None = PRECISION,
 ) -> Float[Array, "b n v"]:
     """softmax(queries keys^T / temperature) values, without the n x m matrix.
 
@@ -161,12 +169,51 @@ def attend(
       values: what is carried, of every column.
       temperature: divides the products.
       block: most rows and columns of one block of the matrix.
+      precision: of the matrix products.
     """
-    return _attend_forward(queries, keys, values, temperature, block)[0]
+    return _attend(queries, keys, values, temperature, block, precision)
+
+
+_Precision = jax.lax.Precision | None
+
+
+def over_rows(
+    function: Callable[[Float[Array, "b rows k"]], Float[Array, "b rows *v"]],
+    x: Float[Array, "b n k"],
+    most: int,
+) -> Float[Array, "b n *v"]:
+    """function(x) of a function that treats every row alone, at most `most` rows at a time.
+
+    The backward pass makes what belongs to the rows anew.
+    """
+    b, n, k = x.shape
+    size = _block_size(n, most)
+    if size == n:
+        return function(x)
+    blocks = x.reshape(b, n // size, size, k).swapaxes(0, 1)
+    found = jax.lax.map(jax.checkpoint(function), blocks).swapaxes(0, 1)
+    return found.reshape(b, n, *found.shape[3:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _attend(
+    queries: Array,
+    keys: Array,
+    values: Array,
+    temperature: float,
+    block: int,
+    precision: _Precision,
+) -> Float[Array, "b n v"]:
+    return _attend_forward(queries, keys, values, temperature, block, precision)[0]
 
 
 def _attend_forward(
-    queries: Array, keys: Array, values: Array, temperature: float, block: int
+    queries: Array,
+    keys: Array,
+    values: Array,
+    temperature: float,
+    block: int,
+    precision: _Precision,
 ) -> tuple[Float[Array, "b n v"], tuple[Array, ...]]:
     """The result, and what the backward pass reads."""
     b, n, _ = queries.shape
@@ -179,10 +226,10 @@ def _attend_forward(
 
         def column(j: jax.Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             top, total, carried = so_far
-            logits = correlation_logits(q, _rows(keys, j, wide), temperature)
+            logits = correlation_logits(q, _rows(keys, j, wide), temperature, precision)
             new_top = jnp.maximum(top, logits.max(-1, keepdims=True))
             weights, fade = jnp.exp(logits - new_top), jnp.exp(top - new_top)
-            added = jnp.einsum("bnm,bmv->bnv", weights, _rows(values, j, wide), precision=PRECISION)
+            added = jnp.einsum("bnm,bmv->bnv", weights, _rows(values, j, wide), precision=precision)
             total = total * fade + weights.sum(-1, keepdims=True)
             return new_top, total, carried * fade + added
 
@@ -195,17 +242,21 @@ def _attend_forward(
         return _put(found[0], carried / total, i), _put(found[1], top + jnp.log(total), i)
 
     empty = jnp.zeros((b, n, channels), dtype), jnp.zeros((b, n, 1), dtype)
-    out, log_sum = jax.lax.fori_loop(0, n // high, row, empty)
+    out, log_sum = checkpoint_name(jax.lax.fori_loop(0, n // high, row, empty), KEPT)
     return out, (queries, keys, values, out, log_sum)
 
 
 def _attend_backward(
-    temperature: float, block: int, kept: tuple[Array, ...], grad: Float[Array, "b n v"]
+    temperature: float,
+    block: int,
+    precision: _Precision,
+    kept: tuple[Array, ...],
+    grad: Float[Array, "b n v"],
 ) -> tuple[Array, Array, Array]:
     queries, keys, values, out, log_sum = kept
     n, m = queries.shape[1], keys.shape[1]
     high, wide = _block_size(n, block), _block_size(m, block)
-    einsum = functools.partial(jnp.einsum, precision=PRECISION)
+    einsum = functools.partial(jnp.einsum, precision=precision)
     # Of the softmax's derivative: what all columns of a row have in common.
     common = jnp.sum(grad * out, -1, keepdims=True)
 
@@ -215,7 +266,8 @@ def _attend_backward(
         def row(i: jax.Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             to_queries, to_k, to_v = so_far
             q, g = _rows(queries, i, high), _rows(grad, i, high)
-            weights = jnp.exp(correlation_logits(q, k, temperature) - _rows(log_sum, i, high))
+            logits = correlation_logits(q, k, temperature, precision)
+            weights = jnp.exp(logits - _rows(log_sum, i, high))
             to_v += einsum("bnm,bnv->bmv", weights, g)
             to_weights = einsum("bnv,bmv->bnm", g, v)
             to_logits = weights * (to_weights - _rows(common, i, high)) / temperature
@@ -232,4 +284,4 @@ def _attend_backward(
     return jax.lax.fori_loop(0, m // wide, column, zeros)
 
 
-attend.defvjp(_attend_forward, _attend_backward)
+_attend.defvjp(_attend_forward, _attend_backward)

@@ -29,6 +29,7 @@ _FREE = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.evaluation_batch_size",
+    "train.rematerialise",
 )
 
 

@@ -21,8 +21,9 @@ from configs import ade20k, base
 VARIANTS = ("paper", "released")
 
 
+@base.at_sizes
 def get_config(variant: str = "paper") -> ConfigDict:
-    """Returns one of `VARIANTS`."""
+    """Returns one of `VARIANTS`; `512`, `1024` and `VARIANT-512` are larger."""
     if variant not in VARIANTS:
         raise base.unknown_variant("configs/flickr.py", variant, VARIANTS)
     config = ade20k.get_config(variant)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from cocosnet_jax import mesh, settings, train, vgg_weights
 from cocosnet_jax.types import Batch
@@ -51,7 +51,7 @@ def main() -> None:
     """Runs both."""
     jax.config.update("jax_enable_x64", True)
     many = mesh.make()
-    one = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    one = mesh.make(jax.devices()[:1])
     losses_many, _, state_many, compiled = run(many)
     losses_one, before, state_one, _ = run(one)
 

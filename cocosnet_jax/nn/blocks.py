@@ -5,10 +5,13 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.norms import BatchNorm, instance_norm
+from cocosnet_jax.nn.remat import BLOCK
+from cocosnet_jax.warp import DENSE_POSITIONS, attend
 
 
 class ResidualBlock(nn.Module):
@@ -49,7 +52,7 @@ class ResidualBlock(nn.Module):
             return BatchNorm(name=f"norm_{index}")(y, train=train)
 
         y = prelu(conv_norm(x, 0))
-        return prelu(x + conv_norm(y, 1))
+        return checkpoint_name(prelu(x + conv_norm(y, 1)), BLOCK)
 
 
 class NonLocalBlock(nn.Module):
@@ -74,9 +77,15 @@ class NonLocalBlock(nn.Module):
         theta = project(x, max(c // 8, 1), "theta").reshape(b, h * w, -1)
         phi = pool(project(x, max(c // 8, 1), "phi"))
         g = pool(project(x, c // 2, "g"))
-        logits = jnp.einsum("bnk,bmk->bnm", theta, phi)
-        wide = jnp.promote_types(logits.dtype, jnp.float32)
-        attention = jax.nn.softmax(logits.astype(wide), -1).astype(g.dtype)
-        attended = jnp.einsum("bnm,bmk->bnk", attention, g).reshape(b, h, w, -1)
+        if h * w > DENSE_POSITIONS:
+            wide = jnp.promote_types(x.dtype, jnp.float32)
+            streamed = attend(*(y.astype(wide) for y in (theta, phi, g)), 1.0, precision=None)
+            attended = streamed.astype(g.dtype)
+        else:
+            logits = jnp.einsum("bnk,bmk->bnm", theta, phi)
+            wide = jnp.promote_types(logits.dtype, jnp.float32)
+            attention = jax.nn.softmax(logits.astype(wide), -1).astype(g.dtype)
+            attended = jnp.einsum("bnm,bmk->bnk", attention, g)
+        attended = attended.reshape(b, h, w, -1)
         gamma = self.param("gamma", nn.initializers.zeros, ())
         return x + gamma.astype(x.dtype) * project(attended, c, "o")

@@ -8,7 +8,10 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+from cocosnet_jax.nn.remat import PRODUCT
 
 Dtype = jnp.dtype | type
 SPECTRAL_EPS = 1e-12
@@ -38,16 +41,18 @@ def convolve(
     In float64 it is written as patches and one matrix product: XLA has no fast float64
     convolution on CPUs, where the parity tests run.
     """
-    if x.dtype != jnp.float64:
-        return jax.lax.conv_general_dilated(
+    if x.dtype == jnp.float64:
+        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        convolved = _convolve_patches(x, kernel, stride)
+    else:
+        convolved = jax.lax.conv_general_dilated(
             x,
             kernel,
             (stride, stride),
             [(padding, padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    return _convolve_patches(x, kernel, stride)
+    return checkpoint_name(convolved, PRODUCT)
 
 
 # Patches are several times as large as the image: the backward pass makes them again.

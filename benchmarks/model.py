@@ -1,0 +1,176 @@
+r"""The whole model in one run: translation and training step, beside what the machine can do.
+
+    python -m benchmarks.model --config=configs/ade20k.py:released \
+        [--passes=translate,train] [--sizes=256,512,1024] [--dtypes=float32,bfloat16]
+        [--correlations=auto] [--rematerialise=elementwise] [--batch=1] [--calls=3]
+
+writes a table, a line per combination: seconds to compile, seconds per image (the best call), peak
+memory of the process (of the device, on GPUs), operations and bytes as XLA counts them, and the
+share of the machine's own speed: the time that the operations take at the rate of a large matrix
+product, measured in the same run, over the time that they took. Weights are random; each line has a
+process of its own, so that one line's memory is not another's. What does not fit is said in its
+line. `--jsonl=FILE` also keeps the figures.
+"""
+
+import argparse
+import importlib
+import itertools
+import json
+import multiprocessing
+import resource
+import time
+from typing import Any
+
+GIB = 2**30
+
+
+def cell(wanted: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table, measured in a fresh process."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from cocosnet_jax import mesh, settings, steps, train, vgg_weights
+    from cocosnet_jax.types import Batch
+
+    file, _, variant = wanted["config"].partition(":")
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    config = module.get_config(variant) if variant else module.get_config()
+    size, b = wanted["size"], wanted["batch"]
+    config.data.image_size = config.data.load_size = size
+    config.data.exemplar_list = "random"
+    config.data.channels = config.data.channels or 151
+    config.model.dtype = wanted["dtype"]
+    config.model.correlation = wanted["correlation"]
+    config.train.batch_size = b
+    config.train.rematerialise = wanted["rematerialise"]
+    s = settings.from_mapping(config.to_dict())
+
+    one = mesh.make(jax.devices()[:1])
+    state = jax.block_until_ready(train.initial_state(s, one, 1000))
+    rng = np.random.default_rng(0)
+    planes = {"labels": 1, "labels_glasses": 2, "channels": s.data.channels}[s.data.condition]
+
+    def drawn(high: int, channels: int) -> np.ndarray:
+        return rng.integers(0, high, (b, size, size, channels), np.uint8)
+
+    classes = {"labels": s.data.channels, "labels_glasses": 2, "channels": 256}[s.data.condition]
+    batch = Batch(
+        drawn(256, 3),
+        drawn(256, 3),
+        drawn(classes, planes),
+        drawn(classes, planes),
+        np.ones(b, np.float32),
+    )
+    batch = jax.device_put(batch, mesh.replicated(one))
+    began = time.perf_counter()
+    if wanted["pass"] == "train":
+        weights = jax.device_put(vgg_weights.load("random"), mesh.replicated(one))
+        compiled = train.jitted_step(s, one, 1000).lower(state, weights, batch).compile()
+    else:
+        compiled = jax.jit(steps.predict_step(s)).lower(state, batch).compile()
+    found = {"compile_s": time.perf_counter() - began}
+
+    best = float("inf")
+    for _ in range(wanted["calls"]):
+        began = time.perf_counter()
+        if wanted["pass"] == "train":
+            state, result = compiled(state, weights, batch)
+        else:
+            result = compiled(state, batch)
+        jax.block_until_ready(result)
+        best = min(best, time.perf_counter() - began)
+    cost = compiled.cost_analysis()
+    statistics = jax.devices()[0].memory_stats() or {}
+    peak = statistics.get("peak_bytes_in_use")
+    if peak is None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    n = 8192 if jax.default_backend() != "cpu" else 2048
+    square = jnp.ones((n, n), wanted["dtype"])
+    product = jax.jit(lambda a: a @ a).lower(square).compile()
+    fastest = float("inf")
+    for _ in range(10):
+        began = time.perf_counter()
+        jax.block_until_ready(product(square))
+        fastest = min(fastest, time.perf_counter() - began)
+    memory = compiled.memory_analysis()
+    return found | {
+        "seconds": best / b,
+        "peak_gib": peak / GIB,
+        "planned_gib": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / GIB,
+        "tflop": cost["flops"] / b / 1e12,
+        "moved_gib": cost["bytes accessed"] / b / GIB,
+        "machine_tflops": 2 * n**3 / fastest / 1e12,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def guarded(wanted: dict[str, Any]) -> dict[str, Any]:
+    """`cell`, or why there is none."""
+    import jax
+
+    try:
+        return cell(wanted)
+    except jax.errors.JaxRuntimeError as error:
+        return {"error": str(error).splitlines()[0][:100]}
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/ade20k.py:released")
+    parser.add_argument("--passes", default="translate,train")
+    parser.add_argument("--sizes", default="256,512,1024")
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--correlations", default="auto")
+    parser.add_argument("--rematerialise", default="elementwise")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--calls", type=int, default=3)
+    parser.add_argument("--jsonl", default="")
+    arguments = parser.parse_args()
+    print(f"{arguments.config}, batch {arguments.batch}")
+    print(
+        "| pass | size | type | correlation | remat | compile s | s per image | peak GiB"
+        " | TFLOP | GiB moved | share of machine |\n" + "|---" * 11 + "|",
+        flush=True,
+    )
+    combinations = itertools.product(
+        arguments.passes.split(","),
+        map(int, arguments.sizes.split(",")),
+        arguments.dtypes.split(","),
+        arguments.correlations.split(","),
+        arguments.rematerialise.split(","),
+    )
+    spawn = multiprocessing.get_context("spawn")
+    for name, size, dtype, correlation, remat in combinations:
+        wanted = {
+            "config": arguments.config,
+            "pass": name,
+            "size": size,
+            "dtype": dtype,
+            "correlation": correlation,
+            "rematerialise": remat,
+            "batch": arguments.batch,
+            "calls": arguments.calls,
+        }
+        with spawn.Pool(1) as pool:
+            found = pool.apply(guarded, (wanted,))
+        shown = f"| {name} | {size} | {dtype} | {correlation} | {remat} | "
+        if "error" in found:
+            shown += found["error"] + " |" * 6
+        else:
+            share = found["tflop"] / found["machine_tflops"] / found["seconds"]
+            shown += (
+                f"{found['compile_s']:.0f} | {found['seconds']:.2f} | {found['peak_gib']:.1f} |"
+                f" {found['tflop']:.2f} | {found['moved_gib']:.1f} | {share:.2f} |"
+            )
+        print(shown, flush=True)
+        if arguments.jsonl:
+            with open(arguments.jsonl, "a") as file:
+                file.write(json.dumps(wanted | found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

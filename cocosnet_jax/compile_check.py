@@ -1,0 +1,181 @@
+r"""Compiles the training step for accelerators that are not there: does it fit, what does it cost?
+
+    pip install libtpu
+    python -m cocosnet_jax.compile_check --config=configs/ade20k.py --topology=v5e:2x4 \
+        --config.train.batch_size=64
+
+`--topology=here` takes the devices of this machine. The batch size is that of all chips together.
+For a TPU slice this takes about ten minutes on two cores; a line every half minute tells how long it
+has been at work. Nothing is read or written: neither data nor weights need be there.
+"""
+
+import collections
+import math
+import re
+import threading
+import time
+from typing import Any
+
+from absl import flags
+
+from cocosnet_jax import command
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import Settings
+
+_SETTINGS = command.define_config()
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "what to compile for: v5e:2x4 and the like, or `here` for this machine"
+)
+
+GIB = 2**30
+HEARTBEAT = 30.0  # seconds between signs of life
+_COLLECTIVE = re.compile(
+    r"= (\(?[a-z0-9]+\[.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
+_ARRAY = re.compile(r"([a-z]+)(\d+)?\[([\d,]*)\]")
+
+
+def main() -> int:
+    """Compiles and reports; the exit status is 1 where the step does not fit."""
+    settings = _SETTINGS()
+    if not _TOPOLOGY.value:
+        raise UserError("--topology is missing; for example --topology=v5e:2x4, or here")
+    if not settings.data.channels:
+        raise UserError("config.data.channels is 0; say how many classes there are")
+    import jax
+
+    from cocosnet_jax import mesh
+
+    devices = jax.devices() if _TOPOLOGY.value == "here" else _slice(_TOPOLOGY.value)
+    over = mesh.make(devices)
+    kind = devices[0].device_kind
+    batch = settings.train.batch_size
+    if batch % len(devices):
+        raise UserError(
+            f"config.train.batch_size is {batch}, which does not split over {len(devices)} chips"
+        )
+    size = settings.data.image_size
+    print(
+        f"{len(devices)} x {kind}, {batch // len(devices)} per chip at {size} x {size},"
+        f" {settings.model.dtype}",
+        flush=True,
+    )
+    began = time.monotonic()
+    with _Heartbeat():
+        compiled = compile_step(settings, over)
+    print(f"compiled in {time.monotonic() - began:.0f} s")
+    if isinstance(compiled, str):
+        print(f"does not fit: {compiled}")
+        return 1
+    print(report(compiled, batch // len(devices)))
+    return 0
+
+
+def _slice(topology: str) -> list[Any]:
+    """Devices of a TPU slice that need not be there."""
+    import jax
+    from jax.experimental import topologies
+
+    # What is compiled for is given; what this machine has is of no interest.
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:  # the plugin raises what it likes
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"--topology={topology} cannot be compiled for ({first}); it needs libtpu (pip install"
+            " libtpu) and a slice that exists, such as v5e:2x4 or v4:2x2x1"
+        ) from error
+    return list(found.devices)
+
+
+def compile_step(settings: Settings, over: Any) -> Any:
+    """The compiled training step for a mesh, from shapes alone.
+
+    Returns:
+      A `jax.stages.Compiled`; or, where the step does not fit, what the compiler said.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from cocosnet_jax import state, train, vgg_weights
+    from cocosnet_jax.types import Batch
+
+    data, b = settings.data, settings.train.batch_size
+    planes = {"labels": 1, "labels_glasses": 2, "channels": data.channels}[data.condition]
+
+    def plane(channels: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((b, data.image_size, data.image_size, channels), jnp.uint8)
+
+    batch = Batch(
+        plane(3), plane(3), plane(planes), plane(planes), jax.ShapeDtypeStruct((b,), jnp.float32)
+    )
+    start = jax.eval_shape(lambda: state.create_state(settings, jax.random.key(0), 1000))
+    weights = jax.eval_shape(lambda: vgg_weights.load("random", settings.vgg.width))
+    try:
+        return train.jitted_step(settings, over, 1000).lower(start, weights, batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return str(error).split("\n\n")[0].strip()
+
+
+def report(compiled: Any, samples: int) -> str:
+    """What one step costs each chip.
+
+    Args:
+      compiled: a `jax.stages.Compiled`.
+      samples: images per chip and step.
+    """
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = held + memory.temp_size_in_bytes
+    operations, moved = cost["flops"], cost["bytes accessed"]
+    lines = [
+        f"memory per chip: {peak / GIB:.2f} GiB ({held / GIB:.2f} state and inputs,"
+        f" {memory.temp_size_in_bytes / GIB:.2f} temporary)",
+        f"per chip and step: {operations / 1e12:.2f} TFLOP, {moved / GIB:.1f} GiB moved"
+        f" ({moved / GIB / samples:.1f} GiB per image)",
+    ]
+    found = collectives(compiled.as_text())
+    lines += [
+        f"{name}: {len(sizes)}, {sum(sizes) / 2**20:.1f} MiB"
+        f" (the largest: {', '.join(f'{size / 2**20:.1f}' for size in sorted(sizes)[:-5:-1])})"
+        for name, sizes in sorted(found.items())
+    ]
+    return "\n".join(lines if found else [*lines, "no collectives"])
+
+
+def collectives(text: str) -> dict[str, list[int]]:
+    """Kind of collective -> bytes that each of them yields, from a compiled program's text."""
+    found = collections.defaultdict(list)
+    for shape, name in _COLLECTIVE.findall(text):
+        size = 0
+        for kind, bits, sides in _ARRAY.findall(shape):
+            width = 8 if kind == "pred" else int(bits or 0)
+            size += width // 8 * math.prod(int(side) for side in sides.split(",") if side)
+        found[name].append(size)
+    return dict(found)
+
+
+class _Heartbeat:
+    """Says every half minute that the compiler is still at work."""
+
+    def __enter__(self) -> None:
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        began = time.monotonic()
+        while not self._done.wait(HEARTBEAT):
+            print(f"compiling ... {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    command.run(main)
