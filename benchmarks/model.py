@@ -43,7 +43,7 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
     config.model.dtype = wanted["dtype"]
     config.model.correlation = wanted["correlation"]
     config.train.batch_size = b
-    config.train.rematerialise = wanted["rematerialise"]
+    config.model.rematerialise = wanted["rematerialise"]
     s = settings.from_mapping(config.to_dict())
 
     one = mesh.make(jax.devices()[:1])

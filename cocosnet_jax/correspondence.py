@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.blocks import ResidualBlock
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.nn.norms import instance_norm, unit_length
-from cocosnet_jax.nn.remat import BLOCK
+from cocosnet_jax.nn.remat import rematerialise
 from cocosnet_jax.nn.resize import nearest
 from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
 from cocosnet_jax.settings import ModelSettings
@@ -36,21 +35,34 @@ class DomainAdaptor(nn.Module):
         fourth = (k, 2) if s.warp_stride == 4 else (3, 1)
         layers = ((f, 3, 1), (2 * f, k, 2), (4 * f, 3, 1), (8 * f, *fourth), (8 * f, 3, 1))
         condition = x
-        for i, (features, kernel, stride) in enumerate(layers, 1):
-            conv = Conv(
-                features,
-                kernel,
-                stride,
-                1,
-                use_bias=False,
-                spectral=True,
-                dtype=self.dtype,
-                name=f"conv_{i}",
-            )
-            x = instance_norm(conv(x, train=train))
-            if i < len(layers):
-                x = leaky_relu(x)
-        x = checkpoint_name(x, BLOCK)
+
+        def convolutions(
+            module: "DomainAdaptor", x: Float[Array, "b height width c"]
+        ) -> Float[Array, "b h w k"]:
+            for i, (features, kernel, stride) in enumerate(layers, 1):
+                conv = Conv(
+                    features,
+                    kernel,
+                    stride,
+                    1,
+                    use_bias=False,
+                    spectral=True,
+                    dtype=module.dtype,
+                    name=f"conv_{i}",
+                )
+                x = instance_norm(conv(x, train=train))
+                if i < len(layers):
+                    x = leaky_relu(x)
+            return x
+
+        def modulated(
+            module: SpadeBlock,
+            x: Float[Array, "b h w c"],
+            condition: Float[Array, "b height width k"],
+        ) -> Float[Array, "b h w features"]:
+            return module(x, condition, train=train)
+
+        x = rematerialise(convolutions, s.rematerialise)(self, x)
         for i, features in enumerate((8 * f, 8 * f, 4 * f), 1):
             block = SpadeBlock(
                 features,
@@ -60,7 +72,7 @@ class DomainAdaptor(nn.Module):
                 dtype=self.dtype,
                 name=f"block_{i}",
             )
-            x = block(x, condition, train=train)
+            x = rematerialise(modulated, s.rematerialise)(block, x, condition)
         return x
 
 
@@ -73,11 +85,17 @@ class FeatureBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w k"], *, train: bool) -> Float[Array, "b h w k"]:
         s = self.settings
+
+        def residual(
+            module: ResidualBlock, x: Float[Array, "b h w k"]
+        ) -> Float[Array, "b h w k"]:
+            return module(x, train=train)
+
         for i in range(1, 5):
             block = ResidualBlock(
                 s.feature_norm, s.spectral_everywhere, self.dtype, name=f"block_{i}"
             )
-            x = block(x, train=train)
+            x = rematerialise(residual, s.rematerialise)(block, x)
         return x
 
 

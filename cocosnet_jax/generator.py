@@ -1,11 +1,13 @@
 """The translation network: an image from the warped exemplar (paper 3.2, SPEC section 4)."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.blocks import NonLocalBlock
 from cocosnet_jax.nn.conv import Conv, Dtype
+from cocosnet_jax.nn.remat import rematerialise
 from cocosnet_jax.nn.resize import nearest, resize
 from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
 from cocosnet_jax.settings import ModelSettings
@@ -36,6 +38,13 @@ class Generator(nn.Module):
         s, f = self.settings, self.settings.base_filters
         spectral = s.spectral_everywhere
 
+        def modulated(
+            module: SpadeBlock,
+            x: Float[Array, "b h w c"],
+            condition: Float[Array, "b height width k"],
+        ) -> Float[Array, "b h w features"]:
+            return module(x, condition, train=train)
+
         def block(x: Float[Array, "..."], multiple: int, name: str) -> Float[Array, "..."]:
             module = SpadeBlock(
                 multiple * f,
@@ -46,7 +55,9 @@ class Generator(nn.Module):
                 self.dtype,
                 name=name,
             )
-            return module(x, condition, train=train)
+            # Gamma and beta need the condition alone: without this they would be made early, and kept.
+            x, read = jax.lax.optimization_barrier((x, condition))
+            return rematerialise(modulated, s.rematerialise)(module, x, read)
 
         def upsample(x: Float[Array, "b h w k"]) -> Float[Array, "b h2 w2 k"]:
             return nearest(x, 2 * x.shape[1], 2 * x.shape[2])

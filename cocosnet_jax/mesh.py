@@ -37,6 +37,17 @@ def to_global(mesh: Mesh, batch: Batch) -> Batch:
     return jax.tree.map(place, batch)
 
 
+def split_rows(mesh: Mesh, batch: Batch) -> Batch:
+    """Returns the batch with every picture's rows split over the devices of this process."""
+    rows = NamedSharding(mesh, PartitionSpec(None, "data"))
+    return Batch(
+        *(
+            jax.device_put(array, rows if np.ndim(array) > 1 else replicated(mesh))
+            for array in batch
+        )
+    )
+
+
 def to_local(array: jax.Array) -> np.ndarray:
     """Returns the rows of a global batch that this process holds, in order."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)

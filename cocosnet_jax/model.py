@@ -5,6 +5,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 
 from cocosnet_jax.correspondence import Correspondence, CorrespondenceNetwork
@@ -111,10 +112,12 @@ class CoCosNet(nn.Module):
     Attributes:
       settings: widths and variants.
       code_size: see `Generator`.
+      over: devices that share the positions of each picture (`cocosnet_jax.warp`), or None.
     """
 
     settings: ModelSettings
     code_size: int
+    over: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -162,9 +165,11 @@ class CoCosNet(nn.Module):
             mask_or_noise(inputs.semantics, 1) if with_truth else None,
             train=train,
         )
-        theta = matching_features(found.theta, s.match_kernel, s.centre)
-        phi = matching_features(found.phi, s.match_kernel, s.centre)
-        warp = soft_match(theta, phi, s.temperature, s.correlation)
+        # Several times as large as what they are made of: the backward pass makes them again.
+        features = jax.checkpoint(matching_features, static_argnums=(1, 2))
+        theta = features(found.theta, s.match_kernel, s.centre)
+        phi = features(found.phi, s.match_kernel, s.centre)
+        warp = soft_match(theta, phi, s.temperature, s.correlation, self.over)
 
         b, h, w, _ = found.theta.shape
 

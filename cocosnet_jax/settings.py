@@ -119,6 +119,8 @@ class ModelSettings:
       condition_resize: how the SPADE condition is brought to each layer's size.
       spectral_everywhere: spectral norm on every convolution, not only the release's.
       dtype: of activations; parameters, norms, correlation and losses stay float32.
+      rematerialise: what the backward pass computes again to save memory: `nothing`, what is
+        `elementwise` (norms, activations), or all within `blocks`; the results are the same.
     """
 
     base_filters: int = 64
@@ -142,6 +144,7 @@ class ModelSettings:
     non_local: bool = True
     spectral_everywhere: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
+    rematerialise: Literal["nothing", "elementwise", "blocks"] = "elementwise"
 
     def __post_init__(self) -> None:
         f = self.base_filters
@@ -263,8 +266,6 @@ class TrainSettings:
         checkpoints; 0 for images_every writes none.
       keep_checkpoints: how many of the newest checkpoints are kept.
       evaluation_batch_size: samples per evaluation step over all devices.
-      rematerialise: what the backward pass computes again to save memory: `nothing`, what is
-        `elementwise` (norms, activations), or all within `blocks`; the results are the same.
     """
 
     seed: int = 0
@@ -275,7 +276,6 @@ class TrainSettings:
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
     evaluation_batch_size: int = 8
-    rematerialise: Literal["nothing", "elementwise", "blocks"] = "elementwise"
 
     def __post_init__(self) -> None:
         for field in (

@@ -18,6 +18,8 @@ from cocosnet_jax.settings import OptimiserSettings, Settings
 # Spatial size and batch at which parameters are made; no parameter but the learned code depends
 # on the size, and that one takes it from the settings.
 INIT_SIZE = 32
+# Random numbers drawn at once.
+DRAW = 2**20
 # What leaves that are not random start at, by name.
 CONSTANTS = {"bias": 0.0, "gamma": 0.0, "slope": 0.25, "mean": 0.0, "var": 1.0}
 
@@ -67,7 +69,7 @@ def adam(
     else:
         # The same numbers, without the first moment, which is the gradient itself.
         scale = optax.scale_by_rms(s.beta2, eps, eps_in_sqrt=False, bias_correction=True)
-    return optax.flatten(optax.chain(scale, optax.scale_by_learning_rate(rate)))
+    return optax.chain(scale, optax.scale_by_learning_rate(rate))
 
 
 def optimisers(
@@ -92,7 +94,10 @@ def _initialise(module: nn.Module, key: jax.Array, *args: Any) -> dict[str, PyTr
     """
     shapes = jax.eval_shape(partial(module.init, train=False), key, *args)
     leaves, structure = jax.tree_util.tree_flatten_with_path(dict(shapes))
-    noise = jax.random.normal(key, (sum(leaf.size for _, leaf in leaves),))
+    total = sum(leaf.size for _, leaf in leaves)
+    # Piece by piece: a draw needs several times the memory of what it yields.
+    keys = jax.random.split(key, -(-total // DRAW))
+    noise = jax.lax.map(lambda piece: jax.random.normal(piece, (DRAW,)), keys).reshape(-1)
     filled, start = [], 0
     for path, leaf in leaves:
         name = path[-1].key

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PyTree
 
 from cocosnet_jax import losses, model, vgg
 from cocosnet_jax.nn.interleave import interleave, separate
-from cocosnet_jax.nn.remat import rematerialise
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, build_discriminator, inference_variables, optimisers
 from cocosnet_jax.types import Batch, Outputs
@@ -115,8 +115,8 @@ def gradients(
         )
         return *separate(features), new
 
-    def translate(params: PyTree) -> Any:
-        return generator.apply(
+    def generator_loss(params: PyTree) -> tuple[Array, Any]:
+        translation, new = generator.apply(
             {"params": params, **state.variables["generator"]},
             inputs,
             key,
@@ -126,9 +126,6 @@ def gradients(
             with_cycle=settings.loss.regularisation > 0,
             mutable=MUTABLE,
         )
-
-    def generator_loss(params: PyTree) -> tuple[Array, Any]:
-        translation, new = rematerialise(translate, settings.train.rematerialise)(params)
         fake, real, judge_variables = judge(
             state.params["discriminator"], state.variables["discriminator"], translation.image
         )
@@ -202,7 +199,9 @@ def train_step(settings: Settings, steps_per_epoch: int) -> TrainStep:
 
 
 def predict_step(
-    settings: Settings, give_mask: Bool[Array, ""] | bool | None = None
+    settings: Settings,
+    give_mask: Bool[Array, ""] | bool | None = None,
+    over: Mesh | None = None,
 ) -> PredictStep:
     """The translation of a batch; deterministic.
 
@@ -210,6 +209,7 @@ def predict_step(
       settings: of the run.
       give_mask: give masks to the correspondence network, or noise; None does as the settings'
         `mask_at_inference` says.
+      over: devices that share the positions of each picture; None where they share the batch.
 
     Returns:
       (state, batch) -> Outputs. Label maps always get a directly warped mask.
@@ -220,7 +220,7 @@ def predict_step(
     model_settings = dataclasses.replace(
         settings.model, warped_mask="direct" if has_classes else "none"
     )
-    network = model.CoCosNet(model_settings, settings.data.image_size // model.COARSEST)
+    network = model.CoCosNet(model_settings, settings.data.image_size // model.COARSEST, over)
 
     def step(state: TrainState, batch: Batch) -> Outputs:
         inputs = model.network_inputs(batch, settings.data)

@@ -21,6 +21,7 @@ from cocosnet_jax import data, mesh, pictures, rng, vgg_weights, workdir
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, create_state
 from cocosnet_jax.steps import Metrics, PredictStep, predict_step, train_step
@@ -111,12 +112,17 @@ def jitted_step(settings: Settings, devices: Mesh, steps_per_epoch: int) -> Any:
     def keyed(state: TrainState, weights: VggWeights, batch: Batch) -> tuple[TrainState, Metrics]:
         return step(state, weights, batch, rng.key(settings.train.seed, "train", state.step))
 
+    options = {}
+    if devices.devices.flat[0].platform == "cpu":
+        # Otherwise XLA merges what the backward pass computes again with what it is to replace.
+        options["xla_disable_hlo_passes"] = "cse_barrier_expander"
     # Said for results too: a state placed otherwise would be compiled for a second time.
     return jax.jit(
         keyed,
         donate_argnums=0,
         in_shardings=(everywhere, everywhere, rows),
         out_shardings=everywhere,
+        compiler_options=options,
     )
 
 
@@ -157,7 +163,7 @@ class _Loop:
     def run(self, state: TrainState, weights: VggWeights) -> int:
         """Steps, looks, saves; returns the exit status."""
         train = self.settings.train
-        batches = pipeline.training_batches(
+        host_batches = pipeline.training_batches(
             self.settings.data,
             seed=train.seed,
             batch_size=train.batch_size,
@@ -165,8 +171,8 @@ class _Loop:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+        batches = (mesh.to_global(self.devices, batch) for batch in host_batches)
         weights = jax.device_put(weights, mesh.replicated(self.devices))
-        step_fn = jitted_step(self.settings, self.devices, self.steps_per_epoch)
         show = _Pictures(self.settings, self.folder, self.devices)
         writer = metric_writers.AsyncWriter(
             metric_writers.SummaryWriter(str(self.folder / "tensorboard"))
@@ -176,8 +182,16 @@ class _Loop:
         _say(f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ...")
         began = time.monotonic()
         with _Interruption() as interruption, contextlib.closing(writer):
+            first = next(batches)
+            step_fn = compile_to_fit(
+                jitted_step(self.settings, self.devices, self.steps_per_epoch),
+                (state, weights, first),
+                self.settings.data.image_size,
+                "set config.data.image_size to {size}, or a smaller config.train.batch_size, or"
+                " config.model.rematerialise=blocks, or config.model.dtype=bfloat16",
+            )
             for step in range(self.start + 1, self.last + 1):
-                batch = mesh.to_global(self.devices, next(batches))
+                batch = first if step == self.start + 1 else next(batches)
                 state, losses = step_fn(state, weights, batch)
                 self.recent.append(losses)
                 if step == self.start + 1:

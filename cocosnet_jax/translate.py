@@ -13,6 +13,7 @@ which exemplar (`input,exemplar`, one line per input). Everything is read once b
 picture is written, so that what is wrong is said at the start.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,9 @@ _EXEMPLAR_LABEL = flags.DEFINE_string(
 _LIST = flags.DEFINE_string("list", "", "exemplar list: lines `input,exemplar`")
 _OUTPUT = flags.DEFINE_string("output", "", "picture to write (.png), or a folder")
 _WARPED = flags.DEFINE_bool("warped", False, "also write the warped exemplar, as NAME_warped.png")
+_SIZE = flags.DEFINE_integer(
+    "size", 0, "side of the square that is drawn, a multiple of 32; 0 for that of the training"
+)
 _ORIGINAL_SIZE = flags.DEFINE_bool(
     "original-size", False, "resize results to the input's own width and height"
 )
@@ -58,6 +62,7 @@ def main() -> int:
 
     restored = checkpoint.restore_for_inference(_CHECKPOINT.value)
     settings = restored.settings
+    drawn = at_size(settings.data, _SIZE.value)
     pairs = find_pairs(
         Path(_INPUT.value),
         Path(_EXEMPLAR.value),
@@ -67,10 +72,26 @@ def main() -> int:
         settings.data,
         needs_label=needs_exemplar_label(settings),
     )
-    check(pairs, settings.data)
-    translate(pairs, settings, restored.state)
+    check(pairs, drawn)
+    translate(pairs, settings, drawn, restored.state)
     print(f"step {restored.step} of {restored.folder}: {len(pairs)} picture(s) in {_OUTPUT.value}")
     return 0
+
+
+def at_size(data: DataSettings, size: int) -> DataSettings:
+    """The settings for pictures of another size; 0 keeps the training's.
+
+    Raises:
+      UserError: the networks cannot draw that size.
+    """
+    if not size:
+        return data
+    if size < 64 or size % 32:
+        raise UserError(
+            f"--size={size} cannot be drawn: it must be a multiple of 32, 64 or more, for example"
+            f" {max(64, round(size / 32) * 32)}"
+        )
+    return dataclasses.replace(data, image_size=size, load_size=max(size, data.load_size))
 
 
 def needs_exemplar_label(settings: Settings) -> bool:
@@ -209,28 +230,38 @@ def _labels(pairs: list[Pair]) -> set[Path]:
     return {pair.exemplar_label for pair in pairs if pair.exemplar_label is not None}
 
 
-def translate(pairs: list[Pair], settings: Settings, state: Any) -> None:
-    """Makes and writes the translations, one by one."""
+def translate(pairs: list[Pair], settings: Settings, data: DataSettings, state: Any) -> None:
+    """Makes and writes the translations, one by one.
+
+    Args:
+      pairs: what to translate.
+      settings: of the training.
+      data: of the pictures that are drawn: those of the training, or of another size.
+      state: to translate with.
+    """
     import jax
     import tqdm
 
-    from cocosnet_jax import pictures
+    from cocosnet_jax import mesh, pictures
     from cocosnet_jax.checkpoint import absolute
+    from cocosnet_jax.fit import compile_to_fit
     from cocosnet_jax.steps import predict_step
     from cocosnet_jax.types import Batch
 
-    size = (settings.data.image_size,) * 2
-    predict = jax.jit(predict_step(settings))
-
-    if len(pairs) > 1:
-        print("compiling ...", flush=True)
+    size = data.image_size
+    # One picture at a time: several devices share its rows.
+    devices = mesh.make() if size % jax.device_count() == 0 else mesh.make(jax.devices()[:1])
+    state = jax.device_put(state, mesh.replicated(devices))
+    predict = None
+    print("compiling ...", flush=True)
     for pair in tqdm.tqdm(
         pairs, desc="translating", disable=len(pairs) == 1, unit=" pictures", file=sys.stdout
     ):
-        exemplar = images.resize_photograph(images.read_photograph(pair.exemplar), size)[None]
-        read = inputs.read_input(settings.data, pair.label)
+        exemplar = images.read_photograph(pair.exemplar)
+        exemplar = images.resize_photograph(exemplar, (size, size))[None]
+        read = inputs.read_input(data, pair.label)
         # A model that is not given the exemplar's map does not look at it.
-        own = inputs.read_input(settings.data, pair.exemplar_label or pair.label)
+        own = inputs.read_input(data, pair.exemplar_label or pair.label)
         batch = Batch(
             # The truth is not known, and nothing in a translation reads it.
             image=np.zeros_like(exemplar),
@@ -239,6 +270,11 @@ def translate(pairs: list[Pair], settings: Settings, state: Any) -> None:
             exemplar_label=own.planes[None],
             self_reference=np.zeros(1, np.float32),
         )
+        batch = mesh.split_rows(devices, batch)
+        if predict is None:
+            advice = "set --size to {size}"
+            step = jax.jit(predict_step(settings, over=devices))
+            predict = compile_to_fit(step, (state, batch), size, advice)
         outputs = jax.device_get(predict(state, batch))
         results = {pair.output: outputs.image[0]}
         if _WARPED.value and outputs.warped_exemplar is not None:

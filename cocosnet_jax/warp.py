@@ -12,11 +12,10 @@ from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.norms import unit_length
-from cocosnet_jax.nn.remat import BLOCK as KEPT
 from cocosnet_jax.nn.remat import PRODUCT
 
 # Logits are cosines times 100: rounding a product to bf16 or TF32 would move them by tenths.
@@ -85,14 +84,25 @@ def soft_match(
     phi: Float[Array, "b m k"],
     temperature: float,
     correlation: Literal["auto", "dense", "streaming"] = "auto",
+    over: Mesh | None = None,
 ) -> SoftMatch:
-    """The match of unit vectors; `auto` streams where one side has more than DENSE_POSITIONS."""
+    """The match of unit vectors.
+
+    Args:
+      theta: of the input's positions.
+      phi: of the exemplar's.
+      temperature: divides the cosines.
+      correlation: hold all pairs, or make them block by block; `auto` does the latter where one
+        side has more than DENSE_POSITIONS.
+      over: devices that share the positions, when they are made block by block; None where
+        they share the batch.
+    """
     if correlation == "auto":
         small = max(theta.shape[1], phi.shape[1]) <= DENSE_POSITIONS
         correlation = "dense" if small else "streaming"
     if correlation == "dense":
-        return Warp(checkpoint_name(correlation_logits(theta, phi, temperature), PRODUCT))
-    return StreamingWarp(theta, phi, temperature)
+        return Warp(correlation_logits(theta, phi, temperature))
+    return StreamingWarp(theta, phi, temperature, over=over)
 
 
 class Warp(NamedTuple):
@@ -120,18 +130,40 @@ class StreamingWarp(NamedTuple):
       theta, phi: unit vectors of input (b, n, k) and exemplar (b, m, k).
       temperature: divides the cosines.
       block: most rows and columns of one block.
+      over: devices that share the rows of the result, or None.
     """
 
     theta: Float[Array, "b n k"]
     phi: Float[Array, "b m k"]
     temperature: float
     block: int = BLOCK
+    over: Mesh | None = None
 
     def to_input(self, values: Float[Array, "b m k"]) -> Float[Array, "b n k"]:
-        return attend(self.theta, self.phi, values, self.temperature, block=self.block)
+        return self._carry(self.theta, self.phi, values)
 
     def to_exemplar(self, values: Float[Array, "b n k"]) -> Float[Array, "b m k"]:
-        return attend(self.phi, self.theta, values, self.temperature, block=self.block)
+        return self._carry(self.phi, self.theta, values)
+
+    def _carry(
+        self,
+        queries: Float[Array, "b n k"],
+        keys: Float[Array, "b m k"],
+        values: Float[Array, "b m v"],
+    ) -> Float[Array, "b n v"]:
+        carry = functools.partial(attend, temperature=self.temperature, block=self.block)
+        if self.over is None or queries.shape[1] % self.over.size:
+            return carry(queries, keys, values)
+        rows, all_of_it = PartitionSpec(None, self.over.axis_names[0]), PartitionSpec()
+        split = jax.shard_map(
+            carry,
+            mesh=self.over,
+            in_specs=(rows, all_of_it, all_of_it),
+            out_specs=rows,
+            # What the loops start from is the same on all devices, what they yield is not.
+            check_vma=False,
+        )
+        return split(queries, keys, values)
 
 
 def _block_size(positions: int, most: int) -> int:
@@ -242,7 +274,7 @@ def _attend_forward(
         return _put(found[0], carried / total, i), _put(found[1], top + jnp.log(total), i)
 
     empty = jnp.zeros((b, n, channels), dtype), jnp.zeros((b, n, 1), dtype)
-    out, log_sum = checkpoint_name(jax.lax.fori_loop(0, n // high, row, empty), KEPT)
+    out, log_sum = jax.lax.fori_loop(0, n // high, row, empty)
     return out, (queries, keys, values, out, log_sum)
 
 

@@ -29,7 +29,8 @@ _FREE = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.evaluation_batch_size",
-    "train.rematerialise",
+    "model.rematerialise",
+    "model.correlation",
 )
 
 

@@ -96,7 +96,7 @@ def at_sizes(get_config: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]
         config.data.image_size = int(size)
         config.data.load_size = int(size) * 286 // 256
         config.model.dtype = "bfloat16"
-        config.train.rematerialise = "blocks"
+        config.model.rematerialise = "blocks"
         if config.model.generator_condition == "input":
             # This loss is weighed by the batch size.
             config.loss.pseudo_exemplar *= SIZES[size] / config.train.batch_size

@@ -3,6 +3,7 @@
 In float64, where rounding cannot hide a mistake: the order of sums differs between the two.
 """
 
+import dataclasses
 import json
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cocosnet_jax import mesh, settings, train, vgg_weights
+from cocosnet_jax import mesh, settings, steps, train, vgg_weights
 from cocosnet_jax.types import Batch
 
 SETTINGS = settings.from_mapping(
@@ -47,6 +48,22 @@ def run(devices: Mesh) -> tuple[Any, Any, Any, int]:
     return losses, before, jax.device_get(state), step._cache_size()
 
 
+def rows_differ(many: Mesh, one: Mesh) -> float:
+    """How far a translation is off whose rows and positions eight devices share."""
+    streaming = dataclasses.replace(SETTINGS.model, correlation="streaming")
+    config = dataclasses.replace(SETTINGS, model=streaming)
+    state = jax.device_get(train.initial_state(config, one, 10))
+    single = Batch(*(array[:1] for array in batch(0)))
+    wanted = jax.jit(steps.predict_step(config))(state, single)
+    found = jax.jit(steps.predict_step(config, over=many))(
+        jax.device_put(state, mesh.replicated(many)), mesh.split_rows(many, single)
+    )
+    return max(
+        float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
+        for a, b in zip(found, wanted, strict=True)
+    )
+
+
 def main() -> None:
     """Runs both."""
     jax.config.update("jax_enable_x64", True)
@@ -66,6 +83,7 @@ def main() -> None:
         json.dumps(
             {
                 "devices": many.size,
+                "rows_differ": rows_differ(many, one),
                 "compiled": compiled,
                 "types": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state_many)}),
                 "losses": [

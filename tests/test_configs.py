@@ -49,6 +49,32 @@ def test_toy_has_the_toys_classes():
     assert load("toy", "no_mask").model.mask_input == "none"
 
 
+@pytest.mark.parametrize(
+    "name", ["ade20k", "ade20k_outdoor", "flickr", "celebahq_edge", "celebahq_mask", "deepfashion"]
+)
+def test_larger_pictures_are_the_same_recipe(name):
+    for variant, size in (("512", 512), ("1024", 1024), ("released-512", 512)):
+        recipe = variant.split("-")[0] if "-" in variant else "paper"
+        assert settings.differences(load(name, recipe), load(name, variant)) == [
+            f"data.image_size: 256, {size}",
+            f"data.load_size: 286, {size * 286 // 256}",
+            "model.dtype: 'float32', 'bfloat16'",
+            "model.rematerialise: 'elementwise', 'blocks'",
+            f"train.batch_size: 32, {8192 // size}",
+            f"train.evaluation_batch_size: 8, {8192 // size}",
+        ][: 5 if size == 1024 else 6]
+
+
+def test_plain_recipe_weighs_its_loss_by_its_batch():
+    assert load("ade20k", "plain").loss.pseudo_exemplar == 10 * 32
+    assert load("ade20k", "plain-512").loss.pseudo_exemplar == 10 * 16
+
+
+def test_unknown_size_is_named():
+    with pytest.raises(UserError, match=r":released-2048 is unknown; sizes are 512 and 1024"):
+        load("ade20k", "released-2048")
+
+
 @pytest.mark.parametrize("name", ["ade20k", "toy"])
 def test_unknown_variant_is_named(name):
     with pytest.raises(UserError, match=rf"configs/{name}.py:nonsense is unknown; .* variants"):

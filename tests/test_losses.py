@@ -70,6 +70,22 @@ def test_contextual_weights_and_pooling():
     assert float(got) == pytest.approx(expected + layer("relu2_2", 4), rel=1e-10)
 
 
+def test_contextual_layer_by_rows_is_that_of_all_rows(monkeypatch):
+    x, y = RNG.normal(size=(2, 2, 6, 4, 5))
+
+    def value_and_gradient():
+        def loss(x):
+            return jnp.sum(losses.contextual_layer(x, jnp.asarray(y), "channels"))
+
+        return jax.jit(jax.value_and_grad(loss))(jnp.asarray(x))
+
+    expected = value_and_gradient()
+    # Six rows at a time, of 24.
+    monkeypatch.setattr(losses, "CONTEXTUAL_PAIRS", 7 * 24)
+    for got, wanted in zip(value_and_gradient(), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-14)
+
+
 def test_warped_mask_weighs_only_what_can_be_right():
     mask = RNG.random((1, 2, 2, 4))
     mask /= mask.sum(-1, keepdims=True)

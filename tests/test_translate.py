@@ -143,6 +143,27 @@ def test_when_the_exemplars_label_map_is_needed(mask_input, at_inference, needed
     assert translate.needs_exemplar_label(Settings(model=model)) is needed
 
 
+def test_another_size_than_the_trainings(program, trained, tmp_path):
+    ade = program.folder / "ade/validation"
+    done = program.run(
+        "translate",
+        f"--checkpoint={trained}",
+        f"--input={ade}/ADE_val_0.png",
+        f"--exemplar={ade}/ADE_val_1.jpg",
+        f"--exemplar-label={ade}/ADE_val_1.png",
+        f"--output={tmp_path}/out.png",
+        "--size=96",
+    )
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "out.png").size == (96, 96)
+
+
+@pytest.mark.parametrize(("size", "example"), [(100, 96), (32, 64)])
+def test_a_size_that_cannot_be_drawn(size, example):
+    with pytest.raises(UserError, match=rf"--size={size} cannot be drawn: .* for example {example}"):
+        translate.at_size(DATA, size)
+
+
 def test_missing_flags_are_one_line(program):
     done = program.run("translate", f"--checkpoint={Path('x')}")
     assert done.returncode == 2

@@ -5,12 +5,10 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.norms import BatchNorm, instance_norm
-from cocosnet_jax.nn.remat import BLOCK
 from cocosnet_jax.warp import DENSE_POSITIONS, attend
 
 
@@ -52,7 +50,7 @@ class ResidualBlock(nn.Module):
             return BatchNorm(name=f"norm_{index}")(y, train=train)
 
         y = prelu(conv_norm(x, 0))
-        return checkpoint_name(prelu(x + conv_norm(y, 1)), BLOCK)
+        return prelu(x + conv_norm(y, 1))
 
 
 class NonLocalBlock(nn.Module):

@@ -6,12 +6,10 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.conv import Conv, Dtype, Weights, convolve, reflect_pad
 from cocosnet_jax.nn.norms import BatchNorm, positional_norm
-from cocosnet_jax.nn.remat import BLOCK
 from cocosnet_jax.nn.resize import resize
 
 SLOPE = 0.2  # of every leaky ReLU
@@ -139,4 +137,4 @@ class SpadeBlock(nn.Module):
             shortcut = to_features(modulate("norm_s", x), train=train)
         dx = conv(middle, "conv_0")(leaky_relu(modulate("norm_0", x)), train=train)
         dx = conv(self.features, "conv_1")(leaky_relu(modulate("norm_1", dx)), train=train)
-        return checkpoint_name(shortcut + dx, BLOCK)
+        return shortcut + dx

@@ -1,7 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from cocosnet_jax.nn import blocks
 from cocosnet_jax.nn.blocks import NonLocalBlock, ResidualBlock
 from cocosnet_jax.nn.resize import nearest
 from cocosnet_jax.nn.spade import Spade, SpadeBlock
@@ -85,7 +87,10 @@ def test_residual_block_by_formula():
     np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_non_local_block_by_formula():
+@pytest.mark.parametrize("dense", [4096, 8])
+def test_non_local_block_by_formula(dense, monkeypatch):
+    # Beyond so many positions it works block by block.
+    monkeypatch.setattr(blocks, "DENSE_POSITIONS", dense)
     module = NonLocalBlock()
     x = RNG.normal(size=(1, 4, 6, 8))
     with jax.enable_x64(True):

@@ -1,0 +1,72 @@
+"""Compiling with a look at memory first: what does not fit is said, and what would."""
+
+import ctypes
+import math
+import os
+from typing import Any
+
+import jax
+
+from cocosnet_jax.errors import UserError
+
+GIB = 2**30
+
+
+def compile_to_fit(function: Any, arguments: tuple[Any, ...], size: int, advice: str) -> Any:
+    """Compiles a jitted function for these arguments.
+
+    Args:
+      function: what `jax.jit` returned.
+      arguments: what it will be called with.
+      size: side of its pictures in pixels.
+      advice: what can be set to need less memory; `{size}` in it becomes a size that would fit.
+
+    Returns:
+      The compiled function, which takes such arguments.
+
+    Raises:
+      UserError: it needs more memory than the device has; the message says how much, and what
+        would fit.
+    """
+    device = jax.devices()[0]
+    limit = capacity(device)
+    try:
+        compiled = function.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        smaller = advice.format(size=f"below {size}")
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"pictures of {size} x {size} do not fit in the memory of one {device.device_kind}"
+            f" ({first}): {smaller}"
+        ) from error
+    plan = compiled.memory_analysis()
+    held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    needed = held + plan.temp_size_in_bytes
+    if limit and needed > limit:
+        # What is not the state's grows with the area.
+        fitting = size * math.sqrt(max(limit - held, 0) / plan.temp_size_in_bytes)
+        fitting = int(fitting) // 32 * 32
+        would = f"about {fitting}" if fitting >= 64 else f"below {size}"
+        raise UserError(
+            f"pictures of {size} x {size} need {needed / GIB:.1f} GiB, and one"
+            f" {device.device_kind} has {limit / GIB:.1f} GiB: {advice.format(size=would)}"
+        )
+    _return_memory()
+    return compiled
+
+
+def capacity(device: jax.Device) -> int:
+    """Bytes of memory that a device can use; 0 where it does not tell."""
+    if device.platform == "cpu":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int((device.memory_stats() or {}).get("bytes_limit", 0))
+
+
+def _return_memory() -> None:
+    """Gives back what the compiler has freed: a GiB or more, which glibc would keep."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return  # Another C library: nothing to do.

@@ -1,0 +1,50 @@
+import pytest
+
+from cocosnet_jax import compile_check
+
+TEXT = """
+  %all-reduce.1 = (f32[3,3,64,64]{3,2,1,0:T(8,128)}, f32[64]{0:T(128)}) all-reduce(%a, %b), to
+  %all-reduce-start.2 = bf16[8,2]{1,0} all-reduce-start(%c), channel_id=2
+  %all-reduce-done.2 = bf16[8,2]{1,0} all-reduce-done(%all-reduce-start.2)
+  %gather = pred[16]{0} all-gather(%d), channel_id=3
+  ROOT %add = f32[2]{0} add(%all-reduce.1, %e)
+"""
+
+
+def test_collectives_are_counted_in_bytes():
+    assert compile_check.collectives(TEXT) == {
+        "all-reduce": [(3 * 3 * 64 * 64 + 64) * 4, 32],
+        "all-gather": [16],
+    }
+
+
+def test_this_machine(program):
+    done = program.run(
+        "compile_check",
+        "--config=configs/toy.py",
+        "--topology=here",
+        "--config.model.base_filters=2",
+        "--config.vgg.width=2",
+        "--config.train.batch_size=2",
+    )
+    assert done.returncode == 0, done.stderr
+    first, *_, memory, step, last = done.stdout.splitlines()
+    assert first == "1 x cpu, 2 per chip at 64 x 64, float32"
+    # The state alone: what of it is temporary is more than one picture's worth.
+    assert 0.001 < float(memory.removeprefix("memory per chip: ").split()[0]) < 1
+    assert "TFLOP" in step
+    assert last == "no collectives"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "--topology is missing; for example --topology=v5e:2x4"),
+        (("--topology=v5e:9x9x9",), "--topology=v5e:9x9x9 cannot be compiled for"),
+    ],
+)
+def test_wrong_topology(program, arguments, says):
+    done = program.run("compile_check", "--config=configs/toy.py", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
