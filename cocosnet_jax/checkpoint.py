@@ -132,7 +132,7 @@ class Restored(NamedTuple):
 
     Attributes:
       settings: of the run that wrote it.
-      state: the translation's parameters; the discriminator and the optimisers are left out.
+      state: the translation's parameters, or all networks'; optimisers are left out.
       step: optimisation steps it had taken.
       folder: the checkpoint itself.
     """
@@ -143,12 +143,15 @@ class Restored(NamedTuple):
     folder: epath.Path
 
 
-def restore_for_inference(path: str | epath.PathLike, sharding: Sharding | None = None) -> Restored:
+def restore_for_inference(
+    path: str | epath.PathLike, sharding: Sharding | None = None, *, all_networks: bool = False
+) -> Restored:
     """Reads a checkpoint for translation.
 
     Args:
       path: a workdir, its `checkpoints` folder (the newest step of either), or a step's folder.
       sharding: where the arrays go; None means the first device.
+      all_networks: also read the discriminator, and the parameters beside their average.
 
     Raises:
       UserError: there is no checkpoint, or it cannot be read.
@@ -161,14 +164,15 @@ def restore_for_inference(path: str | epath.PathLike, sharding: Sharding | None 
         )
         settings = settings_lib.from_mapping(saved["settings"])
         everything = abstract_state(settings, sharding or SingleDeviceSharding(jax.devices()[0]))
+        players = ("generator", "discriminator") if all_networks else ("generator",)
         wanted: dict[str, PyTree] = {
             "step": everything.step,
-            "variables": {"generator": everything.variables["generator"]},
+            "variables": {name: everything.variables[name] for name in players},
         }
         if everything.ema is not None:
             wanted["ema"] = everything.ema
-        else:
-            wanted["params"] = {"generator": everything.params["generator"]}
+        if everything.ema is None or all_networks:
+            wanted["params"] = {name: everything.params[name] for name in players}
         state = checkpointer.restore(
             folder,
             args=ocp.args.Composite(

@@ -1,12 +1,12 @@
-r"""Compiles the training step for accelerators that are not there: does it fit, what does it cost?
+r"""Compiles the training step for accelerators that are not there: does it fit, at what cost.
 
     pip install libtpu
     python -m cocosnet_jax.compile_check --config=configs/ade20k.py --topology=v5e:2x4 \
         --config.train.batch_size=64
 
 `--topology=here` takes the devices of this machine. The batch size is that of all chips together.
-For a TPU slice this takes about ten minutes on two cores; a line every half minute tells how long it
-has been at work. Nothing is read or written: neither data nor weights need be there.
+For a TPU slice this takes 10 to 25 minutes on two cores; a line every half minute says that it is
+at work. Nothing is read or written: neither data nor weights need be there.
 """
 
 import collections
@@ -105,12 +105,14 @@ def compile_step(settings: Settings, over: Any) -> Any:
     data, b = settings.data, settings.train.batch_size
     planes = {"labels": 1, "labels_glasses": 2, "channels": data.channels}[data.condition]
 
-    def plane(channels: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((b, data.image_size, data.image_size, channels), jnp.uint8)
+    def empty() -> Batch:
+        picture, plane = (
+            jnp.zeros((b, data.image_size, data.image_size, channels), jnp.uint8)
+            for channels in (3, planes)
+        )
+        return Batch(picture, picture, plane, plane, jnp.zeros(b))
 
-    batch = Batch(
-        plane(3), plane(3), plane(planes), plane(planes), jax.ShapeDtypeStruct((b,), jnp.float32)
-    )
+    batch = jax.eval_shape(empty)
     start = jax.eval_shape(lambda: state.create_state(settings, jax.random.key(0), 1000))
     weights = jax.eval_shape(lambda: vgg_weights.load("random", settings.vgg.width))
     try:

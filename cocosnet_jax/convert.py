@@ -24,10 +24,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import flags, logging
 from flax import traverse_util
-from jax.sharding import SingleDeviceSharding
 
 from cocosnet_jax import checkpoint, command, torch_files
 from cocosnet_jax.errors import UserError
@@ -410,27 +408,6 @@ def train_state(
     )
 
 
-def _restore(path: str) -> tuple[Settings, TrainState]:
-    """All networks of a checkpoint; the optimisers' states are not read."""
-    restored = checkpoint.restore_for_inference(path)
-    whole = checkpoint.abstract_state(restored.settings, SingleDeviceSharding(jax.devices()[0]))
-    wanted = {"step": whole.step, "params": whole.params, "variables": whole.variables}
-    if whole.ema is not None:
-        wanted["ema"] = whole.ema
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        state = checkpointer.restore(
-            restored.folder,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(
-                    item=wanted,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-                    partial_restore=True,
-                )
-            ),
-        )["state"]
-    return restored.settings, TrainState(**{"ema": None, "opt_state": {}, **state})
-
-
 def write_torch(settings: Settings, state: TrainState, folder: Path) -> list[Path]:
     """Writes a state's networks, and the averages where they are kept, as the release's files.
 
@@ -479,7 +456,7 @@ def _define_flags() -> Callable[[], Settings]:
 def _export(given: dict[str, Any]) -> None:
     if not given["checkpoint"]:
         raise UserError("--checkpoint is missing: --to-torch reads a workdir or one checkpoint")
-    settings, state = _restore(given["checkpoint"])
+    settings, state, *_ = checkpoint.restore_for_inference(given["checkpoint"], all_networks=True)
     for path in write_torch(settings, state, Path(given["output"]).expanduser()):
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
 

@@ -86,9 +86,7 @@ class FeatureBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w k"], *, train: bool) -> Float[Array, "b h w k"]:
         s = self.settings
 
-        def residual(
-            module: ResidualBlock, x: Float[Array, "b h w k"]
-        ) -> Float[Array, "b h w k"]:
+        def residual(module: ResidualBlock, x: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
             return module(x, train=train)
 
         for i in range(1, 5):

@@ -55,7 +55,7 @@ class Generator(nn.Module):
                 self.dtype,
                 name=name,
             )
-            # Gamma and beta need the condition alone: without this they would be made early, and kept.
+            # Gamma and beta need the condition alone: else they might be made early, and kept.
             x, read = jax.lax.optimization_barrier((x, condition))
             return rematerialise(modulated, s.rematerialise)(module, x, read)
 

@@ -63,11 +63,10 @@ def learning_rate(base: float, s: OptimiserSettings, steps_per_epoch: int) -> op
 def adam(
     rate: optax.Schedule, s: OptimiserSettings, eps: float
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam on all parameters as one vector: a few large operations in place of a thousand."""
+    """Adam; where beta1 is 0, without the first moment, which is the gradient itself."""
     if s.beta1:
         scale = optax.scale_by_adam(s.beta1, s.beta2, eps)
     else:
-        # The same numbers, without the first moment, which is the gradient itself.
         scale = optax.scale_by_rms(s.beta2, eps, eps_in_sqrt=False, bias_correction=True)
     return optax.chain(scale, optax.scale_by_learning_rate(rate))
 

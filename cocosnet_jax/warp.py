@@ -16,7 +16,6 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.norms import unit_length
-from cocosnet_jax.nn.remat import PRODUCT
 
 # Logits are cosines times 100: rounding a product to bf16 or TF32 would move them by tenths.
 PRECISION = jax.lax.Precision.HIGHEST

@@ -1,12 +1,13 @@
 """Our numbers beside the release's, on weights and inputs made by rule (tests/golden/rule.py).
 
-    python -m tests.parity [--dtype=float64|float32] [--precision=highest|default]
+    python -m tests.parity [--dtype=float64|float32|bfloat16] [--precision=highest|default]
         [--golden=FOLDER] [CASE ...]
 
 prints one line per case, the worst relative error of each kind. `test_parity.py` asserts them.
 """
 
 import argparse
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -243,15 +244,22 @@ def _tensors(
 
 
 def measure(
-    case: str, dtype: Any = np.float64, folder: pathlib.Path = FOLDER
+    case: str, dtype: Any = np.float64, folder: pathlib.Path = FOLDER, *, bfloat16: bool = False
 ) -> dict[str, tuple[float, str]]:
     """Worst relative error of each kind and where it is; float32 leaves gradients out.
+
+    With `bfloat16`, activations have that type, and parameters and inputs `dtype`.
 
     Arrays and images: largest difference over largest value. Losses and norms: relative.
     Projections of gradients and updates: over the norm. Buffers: over the norm.
     """
     meta, _, step, arrays = rule.load(folder, case)
     s = release_settings(meta)
+    # Each program runs once, and has room for what the backward pass reads.
+    network = dataclasses.replace(
+        s.model, rematerialise="nothing", dtype="bfloat16" if bfloat16 else "float32"
+    )
+    s = dataclasses.replace(s, model=network)
     with jax.enable_x64(dtype == np.float64):
         batch = golden_batch(meta, s.data.condition, dtype)
         start, weights = golden_state(folder, case, s, dtype)
@@ -341,26 +349,27 @@ def measure(
     return {kind: _worst(values) for kind, values in errors.items()}
 
 
-def line(case: str, dtype: Any, worst: dict[str, tuple[float, str]]) -> str:
+def line(case: str, dtype: str, worst: dict[str, tuple[float, str]]) -> str:
     """One line per case, as the docs show it."""
     figures = "  ".join(f"{kind} {error:.1e}" for kind, (error, _) in worst.items())
-    return f"{case:16} {np.dtype(dtype).name}  {figures}"
+    return f"{case:16} {dtype:8}  {figures}"
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*")
-    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
+    parser.add_argument("--dtype", choices=("float64", "float32", "bfloat16"), default="float64")
     parser.add_argument("--precision", choices=("default", "highest"), default="default")
     parser.add_argument("--golden", type=pathlib.Path, default=FOLDER)
     arguments = parser.parse_args()
     print(json.dumps({"device": jax.devices()[0].device_kind, "precision": arguments.precision}))
     with jax.default_matmul_precision(arguments.precision):
         for case in arguments.cases or cases(arguments.golden):
-            dtype = np.dtype(arguments.dtype).type
-            worst = measure(case, dtype, arguments.golden)
-            print(line(case, dtype, worst), flush=True)
+            low = arguments.dtype == "bfloat16"
+            dtype = np.float32 if low else np.dtype(arguments.dtype).type
+            worst = measure(case, dtype, arguments.golden, bfloat16=low)
+            print(line(case, arguments.dtype, worst), flush=True)
             for kind, (error, name) in worst.items():
                 print(f"    {kind}: {error:.2e} at {name}")
 

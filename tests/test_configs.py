@@ -55,14 +55,17 @@ def test_toy_has_the_toys_classes():
 def test_larger_pictures_are_the_same_recipe(name):
     for variant, size in (("512", 512), ("1024", 1024), ("released-512", 512)):
         recipe = variant.split("-")[0] if "-" in variant else "paper"
-        assert settings.differences(load(name, recipe), load(name, variant)) == [
-            f"data.image_size: 256, {size}",
-            f"data.load_size: 286, {size * 286 // 256}",
-            "model.dtype: 'float32', 'bfloat16'",
-            "model.rematerialise: 'elementwise', 'blocks'",
-            f"train.batch_size: 32, {8192 // size}",
-            f"train.evaluation_batch_size: 8, {8192 // size}",
-        ][: 5 if size == 1024 else 6]
+        assert (
+            settings.differences(load(name, recipe), load(name, variant))
+            == [
+                f"data.image_size: 256, {size}",
+                f"data.load_size: 286, {size * 286 // 256}",
+                "model.dtype: 'float32', 'bfloat16'",
+                "model.rematerialise: 'elementwise', 'blocks'",
+                f"train.batch_size: 32, {8192 // size}",
+                f"train.evaluation_batch_size: 8, {8192 // size}",
+            ][: 5 if size == 1024 else 6]
+        )
 
 
 def test_plain_recipe_weighs_its_loss_by_its_batch():

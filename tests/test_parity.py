@@ -31,7 +31,7 @@ def test_cases_found():
 @pytest.mark.parametrize("case", CASES)
 def test_release(case, dtype, bounds, record_property):
     worst = parity.measure(case, dtype)
-    record_property("parity", parity.line(case, dtype, worst))
+    record_property("parity", parity.line(case, np.dtype(dtype).name, worst))
     assert set(bounds) <= set(worst)
     off = {kind: worst[kind] for kind, bound in bounds.items() if not worst[kind][0] <= bound}
     assert not off

@@ -60,7 +60,7 @@ def test_learning_rate_is_constant_then_falls_by_equal_steps():
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.5])
-def test_adam_on_one_vector_is_adam(beta1):
+def test_adam_is_adam(beta1):
     config = settings.OptimiserSettings(beta1=beta1, beta2=0.9)
     rng = np.random.default_rng(0)
     params = {"a": jnp.asarray(rng.normal(size=(2, 3))), "b": jnp.asarray(rng.normal(size=4))}

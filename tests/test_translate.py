@@ -160,7 +160,9 @@ def test_another_size_than_the_trainings(program, trained, tmp_path):
 
 @pytest.mark.parametrize(("size", "example"), [(100, 96), (32, 64)])
 def test_a_size_that_cannot_be_drawn(size, example):
-    with pytest.raises(UserError, match=rf"--size={size} cannot be drawn: .* for example {example}"):
+    with pytest.raises(
+        UserError, match=rf"--size={size} cannot be drawn: .* for example {example}"
+    ):
         translate.at_size(DATA, size)
 
 

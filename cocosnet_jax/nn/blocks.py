@@ -77,8 +77,8 @@ class NonLocalBlock(nn.Module):
         g = pool(project(x, c // 2, "g"))
         if h * w > DENSE_POSITIONS:
             wide = jnp.promote_types(x.dtype, jnp.float32)
-            streamed = attend(*(y.astype(wide) for y in (theta, phi, g)), 1.0, precision=None)
-            attended = streamed.astype(g.dtype)
+            theta, phi, values = (y.astype(wide) for y in (theta, phi, g))
+            attended = attend(theta, phi, values, 1.0, precision=None).astype(g.dtype)
         else:
             logits = jnp.einsum("bnk,bmk->bnm", theta, phi)
             wide = jnp.promote_types(logits.dtype, jnp.float32)
