@@ -28,7 +28,7 @@ def compile_to_fit(function: Any, arguments: tuple[Any, ...], size: int, advice:
       UserError: it needs more memory than the device has; the message says how much, and what
         would fit.
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     limit = capacity(device)
     try:
         compiled = function.lower(*arguments).compile()
@@ -46,7 +46,7 @@ def compile_to_fit(function: Any, arguments: tuple[Any, ...], size: int, advice:
     needed = held + plan.temp_size_in_bytes
     if limit and needed > limit:
         # What is not the state's grows with the area.
-        fitting = size * math.sqrt(max(limit - held, 0) / plan.temp_size_in_bytes)
+        fitting = size * math.sqrt(max(limit - held, 0) / max(plan.temp_size_in_bytes, 1))
         fitting = int(fitting) // 32 * 32
         would = f"about {fitting}" if fitting >= 64 else f"below {size}"
         raise UserError(
