@@ -88,7 +88,7 @@ def test_files_to_checkpoint_to_files_at_full_size(case, tmp_path):
         checkpoints = checkpoint.Checkpoints(checkpoint.absolute(tmp_path / "run"), config)
         checkpoints.save(0, state, force=True)
         checkpoints.close()
-        config, state = convert._restore(tmp_path / "run")
+        config, state, *_ = checkpoint.restore_for_inference(tmp_path / "run", all_networks=True)
         shutil.rmtree(tmp_path / "run")
     for file in files.values():
         Path(file).unlink()
