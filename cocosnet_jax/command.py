@@ -15,8 +15,12 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 
 
-def define_config() -> Callable[[], Settings]:
+def define_config(trains: bool = True) -> Callable[[], Settings]:
     """Defines `--config=FILE[:VARIANT]` with overrides `--config.section.field=value`.
+
+    Args:
+      trains: whether the program trains; others need no exemplar list, and without one their
+        settings have the exemplar probability 0.
 
     Returns:
       A function that yields the checked settings, to be called once flags are parsed. It raises
@@ -33,7 +37,13 @@ def define_config() -> Callable[[], Settings]:
     def settings() -> Settings:
         if holder.value is None:
             raise UserError(f"--config is missing; {_known_configs()}")
-        return settings_lib.from_mapping(holder.value.to_dict())
+        values = holder.value.to_dict()
+        if not trains:
+            # A dataset's config names no list: which one is the user's to say, before training.
+            data = values.setdefault("data", {})
+            if not data.get("exemplar_list"):
+                data["exemplar_probability"] = 0.0
+        return settings_lib.from_mapping(values)
 
     return settings
 

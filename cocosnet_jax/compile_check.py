@@ -22,7 +22,7 @@ from cocosnet_jax import command
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 
-_SETTINGS = command.define_config()
+_SETTINGS = command.define_config(trains=False)
 _TOPOLOGY = flags.DEFINE_string(
     "topology", "", "what to compile for: v5e:2x4 and the like, or `here` for this machine"
 )

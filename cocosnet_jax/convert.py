@@ -440,7 +440,7 @@ def write_torch(settings: Settings, state: TrainState, folder: Path) -> list[Pat
 
 def _define_flags() -> Callable[[], Settings]:
     """Not at import: other entry points' flags may be there, and tests import this module."""
-    read_settings = command.define_config()
+    read_settings = command.define_config(trains=False)
     define = flags.DEFINE_string
     define("corr", "", "the release's *_net_Corr.pth")
     define("generator", "", "the release's *_net_G.pth")
@@ -466,9 +466,6 @@ def _import(given: dict[str, Any], read_settings: Callable[[], Settings]) -> Non
         raise UserError("--corr and --generator must both name a file, *_net_Corr.pth, *_net_G.pth")
     if bool(given["corr-ema"]) != bool(given["generator-ema"]):
         raise UserError("--corr-ema and --generator-ema go together: give both or neither")
-    config = given["config"]
-    if config is not None and not config.data.exemplar_list:
-        config.data.exemplar_probability = 0.0  # a list belongs to training; weights need none
     settings = read_settings()
     if given["corr-ema"] and not settings.optimiser.ema:
         raise UserError(

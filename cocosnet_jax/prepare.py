@@ -19,7 +19,7 @@ from cocosnet_jax import command, data
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
-_SETTINGS = command.define_config()
+_SETTINGS = command.define_config(trains=False)
 _SOURCE = flags.DEFINE_string("source", "", "the dataset's own folder; sets config.data.source")
 _PREVIEW = flags.DEFINE_string("preview", "", "write a contact sheet to this PNG file")
 
@@ -27,12 +27,8 @@ _PREVIEW = flags.DEFINE_string("preview", "", "write a contact sheet to this PNG
 def main() -> int:
     """Prepares, says what there is, and draws the contact sheet where one is asked for."""
     config = flags.FLAGS["config"].value
-    if config is not None:
-        if _SOURCE.value:
-            config.data.source = _SOURCE.value
-        # A list belongs to training; preparing needs none.
-        if not config.data.exemplar_list:
-            config.data.exemplar_probability = 0.0
+    if config is not None and _SOURCE.value:
+        config.data.source = _SOURCE.value
     settings = _SETTINGS().data
     preview = _PREVIEW.value
     if preview and (not preview.endswith(".png") or not Path(preview).absolute().parent.is_dir()):

@@ -35,7 +35,7 @@ from cocosnet_jax.settings import Settings
 
 # Defined only where this is the program: other entry points have flags of the same names.
 if __name__ == "__main__":
-    _SETTINGS = command.define_config()
+    _SETTINGS = command.define_config(trains=False)
     _OUTPUT = flags.DEFINE_string("output", "", "list file to write")
     _SPLIT = flags.DEFINE_enum("split", "train", ["train", "validation"], "whose exemplars to find")
     _K = flags.DEFINE_integer("k", 10, "exemplars per image", lower_bound=1)
@@ -57,7 +57,6 @@ def main() -> int:
     if config is not None:
         # The lists are what is to be made.
         config.data.exemplar_list = config.data.validation_exemplar_list = ""
-        config.data.exemplar_probability = 0.0
     settings = _SETTINGS()
     output = Path(_OUTPUT.value).expanduser()
     if not _OUTPUT.value or output.is_dir() or not output.absolute().parent.is_dir():

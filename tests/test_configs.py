@@ -126,17 +126,37 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "line"), WRONG, ids=[line[:40] for _, line in WRONG])
-def test_a_wrong_command_line_is_one_line(arguments, line):
-    done = subprocess.run(
-        [sys.executable, "-m", "cocosnet_jax.main", *arguments],
+def run(module, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", f"cocosnet_jax.{module}", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+@pytest.mark.parametrize(("arguments", "line"), WRONG, ids=[line[:40] for _, line in WRONG])
+def test_a_wrong_command_line_is_one_line(arguments, line):
+    done = run("main", *arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+    assert line in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "line"),
+    [
+        ("compile_check", (), "--topology is missing"),
+        ("prepare", ("--preview=x.jpg",), "--preview=x.jpg must name a .png file"),
+        ("retrieve", (), "--output= must name a file"),
+        ("convert", ("--corr=x", "--generator=x", f"--output={ROOT}"), "exists already"),
+    ],
+)
+def test_what_does_not_train_needs_no_exemplar_list(module, arguments, line):
+    # What is wrong with the other flags is said once the settings are read.
+    done = run(module, "--config=configs/ade20k.py:released", *arguments)
+    assert done.returncode == 2
     assert line in done.stderr

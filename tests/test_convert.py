@@ -327,7 +327,7 @@ def test_command_line(files, tmp_path):
 def test_command_line_errors(files, tmp_path, given, message):
     names = {"corr": files["correspondence"]}
     names |= {name: files[name] for name in ("generator", "discriminator")}
-    flags = {"corr-ema": "", "generator-ema": "", "config": None, "output": str(tmp_path / "run")}
+    flags = {"corr-ema": "", "generator-ema": "", "output": str(tmp_path / "run")}
     with pytest.raises(UserError, match=message):
         convert._import(flags | names | given, lambda: NARROW)
     assert not (tmp_path / "run").exists()
