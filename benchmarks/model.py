@@ -49,7 +49,6 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
     one = mesh.make(jax.devices()[:1])
     state = jax.block_until_ready(train.initial_state(s, one, 1000))
     rng = np.random.default_rng(0)
-    planes = {"labels": 1, "labels_glasses": 2, "channels": s.data.channels}[s.data.condition]
 
     def drawn(high: int, channels: int) -> np.ndarray:
         return rng.integers(0, high, (b, size, size, channels), np.uint8)
@@ -58,8 +57,8 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
     batch = Batch(
         drawn(256, 3),
         drawn(256, 3),
-        drawn(classes, planes),
-        drawn(classes, planes),
+        drawn(classes, s.data.planes),
+        drawn(classes, s.data.planes),
         np.ones(b, np.float32),
     )
     batch = jax.device_put(batch, mesh.replicated(one))

@@ -103,12 +103,11 @@ def compile_step(settings: Settings, over: Any) -> Any:
     from cocosnet_jax.types import Batch
 
     data, b = settings.data, settings.train.batch_size
-    planes = {"labels": 1, "labels_glasses": 2, "channels": data.channels}[data.condition]
 
     def empty() -> Batch:
         picture, plane = (
             jnp.zeros((b, data.image_size, data.image_size, channels), jnp.uint8)
-            for channels in (3, planes)
+            for channels in (3, data.planes)
         )
         return Batch(picture, picture, plane, plane, jnp.zeros(b))
 

@@ -88,6 +88,11 @@ class DataSettings:
                 " two images, or set the probability to 0"
             )
 
+    @property
+    def planes(self) -> int:
+        """p, how many planes `Batch.label` has, (b, H, W, p)."""
+        return {"labels": 1, "labels_glasses": 2, "channels": self.channels}[self.condition]
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:

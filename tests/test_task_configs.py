@@ -35,6 +35,12 @@ def test_released_recipes_are_the_releases_options(task):
     assert ours.data.exemplar_probability == meta["options"].get("real_reference_probability", 0.7)
 
 
+def test_planes_of_the_inputs():
+    # SPEC section 1.
+    found = {task: load(file).data.planes for task, file in FILES.items()}
+    assert found == {"ade20k": 1, "celebahq": 2, "celebahqedge": 15, "deepfashion": 20}
+
+
 # SPEC section 8: constant and decaying epochs of the release.
 @pytest.mark.parametrize(
     ("file", "epochs"),
