@@ -51,10 +51,7 @@ def main() -> int:
     over = mesh.make(devices)
     kind = devices[0].device_kind
     batch = settings.train.batch_size
-    if batch % len(devices):
-        raise UserError(
-            f"config.train.batch_size is {batch}, which does not split over {len(devices)} chips"
-        )
+    mesh.check_batch("train.batch_size", batch, len(devices))
     size = settings.data.image_size
     print(
         f"{len(devices)} x {kind}, {batch // len(devices)} per chip at {size} x {size},"

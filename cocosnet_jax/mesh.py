@@ -54,13 +54,24 @@ def to_local(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-def check_batch(field: str, batch_size: int) -> None:
-    """Raises UserError if `batch_size`, the value of config.`field`, does not split evenly."""
-    devices = jax.device_count()
+def check_batch(field: str, batch_size: int, devices: int | None = None) -> None:
+    """Checks that a batch splits evenly.
+
+    Args:
+      field: the setting that says its size, `section.field`.
+      batch_size: its value.
+      devices: how many share the batch; None for all of all processes.
+
+    Raises:
+      UserError: they cannot share it evenly.
+    """
+    processes = ""
+    if devices is None:
+        devices = jax.device_count()
+        processes = f" ({jax.process_count()} process(es) with {jax.local_device_count()} each)"
     if batch_size % devices:
         up = -(-batch_size // devices) * devices
         raise UserError(
             f"config.{field} is {batch_size}, which does not split over {devices} devices"
-            f" ({jax.process_count()} process(es) with {jax.local_device_count()} each); set it to"
-            f" a multiple of {devices}, for example {up}"
+            f"{processes}; set it to a multiple of {devices}, for example {up}"
         )

@@ -31,3 +31,6 @@ def test_batch_that_does_not_split_names_the_numbers(monkeypatch):
         mesh.check_batch("train.batch_size", 12)
     assert "config.train.batch_size is 12, which does not split over 8 devices" in str(error.value)
     assert "for example 16" in str(error.value)
+    # Devices that need not be there have no processes.
+    with pytest.raises(UserError, match=r"over 32 devices; set it to a multiple of 32, .* 64"):
+        mesh.check_batch("train.batch_size", 40, 32)
