@@ -6,7 +6,8 @@ r"""Compiles the training step for accelerators that are not there: does it fit,
 
 `--topology=here` takes the devices of this machine. The batch size is that of all chips together.
 For a TPU slice this takes 10 to 25 minutes on two cores; a line every half minute says that it is
-at work. Nothing is read or written: neither data nor weights need be there.
+at work. A step that does not fit is an error, which says what to set. Nothing is read or written:
+neither data nor weights need be there.
 """
 
 import collections
@@ -27,8 +28,8 @@ _TOPOLOGY = flags.DEFINE_string(
     "topology", "", "what to compile for: v5e:2x4 and the like, or `here` for this machine"
 )
 
-GIB = 2**30
 HEARTBEAT = 30.0  # seconds between signs of life
+_STEPS_PER_EPOCH = 1000  # only schedules depend on it
 _COLLECTIVE = re.compile(
     r"= (\(?[a-z0-9]+\[.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
     r"(?:-start)?\("
@@ -36,8 +37,8 @@ _COLLECTIVE = re.compile(
 _ARRAY = re.compile(r"([a-z]+)(\d+)?\[([\d,]*)\]")
 
 
-def main() -> int:
-    """Compiles and reports; the exit status is 1 where the step does not fit."""
+def main() -> None:
+    """Compiles and reports."""
     settings = _SETTINGS()
     if not _TOPOLOGY.value:
         raise UserError("--topology is missing; for example --topology=v5e:2x4, or here")
@@ -58,15 +59,13 @@ def main() -> int:
         f" {settings.model.dtype}",
         flush=True,
     )
+    from cocosnet_jax import train  # slow to import
+
     began = time.monotonic()
     with _Heartbeat():
-        compiled = compile_step(settings, over)
+        compiled = train.compile_step(settings, over, _STEPS_PER_EPOCH, _shapes(settings))
     print(f"compiled in {time.monotonic() - began:.0f} s")
-    if isinstance(compiled, str):
-        print(f"does not fit: {compiled}")
-        return 1
     print(report(compiled, batch // len(devices)))
-    return 0
 
 
 def _slice(topology: str) -> list[Any]:
@@ -87,36 +86,28 @@ def _slice(topology: str) -> list[Any]:
     return list(found.devices)
 
 
-def compile_step(settings: Settings, over: Any) -> Any:
-    """The compiled training step for a mesh, from shapes alone.
-
-    Returns:
-      A `jax.stages.Compiled`; or, where the step does not fit, what the compiler said.
-    """
+def _shapes(settings: Settings) -> tuple[Any, Any, Any]:
+    """Shapes of what a training step takes: state, VGG weights, batch."""
     import jax
     import jax.numpy as jnp
 
-    from cocosnet_jax import state, train, vgg_weights
+    from cocosnet_jax import state, vgg_weights
     from cocosnet_jax.types import Batch
 
     data, b = settings.data, settings.train.batch_size
 
-    def empty() -> Batch:
+    def empty() -> tuple[Any, Any, Any]:
         picture, plane = (
             jnp.zeros((b, data.image_size, data.image_size, channels), jnp.uint8)
             for channels in (3, data.planes)
         )
-        return Batch(picture, picture, plane, plane, jnp.zeros(b))
+        return (
+            state.create_state(settings, jax.random.key(0), _STEPS_PER_EPOCH),
+            vgg_weights.load("random", settings.vgg.width),
+            Batch(picture, picture, plane, plane, jnp.zeros(b)),
+        )
 
-    batch = jax.eval_shape(empty)
-    start = jax.eval_shape(lambda: state.create_state(settings, jax.random.key(0), 1000))
-    weights = jax.eval_shape(lambda: vgg_weights.load("random", settings.vgg.width))
-    try:
-        return train.jitted_step(settings, over, 1000).lower(start, weights, batch).compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return str(error).split("\n\n")[0].strip()
+    return jax.eval_shape(empty)
 
 
 def report(compiled: Any, samples: int) -> str:
@@ -126,13 +117,13 @@ def report(compiled: Any, samples: int) -> str:
       compiled: a `jax.stages.Compiled`.
       samples: images per chip and step.
     """
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak = held + memory.temp_size_in_bytes
+    from cocosnet_jax.fit import GIB, planned
+
+    (held, peak), cost = planned(compiled), compiled.cost_analysis()
     operations, moved = cost["flops"], cost["bytes accessed"]
     lines = [
         f"memory per chip: {peak / GIB:.2f} GiB ({held / GIB:.2f} state and inputs,"
-        f" {memory.temp_size_in_bytes / GIB:.2f} temporary)",
+        f" {(peak - held) / GIB:.2f} temporary)",
         f"per chip and step: {operations / 1e12:.2f} TFLOP, {moved / GIB:.1f} GiB moved"
         f" ({moved / GIB / samples:.1f} GiB per image)",
     ]

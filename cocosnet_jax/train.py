@@ -126,6 +126,24 @@ def jitted_step(settings: Settings, devices: Mesh, steps_per_epoch: int) -> Any:
     )
 
 
+def compile_step(
+    settings: Settings, devices: Mesh, steps_per_epoch: int, arguments: tuple[Any, ...]
+) -> Any:
+    """Returns the training step compiled for (state, VGG weights, batch), or for their shapes.
+
+    Raises:
+      UserError: it does not fit in a device's memory; the message says what would.
+    """
+    return compile_to_fit(
+        jitted_step(settings, devices, steps_per_epoch),
+        arguments,
+        devices,
+        settings.data.image_size,
+        "set config.data.image_size to {size}, or a smaller config.train.batch_size, or"
+        " config.model.rematerialise=blocks, or config.model.dtype=bfloat16",
+    )
+
+
 def all_finite(tree: PyTree) -> bool:
     """Whether every number of a tree is finite.
 
@@ -183,12 +201,8 @@ class _Loop:
         began = time.monotonic()
         with _Interruption() as interruption, contextlib.closing(writer):
             first = next(batches)
-            step_fn = compile_to_fit(
-                jitted_step(self.settings, self.devices, self.steps_per_epoch),
-                (state, weights, first),
-                self.settings.data.image_size,
-                "set config.data.image_size to {size}, or a smaller config.train.batch_size, or"
-                " config.model.rematerialise=blocks, or config.model.dtype=bfloat16",
+            step_fn = compile_step(
+                self.settings, self.devices, self.steps_per_epoch, (state, weights, first)
             )
             for step in range(self.start + 1, self.last + 1):
                 batch = first if step == self.start + 1 else next(batches)

@@ -274,7 +274,7 @@ def translate(pairs: list[Pair], settings: Settings, data: DataSettings, state: 
         if predict is None:
             advice = "set --size to {size}"
             step = jax.jit(predict_step(settings, over=devices))
-            predict = compile_to_fit(step, (state, batch), size, advice)
+            predict = compile_to_fit(step, (state, batch), devices, size, advice)
         outputs = jax.device_get(predict(state, batch))
         results = {pair.output: outputs.image[0]}
         if _WARPED.value and outputs.warped_exemplar is not None:

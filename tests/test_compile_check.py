@@ -1,6 +1,11 @@
+import types
+
+import jax
 import pytest
 
-from cocosnet_jax import compile_check
+from cocosnet_jax import compile_check, train
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import Settings
 
 TEXT = """
   %all-reduce.1 = (f32[3,3,64,64]{3,2,1,0:T(8,128)}, f32[64]{0:T(128)}) all-reduce(%a, %b), to
@@ -34,6 +39,22 @@ def test_this_machine(program):
     assert 0.001 < float(memory.removeprefix("memory per chip: ").split()[0]) < 1
     assert "TFLOP" in step
     assert last == "no collectives"
+
+
+def test_what_does_not_fit_is_an_error_that_says_what_to_set(monkeypatch):
+    class Refused:
+        def lower(self, state, weights, batch):
+            assert batch.label.shape == (32, 256, 256, 1)
+            return self
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: used 17G of 16G\nmore")
+
+    monkeypatch.setattr(compile_check, "_SETTINGS", Settings)
+    monkeypatch.setattr(compile_check, "_TOPOLOGY", types.SimpleNamespace(value="here"))
+    monkeypatch.setattr(train, "jitted_step", lambda *_: Refused())
+    with pytest.raises(UserError, match=r"17G of 16G\): .* a smaller config.train.batch_size"):
+        compile_check.main()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cocosnet_jax import fit
+from cocosnet_jax import fit, mesh
 from cocosnet_jax.errors import UserError
 
 
@@ -13,18 +13,18 @@ def squares(x):
 
 def test_what_fits_is_compiled():
     x = jnp.arange(16.0).reshape(4, 4)
-    compiled = fit.compile_to_fit(jax.jit(jnp.sum), (x,), 4, "")
+    compiled = fit.compile_to_fit(jax.jit(jnp.sum), (x,), mesh.make(), 4, "")
     assert float(compiled(x)) == 120
 
 
 def test_what_does_not_fit_says_what_would(monkeypatch):
     x = jnp.ones((128, 128))
-    plan = jax.jit(squares).lower(x).compile().memory_analysis()
-    held = plan.argument_size_in_bytes + plan.output_size_in_bytes
+    held, peak = fit.planned(jax.jit(squares).lower(x).compile())
+    assert held == 128 * 128 * 4 + 4
     # Half of the temporary memory is there: 128 / sqrt(2), down to a multiple of 32.
-    monkeypatch.setattr(fit, "capacity", lambda _: held + plan.temp_size_in_bytes // 2)
+    monkeypatch.setattr(fit, "capacity", lambda _: (held + peak) // 2)
     with pytest.raises(UserError) as error:
-        fit.compile_to_fit(jax.jit(squares), (x,), 128, "set --size to {size}")
+        fit.compile_to_fit(jax.jit(squares), (x,), mesh.make(), 128, "set --size to {size}")
     assert "pictures of 128 x 128 need 1.0 GiB, and one cpu has 0.5 GiB" in str(error.value)
     assert "set --size to about 64" in str(error.value)
 
@@ -38,7 +38,17 @@ def test_what_the_compiler_refuses_is_one_error():
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: used 17G of 16G\nmore")
 
     with pytest.raises(UserError, match=r"used 17G of 16G\): set --size to below 512"):
-        fit.compile_to_fit(Refused(), (), 512, "set --size to {size}")
+        fit.compile_to_fit(Refused(), (), mesh.make(), 512, "set --size to {size}")
+
+
+def test_a_device_that_is_not_there_tells_no_capacity():
+    class Absent:
+        platform = "tpu"
+
+        def memory_stats(self):
+            raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: only for addressable devices")
+
+    assert fit.capacity(Absent()) == 0
 
 
 def test_capacity_of_this_machine_is_its_memory():

@@ -128,7 +128,7 @@ def loop(tmp_path, monkeypatch):
     monkeypatch.setattr(train.mesh, "to_global", lambda _, batch: batch)
 
     def run(step):
-        monkeypatch.setattr(train, "compile_to_fit", lambda *_: step)
+        monkeypatch.setattr(train, "compile_step", lambda *_: step)
         checkpoints = Checkpoints(folder, config)
         devices = mesh.make()
         try:
