@@ -12,6 +12,7 @@ neither data nor weights need be there.
 
 import collections
 import math
+import os
 import re
 import threading
 import time
@@ -73,8 +74,12 @@ def _slice(topology: str) -> list[Any]:
     import jax
     from jax.experimental import topologies
 
-    # What is compiled for is given; what this machine has is of no interest.
+    # What is compiled for is given; what this machine has is of no interest. libtpu, which looks
+    # for chips all the same, complains without host names, and where it runs twice it ends the
+    # second process.
     jax.config.update("jax_platforms", "cpu")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:  # the plugin raises what it likes
