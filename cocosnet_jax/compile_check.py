@@ -80,8 +80,10 @@ def _slice(topology: str) -> list[Any]:
     jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # A v4 chip is two devices unless told otherwise, and JAX makes no mesh of those.
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except Exception as error:  # the plugin raises what it likes
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
