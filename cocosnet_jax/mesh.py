@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.types import Batch
+from cocosnet_jax.types import Array, Batch
 
 
 def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -40,12 +40,11 @@ def to_global(mesh: Mesh, batch: Batch) -> Batch:
 def split_rows(mesh: Mesh, batch: Batch) -> Batch:
     """Returns the batch with every picture's rows split over the devices of this process."""
     rows = NamedSharding(mesh, PartitionSpec(None, "data"))
-    return Batch(
-        *(
-            jax.device_put(array, rows if np.ndim(array) > 1 else replicated(mesh))
-            for array in batch
-        )
-    )
+
+    def place(array: Array) -> jax.Array:
+        return jax.device_put(array, rows if np.ndim(array) > 1 else replicated(mesh))
+
+    return jax.tree.map(place, batch)
 
 
 def to_local(array: jax.Array) -> np.ndarray:

@@ -238,6 +238,9 @@ def translate(pairs: list[Pair], settings: Settings, data: DataSettings, state: 
       settings: of the training.
       data: of the pictures that are drawn: those of the training, or of another size.
       state: to translate with.
+
+    Raises:
+      UserError: pictures of this size do not fit in the device's memory.
     """
     import jax
     import tqdm
@@ -252,29 +255,37 @@ def translate(pairs: list[Pair], settings: Settings, data: DataSettings, state: 
     # One picture at a time: several devices share its rows.
     devices = mesh.make() if size % jax.device_count() == 0 else mesh.make(jax.devices()[:1])
     state = jax.device_put(state, mesh.replicated(devices))
-    predict = None
-    print("compiling ...", flush=True)
-    for pair in tqdm.tqdm(
-        pairs, desc="translating", disable=len(pairs) == 1, unit=" pictures", file=sys.stdout
-    ):
+
+    def read(pair: Pair) -> tuple[Batch, tuple[int, int]]:
+        """The batch that is the pair, and the input's own height and width."""
         exemplar = images.read_photograph(pair.exemplar)
         exemplar = images.resize_photograph(exemplar, (size, size))[None]
-        read = inputs.read_input(data, pair.label)
+        given = inputs.read_input(data, pair.label)
         # A model that is not given the exemplar's map does not look at it.
         own = inputs.read_input(data, pair.exemplar_label or pair.label)
         batch = Batch(
             # The truth is not known, and nothing in a translation reads it.
             image=np.zeros_like(exemplar),
             exemplar=exemplar,
-            label=read.planes[None],
+            label=given.planes[None],
             exemplar_label=own.planes[None],
             self_reference=np.zeros(1, np.float32),
         )
-        batch = mesh.split_rows(devices, batch)
-        if predict is None:
-            advice = "set --size to {size}"
-            step = jax.jit(predict_step(settings, over=devices))
-            predict = compile_to_fit(step, (state, batch), devices, size, advice)
+        return mesh.split_rows(devices, batch), given.size
+
+    print("compiling ...", flush=True)
+    predict = compile_to_fit(
+        jax.jit(predict_step(settings, over=devices)),
+        # All pictures have the first one's shapes.
+        (state, read(pairs[0])[0]),
+        devices,
+        size,
+        "set --size to {size}",
+    )
+    for pair in tqdm.tqdm(
+        pairs, desc="translating", disable=len(pairs) == 1, unit=" pictures", file=sys.stdout
+    ):
+        batch, original_size = read(pair)
         outputs = jax.device_get(predict(state, batch))
         results = {pair.output: outputs.image[0]}
         if _WARPED.value and outputs.warped_exemplar is not None:
@@ -283,7 +294,7 @@ def translate(pairs: list[Pair], settings: Settings, data: DataSettings, state: 
         for path, image in results.items():
             picture = pictures.to_bytes(image)
             if _ORIGINAL_SIZE.value:
-                picture = images.resize_photograph(picture, read.size)
+                picture = images.resize_photograph(picture, original_size)
             pictures.write_png(absolute(path), picture)
 
 
