@@ -1,5 +1,6 @@
 """Evaluation of a run's newest checkpoint on the validation split."""
 
+import itertools
 import json
 import sys
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool
 
 from cocosnet_jax import checkpoint, mesh, pictures
 from cocosnet_jax.data import pipeline
+from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState
@@ -36,7 +38,8 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
       The exit status.
 
     Raises:
-      UserError: there is no checkpoint, or the data or the batch do not fit.
+      UserError: there is no checkpoint, the data or the batch do not fit, or a batch is too large
+        for the devices' memory.
     """
     mesh.check_batch("train.evaluation_batch_size", settings.train.evaluation_batch_size)
     devices = mesh.make()
@@ -51,23 +54,33 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
     )
     images = pipeline.examples_per_epoch(settings.data, "validation")
     target = folder / "evaluation" / f"step_{restored.step:07d}"
-    predict = _predict_and_count(restored.settings, mesh.replicated(devices))
+
+    def place(batch: Batch, valid: np.ndarray) -> tuple[Batch, jax.Array]:
+        rows = jax.make_array_from_process_local_data(mesh.split(devices), valid)
+        return mesh.to_global(devices, batch), rows
+
+    if jax.process_index() == 0:
+        print("compiling ...", flush=True)
+    first = next(batches)
+    predict = compile_to_fit(
+        _predict_and_count(restored.settings, mesh.replicated(devices)),
+        (restored.state, *place(*first[:2])),
+        devices,
+        settings.data.image_size,
+        f"config.train.evaluation_batch_size is {batch_size}; set a smaller one, or evaluate where"
+        " devices have more memory",
+    )
     counts = []
     for number, (batch, valid, keys) in enumerate(
         tqdm.tqdm(
-            batches,
+            itertools.chain([first], batches),
             total=-(-images // batch_size),
             desc="evaluating",
             disable=jax.process_index() != 0,
             file=sys.stdout,
         )
     ):
-        everywhere = mesh.to_global(devices, batch)
-        outputs, found = predict(
-            restored.state,
-            everywhere,
-            jax.make_array_from_process_local_data(mesh.split(devices), valid),
-        )
+        outputs, found = predict(restored.state, *place(batch, valid))
         counts.append(jax.device_get(found))
         outputs = jax.tree.map(mesh.to_local, outputs)
         for key, image, real in zip(keys, outputs.image, valid, strict=True):
@@ -75,8 +88,8 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
                 name = epath.Path("outputs") / key
                 pictures.write_png(target / name.with_suffix(".png"), pictures.to_bytes(image))
         if number == 0 and jax.process_index() == 0:
-            first, shown = jax.tree.map(lambda rows: rows[valid], (batch, outputs))  # noqa: B023
-            grid = pictures.grid(first, shown, settings.data.condition)
+            truth, shown = jax.tree.map(lambda rows: rows[valid], (batch, outputs))  # noqa: B023
+            grid = pictures.grid(truth, shown, settings.data.condition)
             pictures.write_png(target / "grid.png", grid)
     if jax.process_index() == 0:
         _report(target, restored.step, images, counts)

@@ -1,11 +1,14 @@
 import json
 
+import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
-from cocosnet_jax import settings
+from cocosnet_jax import evaluate, fit, settings
 from cocosnet_jax.data import pipeline
+from cocosnet_jax.errors import UserError
 from tests.conftest import STEPS
 from tests.metrics.test_warp_accuracy import by_hand
 
@@ -34,6 +37,18 @@ def test_every_image_is_measured_once(evaluated, trained):
     assert metrics["warp_accuracy_by_chance"] == pytest.approx(expected / positions, rel=1e-5)
     assert 0 <= metrics["warp_accuracy"] <= 1
     assert f"{metrics['warp_accuracy']:.4f}" in said
+
+
+def test_a_batch_that_is_too_large_is_one_error(trained, monkeypatch):
+    run = settings.from_json((trained / "settings.json").read_text())
+    # Not the translation, which takes long to compile.
+    step = jax.jit(lambda state, batch, valid: batch.image.sum())
+    monkeypatch.setattr(evaluate, "_predict_and_count", lambda *_: step)
+    monkeypatch.setattr(fit, "capacity", lambda _: 1)
+    with pytest.raises(UserError) as error:
+        evaluate.evaluate(run, epath.Path(trained))
+    assert "pictures of 64 x 64 need" in str(error.value)
+    assert "config.train.evaluation_batch_size is 3; set a smaller one" in str(error.value)
 
 
 def test_every_translation_is_a_picture(evaluated):
