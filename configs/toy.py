@@ -34,6 +34,8 @@ def get_config(variant: str = "mask") -> ConfigDict:
     config.data.exemplar_probability = 0.3
     config.model.base_filters = 8
     config.model.adaptor_kernel = 3
+    # Memory is no concern at this size, and the step compiles faster.
+    config.model.rematerialise = "nothing"
     config.model.mask_input = "features" if variant == "mask" else "none"
     if variant == "mask":
         config.model.mask_epochs = MASK_EPOCHS
