@@ -29,7 +29,7 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from cocosnet_jax import mesh, settings, steps, train, vgg_weights
-    from cocosnet_jax.fit import GIB, planned
+    from cocosnet_jax.fit import GIB, compile_to_fit, planned
     from cocosnet_jax.types import Batch
 
     file, _, variant = wanted["config"].partition(":")
@@ -64,9 +64,10 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     if wanted["pass"] == "train":
         weights = jax.device_put(vgg_weights.load("random"), mesh.replicated(one))
-        compiled = train.jitted_step(s, one, 1000).lower(state, weights, batch).compile()
+        compiled = train.compile_step(s, one, 1000, (state, weights, batch))
     else:
-        compiled = jax.jit(steps.predict_step(s)).lower(state, batch).compile()
+        predict = jax.jit(steps.predict_step(s))
+        compiled = compile_to_fit(predict, (state, batch), one, size, "set --sizes to {size}")
     found = {"compile_s": time.perf_counter() - began}
 
     best = float("inf")
@@ -104,12 +105,12 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
 
 def guarded(wanted: dict[str, Any]) -> dict[str, Any]:
     """`cell`, or why there is none."""
-    import jax
+    from cocosnet_jax.errors import UserError
 
     try:
         return cell(wanted)
-    except jax.errors.JaxRuntimeError as error:
-        return {"error": str(error).splitlines()[0][:100]}
+    except UserError as error:
+        return {"error": str(error).partition(": ")[0]}
 
 
 def main() -> None:
