@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn import remat
 from cocosnet_jax.nn.blocks import ResidualBlock
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.nn.norms import instance_norm, unit_length
-from cocosnet_jax.nn.remat import rematerialise
 from cocosnet_jax.nn.resize import nearest
 from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
 from cocosnet_jax.settings import ModelSettings
@@ -55,14 +55,7 @@ class DomainAdaptor(nn.Module):
                     x = leaky_relu(x)
             return x
 
-        def modulated(
-            module: SpadeBlock,
-            x: Float[Array, "b h w c"],
-            condition: Float[Array, "b height width k"],
-        ) -> Float[Array, "b h w features"]:
-            return module(x, condition, train=train)
-
-        x = rematerialise(convolutions, s.rematerialise)(self, x)
+        x = remat.rematerialise(convolutions, s.rematerialise)(self, x)
         for i, features in enumerate((8 * f, 8 * f, 4 * f), 1):
             block = SpadeBlock(
                 features,
@@ -72,7 +65,7 @@ class DomainAdaptor(nn.Module):
                 dtype=self.dtype,
                 name=f"block_{i}",
             )
-            x = rematerialise(modulated, s.rematerialise)(block, x, condition)
+            x = remat.apply(block, x, condition, train=train, what=s.rematerialise)
         return x
 
 
@@ -85,15 +78,11 @@ class FeatureBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w k"], *, train: bool) -> Float[Array, "b h w k"]:
         s = self.settings
-
-        def residual(module: ResidualBlock, x: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
-            return module(x, train=train)
-
         for i in range(1, 5):
             block = ResidualBlock(
                 s.feature_norm, s.spectral_everywhere, self.dtype, name=f"block_{i}"
             )
-            x = rematerialise(residual, s.rematerialise)(block, x)
+            x = remat.apply(block, x, train=train, what=s.rematerialise)
         return x
 
 

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn import remat
 from cocosnet_jax.nn.blocks import NonLocalBlock
 from cocosnet_jax.nn.conv import Conv, Dtype
-from cocosnet_jax.nn.remat import rematerialise
 from cocosnet_jax.nn.resize import nearest, resize
 from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
 from cocosnet_jax.settings import ModelSettings
@@ -38,13 +38,6 @@ class Generator(nn.Module):
         s, f = self.settings, self.settings.base_filters
         spectral = s.spectral_everywhere
 
-        def modulated(
-            module: SpadeBlock,
-            x: Float[Array, "b h w c"],
-            condition: Float[Array, "b height width k"],
-        ) -> Float[Array, "b h w features"]:
-            return module(x, condition, train=train)
-
         def block(x: Float[Array, "..."], multiple: int, name: str) -> Float[Array, "..."]:
             module = SpadeBlock(
                 multiple * f,
@@ -57,7 +50,7 @@ class Generator(nn.Module):
             )
             # Gamma and beta need the condition alone: else they might be made early, and kept.
             x, read = jax.lax.optimization_barrier((x, condition))
-            return rematerialise(modulated, s.rematerialise)(module, x, read)
+            return remat.apply(module, x, read, train=train, what=s.rematerialise)
 
         def upsample(x: Float[Array, "b h w k"]) -> Float[Array, "b h2 w2 k"]:
             return nearest(x, 2 * x.shape[1], 2 * x.shape[2])

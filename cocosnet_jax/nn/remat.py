@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import flax.linen as nn
 from jax.ad_checkpoint import checkpoint_policies
+from jaxtyping import Array, Float
 
-# What convolutions and the correlation yield, by `checkpoint_name`: dear to compute again.
+# What convolutions yield, by `checkpoint_name`: dear to compute again.
 PRODUCT = "product"
 Rematerialise = Literal["nothing", "elementwise", "blocks"]
 
@@ -23,3 +24,21 @@ def rematerialise(function: Callable[..., Any], what: Rematerialise) -> Callable
         return function
     kept = checkpoint_policies.save_only_these_names(PRODUCT)
     return nn.remat(function, policy=kept if what == "elementwise" else None)
+
+
+def apply(
+    module: nn.Module, *arrays: Float[Array, "..."], train: bool, what: Rematerialise
+) -> Float[Array, "..."]:
+    """`module(*arrays, train=train)`, of which the backward pass computes `what` again.
+
+    Args:
+      module: a Linen module that takes arrays and `train`.
+      arrays: of any shapes; they are kept.
+      train: the module's.
+      what: see `rematerialise`.
+    """
+
+    def call(module: Callable[..., Any], *arrays: Float[Array, "..."]) -> Float[Array, "..."]:
+        return module(*arrays, train=train)
+
+    return rematerialise(call, what)(module, *arrays)
