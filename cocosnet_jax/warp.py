@@ -8,7 +8,7 @@ by block, forward and backward, in memory that does not grow with n x m.
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.norms import unit_length
 
+_Precision = jax.lax.Precision | None
 # Logits are cosines times 100: rounding a product to bf16 or TF32 would move them by tenths.
 PRECISION = jax.lax.Precision.HIGHEST
 # Up to so many positions (256 x 256 pixels at stride 4) the whole correlation is held.
@@ -60,7 +61,7 @@ def correlation_logits(
     theta: Float[Array, "b n k"],
     phi: Float[Array, "b m k"],
     temperature: float,
-    precision: jax.lax.Precision | None = PRECISION,
+    precision: _Precision = PRECISION,
 ) -> Float[Array, "b n m"]:
     """Cosines of all pairs, divided by the temperature (equations 3 and 4)."""
     return jnp.einsum("bnk,bmk->bnm", theta, phi, precision=precision) / temperature
@@ -187,7 +188,7 @@ def attend(
     temperature: float,
     *,
     block: int = BLOCK,
-    precision: jax.lax.Precision | None = PRECISION,
+    precision: _Precision = PRECISION,
 ) -> Float[Array, "b n v"]:
     """softmax(queries keys^T / temperature) values, without the n x m matrix.
 
@@ -203,9 +204,6 @@ def attend(
       precision: of the matrix products.
     """
     return _attend(queries, keys, values, temperature, block, precision)
-
-
-_Precision = jax.lax.Precision | None
 
 
 def over_rows(
@@ -226,16 +224,10 @@ def over_rows(
     return found.reshape(b, n, *found.shape[3:])
 
 
+# Takes what `_attend_forward` takes; of its arguments, the last three are no arrays.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _attend(
-    queries: Array,
-    keys: Array,
-    values: Array,
-    temperature: float,
-    block: int,
-    precision: _Precision,
-) -> Float[Array, "b n v"]:
-    return _attend_forward(queries, keys, values, temperature, block, precision)[0]
+def _attend(*arguments: Any) -> Float[Array, "b n v"]:
+    return _attend_forward(*arguments)[0]
 
 
 def _attend_forward(
