@@ -79,7 +79,8 @@ def at_sizes(get_config: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]
     """Adds `:512` and `:1024`, and `:VARIANT-512`, to what a config file has.
 
     The recipe stays; the picture grows. Activations are bfloat16 and the backward pass makes
-    residual blocks again, so that two 512 x 512 pictures train in 16 GiB.
+    residual blocks again, for memory; batches are two 512 x 512 pictures, or one of 1024 x 1024,
+    on each of eight chips. `cocosnet_jax.compile_check` says what they need.
     """
 
     @functools.wraps(get_config)
