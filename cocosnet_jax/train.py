@@ -327,7 +327,13 @@ class _Interruption:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        _say("interrupted: finishing this step and saving; once more ends the program unsaved")
+        if jax.process_index() == 0:
+            # Not print, which raises where the signal came while another line was being printed.
+            os.write(
+                1,
+                b"interrupted: finishing this step and saving;"
+                b" once more ends the program unsaved\n",
+            )
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
         else:

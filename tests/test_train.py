@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -37,7 +38,7 @@ def test_a_run_leaves_what_it_should(trained):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noted_once_and_the_handlers_come_back(number, capsys):
+def test_a_signal_is_noted_once_and_the_handlers_come_back(number, capfd):
     before = signal.getsignal(number)
     with train._Interruption() as interruption:
         assert interruption.signal == 0
@@ -46,7 +47,27 @@ def test_a_signal_is_noted_once_and_the_handlers_come_back(number, capsys):
         # The second one is not held back.
         assert signal.getsignal(number) == signal.SIG_DFL
     assert signal.getsignal(number) == before
-    assert "finishing this step and saving" in capsys.readouterr().out
+    assert "finishing this step and saving" in capfd.readouterr().out
+
+
+def test_a_signal_while_a_line_is_printed(monkeypatch, capfd):
+    class SignalInWrite(io.RawIOBase):
+        sent = False
+
+        def writable(self):
+            return True
+
+        def write(self, data):
+            if not self.sent:
+                self.sent = True
+                os.kill(os.getpid(), signal.SIGINT)
+            return len(data)
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(SignalInWrite())))
+    with train._Interruption() as interruption:
+        print("a line", flush=True)
+        assert interruption.signal == signal.SIGINT
+    assert "interrupted: finishing this step" in capfd.readouterr().out
 
 
 def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, trained):
