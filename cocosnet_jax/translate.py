@@ -248,12 +248,15 @@ def translate(pairs: list[Pair], settings: Settings, data: DataSettings, state: 
     from cocosnet_jax import mesh, pictures
     from cocosnet_jax.checkpoint import absolute
     from cocosnet_jax.fit import compile_to_fit
+    from cocosnet_jax.generator import COARSEST
     from cocosnet_jax.steps import predict_step
     from cocosnet_jax.types import Batch
 
     size = data.image_size
-    # One picture at a time: several devices share its rows.
-    devices = mesh.make() if size % jax.device_count() == 0 else mesh.make(jax.devices()[:1])
+    # One picture at a time: several devices share its rows. XLA convolves the generator's coarsest
+    # map wrongly where it has fewer rows than there are devices.
+    shared = size // COARSEST % jax.device_count() == 0
+    devices = mesh.make() if shared else mesh.make(jax.devices()[:1])
     state = jax.device_put(state, mesh.replicated(devices))
 
     def read(pair: Pair) -> tuple[Batch, tuple[int, int]]:
