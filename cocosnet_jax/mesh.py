@@ -17,6 +17,16 @@ def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def for_rows(coarsest: int) -> Mesh:
+    """Returns the mesh that shares one picture's rows.
+
+    All devices where each gets rows of the generator's coarsest map, which has `coarsest` of
+    them, and one device otherwise: XLA convolves a 2 x 2 map wrongly that four or more share.
+    """
+    devices = jax.devices()
+    return make(devices if coarsest % len(devices) == 0 else devices[:1])
+
+
 def split(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its first dimension is split over all devices."""
     return NamedSharding(mesh, PartitionSpec("data"))

@@ -253,10 +253,8 @@ def translate(pairs: list[Pair], settings: Settings, data: DataSettings, state: 
     from cocosnet_jax.types import Batch
 
     size = data.image_size
-    # One picture at a time: several devices share its rows. XLA convolves the generator's coarsest
-    # map wrongly where it has fewer rows than there are devices.
-    shared = size // COARSEST % jax.device_count() == 0
-    devices = mesh.make() if shared else mesh.make(jax.devices()[:1])
+    # One picture at a time: several devices share its rows.
+    devices = mesh.for_rows(size // COARSEST)
     state = jax.device_put(state, mesh.replicated(devices))
 
     def read(pair: Pair) -> tuple[Batch, tuple[int, int]]:

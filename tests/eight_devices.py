@@ -6,19 +6,22 @@ In float64, where rounding cannot hide a mistake: the order of sums differs betw
 import dataclasses
 import json
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from cocosnet_jax import mesh, settings, steps, train, vgg_weights
+from cocosnet_jax import state as states
+from cocosnet_jax.nn import conv
 from cocosnet_jax.types import Batch
 
 SETTINGS = settings.from_mapping(
     {
         "data": {"image_size": 64, "load_size": 64, "channels": 5, "exemplar_list": "random"},
         # Batch norm and the masks' loss look across samples, and so across devices.
-        "model": {"base_filters": 4, "feature_norm": "batch"},
+        "model": {"base_filters": 2, "feature_norm": "batch"},
         "loss": {"mask": 100.0, "contextual": 0.0, "perceptual": 0.0, "pseudo_exemplar": 0.0},
         "optimiser": {"ema": 0.9},
         "vgg": {"weights": "random", "width": 2},
@@ -26,12 +29,23 @@ SETTINGS = settings.from_mapping(
 )
 
 
-def batch(seed: int) -> Batch:
-    """Eight samples; images as floats, which the step takes as they are."""
+def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The convolution of float32, which is what XLA has to split over devices in earnest.
+
+    Float64's patches take XLA twice as long to compile.
+    """
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    strides = (stride, stride)
+    return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=dimensions)
+
+
+def batch(seed: int, samples: int, size: int) -> Batch:
+    """Images as floats, which the step takes as they are, and labels in squares of 16 pixels."""
     rng = np.random.default_rng(seed)
-    images = rng.uniform(-1, 1, (2, 8, 64, 64, 3))
-    labels = rng.integers(0, 5, (2, 8, 4, 4, 1), np.uint8).repeat(16, 2).repeat(16, 3)
-    itself = np.arange(8, dtype=np.float32) % 2
+    images = rng.uniform(-1, 1, (2, samples, size, size, 3))
+    squares = rng.integers(0, 5, (2, samples, size // 16, size // 16, 1), np.uint8)
+    labels = squares.repeat(16, 2).repeat(16, 3)
+    itself = np.arange(samples, dtype=np.float32) % 2
     return Batch(images[0], images[1], labels[0], labels[1], itself)
 
 
@@ -43,16 +57,16 @@ def run(devices: Mesh) -> tuple[Any, Any, Any, int]:
     weights = vgg_weights.load("random", 2)
     losses = []
     for number in range(2):
-        state, found = step(state, weights, mesh.to_global(devices, batch(number)))
+        state, found = step(state, weights, mesh.to_global(devices, batch(number, 8, 64)))
         losses.append(jax.device_get(found))
     return losses, before, jax.device_get(state), step._cache_size()
 
 
 def rows_differ(many: Mesh, state: Any) -> float:
-    """How far a translation is off whose rows and positions eight devices share."""
+    """How far a translation of 128 x 128 is off whose rows and positions `many` share."""
     streaming = dataclasses.replace(SETTINGS.model, correlation="streaming")
     config = dataclasses.replace(SETTINGS, model=streaming)
-    single = Batch(*(array[:1] for array in batch(0)))
+    single = batch(0, 1, 128)
     wanted = jax.jit(steps.predict_step(config))(state, single)
     found = jax.jit(steps.predict_step(config, over=many))(
         jax.device_put(state, mesh.replicated(many)), mesh.split_rows(many, single)
@@ -63,6 +77,9 @@ def rows_differ(many: Mesh, state: Any) -> float:
     )
 
 
+# Every device would make the draws of a training run, for much smaller networks.
+@mock.patch.object(states, "DRAW", 2**16)
+@mock.patch.object(conv, "_convolve_patches", convolve)
 def main() -> None:
     """Runs both."""
     jax.config.update("jax_enable_x64", True)
@@ -82,7 +99,8 @@ def main() -> None:
         json.dumps(
             {
                 "devices": many.size,
-                "rows_differ": rows_differ(many, before),
+                "rows_shared_by": [mesh.for_rows(coarsest).size for coarsest in (2, 4, 8, 16)],
+                "rows_differ": rows_differ(mesh.make(jax.devices()[:4]), before),
                 "compiled": compiled,
                 "types": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state_many)}),
                 "losses": [
