@@ -1,11 +1,12 @@
 """Dense beside streaming correspondence, in one run: time and memory, forward and backward.
 
-    python -m benchmarks.warp [--sides=64,128] [--channels=2304] [--values=154]
+    python -m benchmarks.warp [--sides=64,128] [--match-kernel=3] [--channels=256] [--values=154]
 
 prints one line per number of positions N = side x side: seconds per call of both ways, their
 ratio, the memory that each needs beyond inputs and outputs (as XLA plans it), and streaming's time
-over that of its matrix products alone, measured in the same run. Dense is left out where one
-N x N matrix is larger than `--dense-limit` GiB.
+over that of its matrix products alone, measured in the same run: products of single positions,
+whatever the neighbourhood. Dense is left out where one N x N matrix is larger than `--dense-limit`
+GiB.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cocosnet_jax import warp
+from cocosnet_jax import streaming, warp
 
 TEMPERATURE = 0.01
 GIB = 2**30
@@ -38,11 +39,13 @@ def measure(function: Callable[..., Any], *arguments: jax.Array) -> tuple[float,
     return best, memory.temp_size_in_bytes / GIB
 
 
-def gradients(correlation: Any) -> Callable[..., Any]:
+def gradients(correlation: Any, match_kernel: int) -> Callable[..., Any]:
     """Forward and backward of one warp."""
 
     def loss(theta: jax.Array, phi: jax.Array, values: jax.Array) -> jax.Array:
-        match = warp.soft_match(theta, phi, TEMPERATURE, correlation)
+        match = warp.soft_match(
+            theta, phi, TEMPERATURE, match_kernel=match_kernel, correlation=correlation
+        )
         return jnp.sum(jnp.square(match.to_input(values)))
 
     return jax.value_and_grad(loss, argnums=(0, 1, 2))
@@ -50,8 +53,8 @@ def gradients(correlation: Any) -> Callable[..., Any]:
 
 def products(n: int, channels: int, values: int) -> float:
     """Seconds of the matrix products that streaming cannot do without, on blocks of its size."""
-    size = min(n, warp.BLOCK)
-    einsum = functools.partial(jnp.einsum, precision=warp.PRECISION)
+    size = min(n, streaming.BLOCK)
+    einsum = functools.partial(jnp.einsum, precision=streaming.PRECISION)
 
     def of_one_block(a: jax.Array, b: jax.Array, p: jax.Array, v: jax.Array) -> Any:
         # Forward: logits, result. Backward: logits again, and four gradients.
@@ -75,7 +78,8 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sides", default="64,128", help="of the square grids of positions")
-    parser.add_argument("--channels", type=int, default=2304)
+    parser.add_argument("--match-kernel", type=int, default=3, help="side of a neighbourhood")
+    parser.add_argument("--channels", type=int, default=256, help="numbers per position")
     parser.add_argument("--values", type=int, default=154)
     parser.add_argument("--dense-limit", type=float, default=1.0)
     arguments = parser.parse_args()
@@ -85,14 +89,18 @@ def main() -> None:
         n = side * side
         keys = jax.random.split(jax.random.key(0), 3)
         theta, phi = (
-            warp.unit_length(jax.random.normal(key, (1, n, arguments.channels))) for key in keys[:2]
+            jax.random.normal(key, (1, side, side, arguments.channels)) for key in keys[:2]
         )
         values = jax.random.uniform(keys[2], (1, n, arguments.values))
-        streamed, streamed_gib = measure(gradients("streaming"), theta, phi, values)
+        streamed, streamed_gib = measure(
+            gradients("streaming", arguments.match_kernel), theta, phi, values
+        )
         floor = products(n, arguments.channels, arguments.values)
         dense, dense_gib = float("nan"), float("nan")
         if n * n * 4 / GIB <= arguments.dense_limit:
-            dense, dense_gib = measure(gradients("dense"), theta, phi, values)
+            dense, dense_gib = measure(
+                gradients("dense", arguments.match_kernel), theta, phi, values
+            )
         print(
             f"{n:<7} {dense:7.3f}  {dense_gib:5.2f}  {streamed:11.3f}  {streamed_gib:5.2f}"
             f"  {streamed / dense:15.2f}  {streamed / floor:18.2f}",

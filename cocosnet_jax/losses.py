@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from cocosnet_jax.nn.norms import unit_length
 from cocosnet_jax.nn.resize import average_pool, nearest
-from cocosnet_jax.warp import over_rows
+from cocosnet_jax.streaming import over_rows
 
 Features = Mapping[str, Float[Array, "b h w k"]]
 # Of one discriminator's scale: five layers, the last are the logits.

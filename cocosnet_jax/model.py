@@ -20,7 +20,7 @@ from cocosnet_jax.nn.resize import (
 )
 from cocosnet_jax.settings import DataSettings, ModelSettings, Settings
 from cocosnet_jax.types import Batch
-from cocosnet_jax.warp import SoftMatch, matching_features, soft_match
+from cocosnet_jax.warp import SoftMatch, soft_match
 
 GLASSES = 16  # channel of x_A that `labels_glasses` fills from the second plane (SPEC section 1)
 NOISE_DEVIATION = 0.01  # of the noise that takes a mask's place
@@ -165,11 +165,15 @@ class CoCosNet(nn.Module):
             mask_or_noise(inputs.semantics, 1) if with_truth else None,
             train=train,
         )
-        # Several times as large as what they are made of: the backward pass makes them again.
-        features = jax.checkpoint(matching_features, static_argnums=(1, 2))
-        theta = features(found.theta, s.match_kernel, s.centre)
-        phi = features(found.phi, s.match_kernel, s.centre)
-        warp = soft_match(theta, phi, s.temperature, s.correlation, self.over)
+        warp = soft_match(
+            found.theta,
+            found.phi,
+            s.temperature,
+            match_kernel=s.match_kernel,
+            centre=s.centre,
+            correlation=s.correlation,
+            over=self.over,
+        )
 
         b, h, w, _ = found.theta.shape
 

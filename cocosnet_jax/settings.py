@@ -109,7 +109,8 @@ class ModelSettings:
       centre: what is subtracted before features are compared: each position's mean over
         `channels`, or each channel's mean over `positions`.
       correlation: hold all pairs of positions (`dense`), make them block by block (`streaming`), or
-        `auto`: dense up to 4,096 positions, which is 256 x 256 pixels at stride 4.
+        `auto`: block by block where neighbourhoods are compared that are centred over channels, or
+        above 4,096 positions, which is 256 x 256 pixels at stride 4.
       temperature: the softmax divides cosines by it (1 / alpha of equation 4).
       warp_upsampling: how the warped exemplar returns to H x H; `patch` carries whole patches.
       mask_input: where the input domain's map of the exemplar (and of the input) is given:

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cocosnet_jax import convert, model, settings, state, steps, vgg
+from cocosnet_jax import convert, model, settings, state, steps, vgg, warp
+from cocosnet_jax.correspondence import Correspondence
 from cocosnet_jax.types import Batch
 
 HERE = pathlib.Path(__file__).parent / "golden"
@@ -198,6 +199,14 @@ def evaluation_arrays(
 ) -> dict[str, np.ndarray]:
     """Every evaluation array of a case, as the release's run names and slices them."""
 
+    def correlation(found: Correspondence) -> jax.Array:
+        """Every position with every other, which the translation itself need not hold."""
+        theta, phi = (
+            warp.matching_features(x, s.model.match_kernel, s.model.centre)
+            for x in (found.theta, found.phi)
+        )
+        return warp.correlation_logits(theta, phi, s.model.temperature)
+
     def compute(start: state.TrainState, weights: vgg.VggWeights, batch: Batch) -> tuple:
         inputs = model.network_inputs(batch, s.data)
         variables = state.inference_variables(start)
@@ -210,14 +219,17 @@ def evaluation_arrays(
             train=False,
         )
         logits = [scale[-1] for scale in judged]
-        return translation, logits, vgg.features(weights, inputs.image)
+        # A match knows more than arrays, and stays here.
+        pairs = correlation(translation.correspondence)
+        translation = translation._replace(warp=None)
+        return translation, pairs, logits, vgg.features(weights, inputs.image)
 
-    translation, logits, features = _run(compute, start, weights, batch)
+    translation, pairs, logits, features = _run(compute, start, weights, batch)
     found = translation.correspondence
     return {
         "eval_fake_image": _nchw(translation.image),
         "eval_warp_out": _nchw(translation.warped_exemplar),
-        "eval_correlation_rows": np.asarray(translation.warp.logits)[:, ::16],
+        "eval_correlation_rows": np.asarray(pairs)[:, ::16],
         "eval_adaptor_input": _nchw(found.adapted_input)[:, ::4],
         "eval_adaptor_exemplar": _nchw(found.adapted_exemplar)[:, ::4],
         "eval_theta": _nchw(found.theta)[:, ::4],

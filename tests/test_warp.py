@@ -49,18 +49,23 @@ def test_correlation_and_warp_by_formula(side, centre):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-10), (np.float32, 1e-5)])
-def test_streaming_is_the_dense_warp(dtype, bound):
+@pytest.mark.parametrize(
+    ("side", "centre"), [(1, "channels"), (3, "channels"), (5, "channels"), (3, "positions")]
+)
+def test_streaming_is_the_dense_warp(side, centre, dtype, bound):
     rng = np.random.default_rng(1)
-    theta, phi = rng.normal(size=(2, 5, 6, 40)), rng.normal(size=(2, 6, 4, 40))
+    # Means as large as deviations: centring takes something off.
+    theta, phi = rng.normal(1, 1, (2, 5, 6, 40)), rng.normal(-1, 1, (2, 6, 4, 40))
     values, back = rng.normal(size=(2, 24, 7)), rng.normal(size=(2, 30, 7))
     # 0.05 spreads the match over several positions, so that gradients are not all zero.
     temperature = 0.05
 
-    def run(theta, phi, values, back, streaming):
-        a, b = (warp.matching_features(x, 3, "channels") for x in (theta, phi))
-        match = warp.soft_match(a, b, temperature)
-        if streaming:  # blocks of 5 x 4 do not hide a swap of rows and columns
-            match = warp.StreamingWarp(a, b, temperature, block=5)
+    def run(theta, phi, values, back, correlation):
+        match = warp.soft_match(
+            theta, phi, temperature, match_kernel=side, centre=centre, correlation=correlation
+        )
+        if correlation == "streaming":  # blocks of 1 x 3 rows do not hide a swap of the two
+            match = match._replace(block=13)
         carried, returned = match.to_input(values), match.to_exemplar(back)
         return jnp.sum(carried**3) + jnp.sum(jnp.sin(returned)), (carried, returned)
 
@@ -69,29 +74,51 @@ def test_streaming_is_the_dense_warp(dtype, bound):
         grad = jax.jit(
             jax.value_and_grad(run, argnums=(0, 1, 2, 3), has_aux=True), static_argnums=4
         )
-        dense, streamed = grad(*arguments, False), grad(*arguments, True)
+        dense, streamed = grad(*arguments, "dense"), grad(*arguments, "streaming")
     for a, b in zip(jax.tree.leaves(dense), jax.tree.leaves(streamed), strict=True):
         scale = np.abs(a).max()
         assert scale > 0
         np.testing.assert_allclose(b / scale, a / scale, atol=bound, rtol=0)
 
 
+def test_streaming_of_neighbourhoods_without_contrast():
+    """Constant neighbourhoods have no direction: they match everything alike, as when dense."""
+    theta = jnp.zeros((1, 3, 4, 8)).at[:, 2, 3].set(jnp.arange(8.0))
+    phi = jax.random.normal(jax.random.key(0), theta.shape)
+    values = jax.random.normal(jax.random.key(1), (1, 12, 2))
+
+    def run(theta, correlation):
+        match = warp.soft_match(theta, phi, 0.05, match_kernel=3, correlation=correlation)
+        return jnp.sum(jnp.sin(match.to_input(values))), match.to_input(values)
+
+    grad = jax.value_and_grad(run, has_aux=True)
+    dense, streamed = grad(theta, "dense"), grad(theta, "streaming")
+    np.testing.assert_allclose(streamed[0][1][0, 0], values[0].mean(0), atol=1e-6)
+    for a, b in zip(jax.tree.leaves(dense), jax.tree.leaves(streamed), strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-5)
+
+
 def test_streaming_where_positions_are_many(monkeypatch):
-    unit = jnp.ones((1, 8, 1))
-    assert isinstance(warp.soft_match(unit, unit, 0.01), warp.Warp)
-    assert isinstance(warp.soft_match(unit, unit, 0.01, "streaming"), warp.StreamingWarp)
+    grid = jnp.ones((1, 2, 4, 1))
+    assert isinstance(warp.soft_match(grid, grid, 0.01), warp.Warp)
+    assert isinstance(
+        warp.soft_match(grid, grid, 0.01, correlation="streaming"), warp.StreamingWarp
+    )
+    # By neighbours there are fewer operations, which the dense correlation cannot have.
+    assert isinstance(warp.soft_match(grid, grid, 0.01, match_kernel=3), warp.StreamingWarp)
     monkeypatch.setattr(warp, "DENSE_POSITIONS", 7)
-    assert isinstance(warp.soft_match(unit, unit, 0.01), warp.StreamingWarp)
+    assert isinstance(warp.soft_match(grid, grid, 0.01), warp.StreamingWarp)
 
 
-def test_streaming_memory_at_1024_pixels():
-    positions, channels, colours = 65_536, 2304, 3
-
+@pytest.mark.parametrize("side", [1, 3])
+def test_streaming_memory_at_1024_pixels(side):
     def loss(theta, phi, values):
-        return jnp.sum(warp.soft_match(theta, phi, 0.01).to_input(values) ** 2)
+        match = warp.soft_match(theta, phi, 0.01, match_kernel=side)
+        return jnp.sum(match.to_input(values) ** 2)
 
     shapes = [
-        jax.ShapeDtypeStruct((1, positions, k), jnp.float32) for k in (channels, channels, colours)
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in ((1, 256, 256, 256), (1, 256, 256, 256), (1, 65_536, 3))
     ]
     memory = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile().memory_analysis()
     # One 65,536 x 65,536 matrix is 16 GiB.

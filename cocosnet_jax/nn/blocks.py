@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.norms import BatchNorm, instance_norm
-from cocosnet_jax.warp import DENSE_POSITIONS, attend
+from cocosnet_jax.streaming import Side, attend
+from cocosnet_jax.warp import DENSE_POSITIONS
 
 
 class ResidualBlock(nn.Module):
@@ -77,8 +78,8 @@ class NonLocalBlock(nn.Module):
         g = pool(project(x, c // 2, "g"))
         if h * w > DENSE_POSITIONS:
             wide = jnp.promote_types(x.dtype, jnp.float32)
-            theta, phi, values = (y.astype(wide) for y in (theta, phi, g))
-            attended = attend(theta, phi, values, 1.0, precision=None).astype(g.dtype)
+            rows, columns = (Side.of_vectors(y.astype(wide)) for y in (theta, phi))
+            attended = attend(rows, columns, g.astype(wide), 1.0, precision=None).astype(g.dtype)
         else:
             logits = jnp.einsum("bnk,bmk->bnm", theta, phi)
             wide = jnp.promote_types(logits.dtype, jnp.float32)

@@ -32,7 +32,7 @@ def instance_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 def unit_length(x: Float[Array, "... k"]) -> Float[Array, "... k"]:
     """Divides vectors on the last axis by their L2 norm plus float64's epsilon.
 
-    A zero vector stays zero, and so does its gradient.
+    A zero vector is divided by 1: it stays zero, and its gradient is finite.
     """
     square = jnp.sum(jnp.square(x), -1, keepdims=True)
     positive = square > 0
