@@ -4,9 +4,11 @@ Rows are compared with columns by unit vectors, or by the neighbourhoods of two 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ from cocosnet_jax.nn.norms import FLOAT64_EPS
 Precision = jax.lax.Precision | None
 # Logits are cosines times 100: rounding a product to bf16 or TF32 would move them by tenths.
 PRECISION = jax.lax.Precision.HIGHEST
-# Most rows and columns of a block.
+# About how many rows and columns a block has.
 BLOCK = 2048
 
 
@@ -36,9 +38,9 @@ def neighbourhoods(x: Float[Array, "b h w k"], side: int) -> Float[Array, "b h w
 class _Grid(NamedTuple):
     """A grid of positions, laid out in one line for comparison by neighbourhoods.
 
-    Between its rows are so many columns of zeros as a neighbourhood reaches beyond its centre, and
-    before and after it as many zeros as the first and last neighbourhoods need. So a neighbour
-    lies at the same distance from every position, and what is padding is zero.
+    After each of its rows comes as much padding as a neighbourhood reaches beyond its centre, and
+    before and after all of them as much as the first and last neighbourhoods need. So a neighbour
+    lies at the same distance from every position.
     """
 
     height: int
@@ -51,12 +53,12 @@ class _Grid(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Positions in line, without the zeros before and after."""
+        """Positions in line, without the padding before and after."""
         return self.height * self.stride
 
     @property
-    def beyond(self) -> int:
-        """From the first neighbour of a position to the last."""
+    def halo(self) -> int:
+        """How many positions more than its own a block looks at, before and after together."""
         return (self.side - 1) * (self.stride + 1)
 
     def in_line(self, x: Float[Array, "b n k"]) -> Float[Array, "b length k"]:
@@ -68,9 +70,13 @@ class _Grid(NamedTuple):
         b, _, k = x.shape
         return x.reshape(b, self.height, self.stride, k)[:, :, : self.width].reshape(b, -1, k)
 
-    def block(self, most: int, parts: int = 1) -> int:
-        """The largest block of whole grid rows that divides a part, of at most `most` positions."""
-        return _block_size(self.height // parts, max(most // self.width, 1)) * self.stride
+    def block(self, parts: int = 1) -> int:
+        """Positions in line of one block: whole grid rows that divide a part, near BLOCK."""
+        rows = min(
+            _divisors(self.height // parts),
+            key=lambda rows: abs(math.log(rows * self.width / BLOCK)),
+        )
+        return rows * self.stride
 
 
 class _Compared(NamedTuple):
@@ -96,30 +102,36 @@ def _by_neighbourhood(x: Float[Array, "b h w k"], side: int) -> _Compared:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     b, h, w, k = x.shape
     grid = _Grid(h, w, side)
+    # A constant added to all numbers, padding included, is taken off by centring: without what
+    # positions have in common little is left for the products of means to cancel.
+    offset = jax.lax.stop_gradient(x.mean((1, 2, 3), keepdims=True))
 
     def neighbours(y: Float[Array, "b h w"]) -> Float[Array, "b n side_side"]:
         return neighbourhoods(y[..., None], side).reshape(b, h * w, -1)
 
     # The squared length from differences, where nothing cancels.
     own = x.mean(-1)
-    means = neighbours(own)
+    means = neighbours(own) - offset[..., 0]
     mean = means.mean(-1, keepdims=True)
     within = neighbours(jnp.sum(jnp.square(x - own[..., None]), -1))
     square = jnp.sum(within + k * jnp.square(means - mean), -1, keepdims=True)
-    positive = square > 0
-    length = jnp.sqrt(jnp.where(positive, square, 1)) + FLOAT64_EPS
-    scale = jnp.where(positive, 1 / length, 1)
+    # What rounding leaves of a neighbourhood without contrast has no direction.
+    rounding = jnp.finfo(x.dtype).eps * (jnp.abs(mean) + jnp.abs(offset[..., 0]))
+    contrast = square > k * side**2 * jnp.square(rounding)
+    length = jnp.sqrt(jnp.where(contrast, square, 1)) + FLOAT64_EPS
+    scale = jnp.where(contrast, 1 / length, 1)
 
-    reach = grid.beyond // 2
-    features = jnp.pad(grid.in_line(x.reshape(b, h * w, k)), ((0, 0), (reach, reach), (0, 0)))
-    return _Compared(features, grid.in_line(mean), grid.in_line(scale))
+    reach = grid.halo // 2
+    line = jnp.pad(grid.in_line(x.reshape(b, h * w, k)), ((0, 0), (reach, reach), (0, 0)))
+    return _Compared(line - offset[:, 0], grid.in_line(mean), grid.in_line(scale))
 
 
-class Side(NamedTuple):
+@flax.struct.dataclass
+class Side:
     """Rows or columns of a correlation."""
 
     compared: _Compared
-    grid: _Grid
+    grid: _Grid = flax.struct.field(pytree_node=False)
 
     @classmethod
     def of_vectors(cls, x: Float[Array, "b n k"]) -> "Side":
@@ -128,7 +140,13 @@ class Side(NamedTuple):
 
     @classmethod
     def of_neighbourhoods(cls, x: Float[Array, "b h w k"], side: int) -> "Side":
-        """What is compared by `warp.matching_features` of x, centred over channels."""
+        """What is compared by `warp.matching_features` of x, centred over channels.
+
+        Raises:
+          ValueError: neighbourhoods of an even side have no centre.
+        """
+        if side % 2 == 0:
+            raise ValueError(f"side is {side}; a neighbourhood with a centre has an odd one")
         # The backward pass makes again what is larger than x.
         compared = jax.checkpoint(_by_neighbourhood, static_argnums=1)(x, side)
         return cls(compared, _Grid(x.shape[1], x.shape[2], side))
@@ -189,7 +207,7 @@ def _sum_windows(
 # Written out for its derivative: XLA would pad every window by itself, and add what it padded.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _sum_neighbours(
-    products: Float[Array, "b high_beyond wide_beyond"], rows: _Grid, columns: _Grid
+    products: Float[Array, "b high_halo wide_halo"], rows: _Grid, columns: _Grid
 ) -> Float[Array, "b high wide"]:
     """The products of neighbourhoods, from those of single positions."""
     return _sum_windows(products, rows, columns)
@@ -201,16 +219,15 @@ def _sum_neighbours_forward(products: Array, rows: _Grid, columns: _Grid) -> tup
 
 def _sum_neighbours_backward(rows: _Grid, columns: _Grid, _: None, grad: Array) -> tuple[Array]:
     # A neighbourhood is symmetric: who has a position for a neighbour is its neighbour.
-    padding = [(0, 0), *((grid.beyond, grid.beyond) for grid in (rows, columns))]
+    padding = [(0, 0), *((grid.halo, grid.halo) for grid in (rows, columns))]
     return (_sum_windows(jnp.pad(grad, padding), rows, columns),)
 
 
 _sum_neighbours.defvjp(_sum_neighbours_forward, _sum_neighbours_backward)
 
 
-def _block_size(positions: int, most: int) -> int:
-    """The largest divisor that is not above `most`."""
-    return max(size for size in range(1, min(positions, most) + 1) if positions % size == 0)
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]
 
 
 def _rows(x: Float[Array, "b n k"], index: jax.Array, size: int) -> Float[Array, "b size k"]:
@@ -223,13 +240,13 @@ def _put(
     return jax.lax.dynamic_update_slice_in_dim(x, rows, index * rows.shape[1], 1)
 
 
-def _take(x: _Compared, index: jax.Array, size: int, beyond: int) -> _Compared:
-    """What a block of positions is compared by: `beyond` more of the features."""
+def _take(x: _Compared, index: jax.Array, size: int, halo: int) -> _Compared:
+    """What a block of positions is compared by: the features have a halo."""
 
     def rows(y: Array, more: int) -> Array:
         return jax.lax.dynamic_slice_in_dim(y, index * size, size + more, 1)
 
-    return _Compared(rows(x.features, beyond), *(None if y is None else rows(y, 0) for y in x[1:]))
+    return _Compared(rows(x.features, halo), *(None if y is None else rows(y, 0) for y in x[1:]))
 
 
 def _add(x: _Compared, block: _Compared, index: jax.Array, size: int) -> _Compared:
@@ -248,7 +265,6 @@ def attend(
     values: Float[Array, "b m v"],
     temperature: float,
     *,
-    block: int = BLOCK,
     precision: Precision = PRECISION,
     over: Mesh | None = None,
 ) -> Float[Array, "b n v"]:
@@ -258,18 +274,21 @@ def attend(
     again from what the forward pass keeps: the result and each row's log of the sum.
 
     Args:
-      rows: what the n rows are compared by, float32 or float64 as columns and values are.
+      rows: what the n rows are compared by, float32 or float64 as columns are.
       columns: what the m columns are compared by, in the same way.
       values: what is carried, of every column.
       temperature: divides the products.
-      block: most rows and columns of one block of the matrix.
       precision: of the matrix products.
-      over: devices that share the rows, or None.
+      over: devices of a mesh with one axis, which share the rows where they divide the height of
+        their grid; None or any other height: each computes all rows.
     """
+    if rows.grid.side != columns.grid.side:
+        raise ValueError(f"neighbourhoods differ: {rows.grid.side} and {columns.grid.side}")
+    values = values.astype(jnp.promote_types(values.dtype, columns.compared.features.dtype))
     parts = 1 if over is None or rows.grid.height % over.size else over.size
     blocks = _Blocks(
-        rows.grid.block(block, parts),
-        columns.grid.block(block),
+        rows.grid.block(parts),
+        columns.grid.block(),
         rows.grid,
         columns.grid,
         temperature,
@@ -282,7 +301,7 @@ def attend(
 
     def part(queries: _Compared, keys: _Compared, values: Array) -> Float[Array, "b part v"]:
         size = rows.grid.length // parts
-        own = _take(queries, jax.lax.axis_index(axis), size, rows.grid.beyond)
+        own = _take(queries, jax.lax.axis_index(axis), size, rows.grid.halo)
         return _attend(own, keys, values, blocks)
 
     shared = jax.shard_map(
@@ -306,7 +325,7 @@ def over_rows(
     The backward pass makes what belongs to the rows anew.
     """
     b, n, k = x.shape
-    size = _block_size(n, most)
+    size = max(size for size in _divisors(n) if size <= max(most, 1))
     if size == n:
         return function(x)
     blocks = x.reshape(b, n // size, size, k).swapaxes(0, 1)
@@ -314,10 +333,11 @@ def over_rows(
     return found.reshape(b, n, *found.shape[3:])
 
 
-# Takes what `_attend_forward` takes.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _attend(*arguments: Any) -> Float[Array, "b n v"]:
-    return _attend_forward(*arguments)[0]
+def _attend(
+    queries: _Compared, keys: _Compared, values: Float[Array, "b m v"], blocks: _Blocks
+) -> Float[Array, "b n v"]:
+    return _attend_forward(queries, keys, values, blocks)[0]
 
 
 def _attend_forward(
@@ -326,16 +346,16 @@ def _attend_forward(
     """The result, and what the backward pass reads."""
     high, wide = blocks.high, blocks.wide
     b, m, channels = values.shape
-    row_beyond, column_beyond = blocks.rows.beyond, blocks.columns.beyond
-    n = queries.features.shape[1] - row_beyond
+    row_halo, column_halo = blocks.rows.halo, blocks.columns.halo
+    n = queries.features.shape[1] - row_halo
     dtype = values.dtype
 
     def row(i: jax.Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        q = _take(queries, i, high, row_beyond)
+        q = _take(queries, i, high, row_halo)
 
         def column(j: jax.Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             top, total, carried = so_far
-            logits = blocks.logits(q, _take(keys, j, wide, column_beyond))
+            logits = blocks.logits(q, _take(keys, j, wide, column_halo))
             new_top = jnp.maximum(top, logits.max(-1, keepdims=True))
             weights, fade = jnp.exp(logits - new_top), jnp.exp(top - new_top)
             v = _rows(values, j, wide)
@@ -361,18 +381,18 @@ def _attend_backward(
 ) -> tuple[_Compared, _Compared, Float[Array, "b m v"]]:
     queries, keys, values, out, log_sum = kept
     high, wide = blocks.high, blocks.wide
-    row_beyond, column_beyond = blocks.rows.beyond, blocks.columns.beyond
+    row_halo, column_halo = blocks.rows.halo, blocks.columns.halo
     n, m = out.shape[1], values.shape[1]
     einsum = functools.partial(jnp.einsum, precision=blocks.precision)
     # Of the softmax's derivative: what all columns of a row have in common.
     common = jnp.sum(grad * out, -1, keepdims=True)
 
     def column(j: jax.Array, found: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
-        k, v = _take(keys, j, wide, column_beyond), _rows(values, j, wide)
+        k, v = _take(keys, j, wide, column_halo), _rows(values, j, wide)
 
         def row(i: jax.Array, so_far: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
             to_queries, to_k, to_v = so_far
-            q, g = _take(queries, i, high, row_beyond), _rows(grad, i, high)
+            q, g = _take(queries, i, high, row_halo), _rows(grad, i, high)
             logits, pull = jax.vjp(blocks.logits, q, k)
             weights = jnp.exp(logits - _rows(log_sum, i, high))
             to_v += einsum("bnm,bnv->bmv", weights, g)

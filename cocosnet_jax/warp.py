@@ -8,6 +8,7 @@ by block, forward and backward, in memory that does not grow with n x m.
 
 from typing import Literal, NamedTuple, Protocol
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -79,8 +80,9 @@ def soft_match(
       match_kernel: side of the neighbourhood that stands for a position.
       centre: see `matching_features`.
       correlation: hold all pairs, or make them block by block; `auto` does the latter where one
-        side has more than DENSE_POSITIONS, and for neighbourhoods centred over channels, which
-        take fewer operations so: products of k numbers and not of k * match_kernel^2.
+        side has more than DENSE_POSITIONS, and for neighbourhoods centred over channels. Their
+        blocks take products of k numbers in place of k * match_kernel^2 (what centring over
+        positions takes off depends on the neighbour, which they do not know apart).
       over: devices that share the positions, when they are made block by block; None where
         they share the batch.
     """
@@ -118,21 +120,20 @@ class Warp(NamedTuple):
         return jnp.einsum("bnm,bnk->bmk", weights, values, precision=PRECISION)
 
 
-class StreamingWarp(NamedTuple):
+@flax.struct.dataclass
+class StreamingWarp:
     """A soft match that makes the correlation anew, in blocks, wherever it is needed.
 
     Attributes:
       input, exemplar: what their positions are compared by.
       temperature: divides the cosines.
-      block: most rows and columns of one block.
       over: devices that share the rows of the result, or None.
     """
 
     input: streaming.Side
     exemplar: streaming.Side
-    temperature: float
-    block: int = streaming.BLOCK
-    over: Mesh | None = None
+    temperature: float = flax.struct.field(pytree_node=False)
+    over: Mesh | None = flax.struct.field(pytree_node=False, default=None)
 
     def to_input(self, values: Float[Array, "b m k"]) -> Float[Array, "b n k"]:
         return self._carry(self.input, self.exemplar, values)
@@ -143,6 +144,4 @@ class StreamingWarp(NamedTuple):
     def _carry(
         self, rows: streaming.Side, columns: streaming.Side, values: Float[Array, "b m v"]
     ) -> Float[Array, "b n v"]:
-        return streaming.attend(
-            rows, columns, values, self.temperature, block=self.block, over=self.over
-        )
+        return streaming.attend(rows, columns, values, self.temperature, over=self.over)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cocosnet_jax import mesh, settings, steps, train, vgg_weights
+from cocosnet_jax import mesh, settings, steps, streaming, train, vgg_weights
 from cocosnet_jax import state as states
 from cocosnet_jax.nn import conv
 from cocosnet_jax.types import Batch
@@ -79,6 +79,8 @@ def rows_differ(many: Mesh, state: Any) -> float:
 
 # Every device would make the draws of a training run, for much smaller networks.
 @mock.patch.object(states, "DRAW", 2**16)
+# Several blocks for every device.
+@mock.patch.object(streaming, "BLOCK", 64)
 @mock.patch.object(conv, "_convolve_patches", convolve)
 def main() -> None:
     """Runs both."""

@@ -219,9 +219,7 @@ def evaluation_arrays(
             train=False,
         )
         logits = [scale[-1] for scale in judged]
-        # A match knows more than arrays, and stays here.
         pairs = correlation(translation.correspondence)
-        translation = translation._replace(warp=None)
         return translation, pairs, logits, vgg.features(weights, inputs.image)
 
     translation, pairs, logits, features = _run(compute, start, weights, batch)
