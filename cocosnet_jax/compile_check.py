@@ -5,9 +5,9 @@ r"""Compiles the training step for accelerators that are not there: does it fit,
         --config.train.batch_size=64
 
 `--topology=here` takes the devices of this machine. The batch size is that of all chips together.
-For a TPU slice this takes 10 to 25 minutes on two cores; a line every half minute says that it is
-at work. A step that does not fit is an error, which says what to set. Nothing is read or written:
-neither data nor weights need be there.
+For a TPU slice this takes half an hour of one core at 256 x 256, and longer above; a line every
+half minute says that it is at work. A step that does not fit is an error, which says what to set.
+Nothing is read or written: neither data nor weights need be there.
 """
 
 import collections
