@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.norms import FLOAT64_EPS
 
-Precision = jax.lax.Precision | None
+_Precision = jax.lax.Precision | None
 # Logits are cosines times 100: rounding a product to bf16 or TF32 would move them by tenths.
 PRECISION = jax.lax.Precision.HIGHEST
 # About how many rows and columns a block has.
@@ -147,7 +147,7 @@ class Side:
         """
         if side % 2 == 0:
             raise ValueError(f"side is {side}; a neighbourhood with a centre has an odd one")
-        # The backward pass makes again what is larger than x.
+        # The backward pass keeps x, and makes again what else is as large.
         compared = jax.checkpoint(_by_neighbourhood, static_argnums=1)(x, side)
         return cls(compared, _Grid(x.shape[1], x.shape[2], side))
 
@@ -167,7 +167,7 @@ class _Blocks(NamedTuple):
     rows: _Grid
     columns: _Grid
     temperature: float
-    precision: Precision
+    precision: _Precision
 
     def logits(self, queries: _Compared, keys: _Compared) -> Float[Array, "b high wide"]:
         """One block: equations 3 and 4."""
@@ -230,8 +230,10 @@ def _divisors(number: int) -> list[int]:
     return [size for size in range(1, number + 1) if number % size == 0]
 
 
-def _rows(x: Float[Array, "b n k"], index: jax.Array, size: int) -> Float[Array, "b size k"]:
-    return jax.lax.dynamic_slice_in_dim(x, index * size, size, 1)
+def _rows(
+    x: Float[Array, "b n k"], index: jax.Array, size: int, halo: int = 0
+) -> Float[Array, "b size_halo k"]:
+    return jax.lax.dynamic_slice_in_dim(x, index * size, size + halo, 1)
 
 
 def _put(
@@ -242,18 +244,15 @@ def _put(
 
 def _take(x: _Compared, index: jax.Array, size: int, halo: int) -> _Compared:
     """What a block of positions is compared by: the features have a halo."""
-
-    def rows(y: Array, more: int) -> Array:
-        return jax.lax.dynamic_slice_in_dim(y, index * size, size + more, 1)
-
-    return _Compared(rows(x.features, halo), *(None if y is None else rows(y, 0) for y in x[1:]))
+    block = jax.tree.map(lambda y: _rows(y, index, size), x)
+    return block._replace(features=_rows(x.features, index, size, halo))
 
 
 def _add(x: _Compared, block: _Compared, index: jax.Array, size: int) -> _Compared:
     """Adds `block` to what `_take` takes of x, where neighbouring blocks overlap."""
 
     def add(y: Array, rows: Array) -> Array:
-        old = jax.lax.dynamic_slice_in_dim(y, index * size, rows.shape[1], 1)
+        old = _rows(y, index, size, rows.shape[1] - size)
         return jax.lax.dynamic_update_slice_in_dim(y, old + rows, index * size, 1)
 
     return jax.tree.map(add, x, block)
@@ -265,7 +264,7 @@ def attend(
     values: Float[Array, "b m v"],
     temperature: float,
     *,
-    precision: Precision = PRECISION,
+    precision: _Precision = PRECISION,
     over: Mesh | None = None,
 ) -> Float[Array, "b n v"]:
     """softmax(rows columns^T / temperature) values, without the n x m matrix.
@@ -279,8 +278,11 @@ def attend(
       values: what is carried, of every column.
       temperature: divides the products.
       precision: of the matrix products.
-      over: devices of a mesh with one axis, which share the rows where they divide the height of
-        their grid; None or any other height: each computes all rows.
+      over: devices of a mesh with one axis, which share the rows if they divide the height of the
+        rows' grid; if not, or without a mesh, every device computes all.
+
+    Raises:
+      ValueError: rows and columns are compared by neighbourhoods of different sides.
     """
     if rows.grid.side != columns.grid.side:
         raise ValueError(f"neighbourhoods differ: {rows.grid.side} and {columns.grid.side}")

@@ -64,8 +64,8 @@ def run(devices: Mesh) -> tuple[Any, Any, Any, int]:
 
 def rows_differ(many: Mesh, state: Any) -> float:
     """How far a translation of 128 x 128 is off whose rows and positions `many` share."""
-    streaming = dataclasses.replace(SETTINGS.model, correlation="streaming")
-    config = dataclasses.replace(SETTINGS, model=streaming)
+    in_blocks = dataclasses.replace(SETTINGS.model, correlation="streaming")
+    config = dataclasses.replace(SETTINGS, model=in_blocks)
     single = batch(0, 1, 128)
     wanted = jax.jit(steps.predict_step(config))(state, single)
     found = jax.jit(steps.predict_step(config, over=many))(
