@@ -21,6 +21,10 @@ from cocosnet_jax.state import TrainState, create_state
 
 FOLDER = "checkpoints"
 
+# What weights were learned for, beside most of the section `model`; and what of it may change.
+_LEARNED_FOR = ("data.channels", "data.condition")
+_FREE = ("correlation", "dtype", "mask_at_inference", "mask_epochs", "rematerialise", "warped_mask")
+
 
 def absolute(path: str | epath.PathLike) -> epath.Path:
     """Returns the path in full: Orbax finds a relative one wrong late, in a background thread."""
@@ -103,14 +107,28 @@ class Checkpoints:
             raise self._write_error(error) from error
 
     def restore(self, sharding: Sharding) -> TrainState:
-        """Returns the newest state, placed by `sharding`; there must be one."""
+        """Returns the newest state, placed by `sharding`; there must be one.
+
+        Raises:
+          UserError: it is another model's, or cannot be read.
+        """
         step = self.latest_step
         assert step is not None
+        folder = self._manager.directory / str(step)
         state = ocp.args.StandardRestore(abstract_state(self._settings, sharding))
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
+            saved = self._manager.restore(
+                step, args=ocp.args.Composite(settings=ocp.args.JsonRestore())
+            )["settings"]
+            differences = _of_another_model(settings_lib.from_mapping(saved), self._settings)
+            if not differences:
+                return self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
         except (OSError, ValueError, KeyError) as error:
-            raise _read_error(self._manager.directory / str(step), error) from error
+            raise _read_error(folder, error) from error
+        raise UserError(
+            f"checkpoint {folder} is of another model; choose another --workdir, or set its"
+            " settings. They differ in (there, here):\n  " + "\n  ".join(differences)
+        )
 
     def close(self) -> None:
         """Waits as `wait` does, and frees what the manager holds."""
@@ -199,6 +217,17 @@ def restore_for_inference(
         int(state["step"]),
         folder,
     )
+
+
+def _of_another_model(theirs: Settings, ours: Settings) -> list[str]:
+    """Fields in which settings differ that give the same weights another meaning."""
+    free = [f"model.{field}" for field in _FREE]
+    return [
+        line
+        for line in settings_lib.differences(theirs, ours)
+        if (field := line.split(":")[0]) in _LEARNED_FOR
+        or (field.startswith("model.") and field not in free)
+    ]
 
 
 def _step_folder(path: epath.Path) -> epath.Path:

@@ -98,7 +98,7 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
 
 def _predict_and_count(settings: Settings, replicated: NamedSharding) -> Any:
     """Returns the jitted (state, batch, valid) -> (outputs less the mask, counts or None)."""
-    predict = predict_step(settings)
+    predict = predict_step(settings, with_mask=True)
 
     def step(
         state: TrainState, batch: Batch, valid: Bool[Array, "b"]

@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 from cocosnet_jax.errors import UserError
 
 GIB = 2**30
+CONTAINER_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 
 
 def compile_to_fit(
@@ -73,7 +75,10 @@ def planned(compiled: Any) -> tuple[int, int]:
 def capacity(device: jax.Device) -> int:
     """Bytes of memory that a device can use; 0 where it does not tell."""
     if device.platform == "cpu":
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        # A container may use less; `max` is what no limit is called.
+        limit = CONTAINER_LIMIT.read_text().strip() if CONTAINER_LIMIT.exists() else "max"
+        return min(machine, int(limit)) if limit.isdecimal() else machine
     try:
         statistics = device.memory_stats() or {}
     except jax.errors.JaxRuntimeError:

@@ -17,7 +17,7 @@ _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed",
     "",
-    "several processes make one run: `auto` where the cluster says which (TPU, Slurm, Kubernetes),"
+    "several processes make one run: `auto` where the cluster says which (TPU, Slurm),"
     " or HOST:PORT,PROCESSES,INDEX; launch/ has scripts that set it",
 )
 

@@ -153,7 +153,9 @@ class CoCosNet(nn.Module):
             if s.mask_input == "none" or give_mask is True:
                 return mask
             stream_key = jax.random.fold_in(key, stream)
-            noise = NOISE_DEVIATION * jax.random.normal(stream_key, mask.shape, mask.dtype)
+            # At inference a picture does not depend on the others of its batch.
+            shape = mask.shape if train else (1, *mask.shape[1:])
+            noise = NOISE_DEVIATION * jax.random.normal(stream_key, shape, mask.dtype)
             return jnp.where(give_mask, mask, noise)
 
         network = CorrespondenceNetwork(s, dtype, name="correspondence")

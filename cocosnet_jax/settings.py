@@ -1,7 +1,7 @@
 """Typed settings: what a run is, checked before anything is compiled or written.
 
 A config file (`configs/*.py`) yields an `ml_collections.ConfigDict` with one section per class
-below. `from_config` turns it into `Settings` at the door; everything behind the door takes
+below. `from_mapping` turns it into `Settings` at the door; everything behind the door takes
 these frozen classes or plain arguments. A checkpoint carries them as JSON (`to_json`).
 """
 

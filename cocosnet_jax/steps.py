@@ -59,6 +59,9 @@ def generator_losses(
         truth, style = separate(vgg.features(vgg_weights, pictures, dtype=dtype))
     if weights.pseudo_exemplar:
         terms["pseudo_exemplar"] = losses.pseudo_exemplar(drawn, truth, inputs.self_reference)
+        if settings.model.generator_condition == "input":
+            # Without exemplars every sample counts: a mean over the batch, as SPADE's VGG loss is.
+            terms["pseudo_exemplar"] *= len(inputs.self_reference)
     if weights.perceptual:
         layer = weights.perceptual_layer
         terms["perceptual"] = losses.perceptual(drawn[layer], truth[layer], weights.perceptual_norm)
@@ -201,6 +204,8 @@ def train_step(settings: Settings, steps_per_epoch: int) -> TrainStep:
 def predict_step(
     settings: Settings,
     give_mask: Bool[Array, ""] | bool | None = None,
+    *,
+    with_mask: bool = False,
     over: Mesh | None = None,
 ) -> PredictStep:
     """The translation of a batch; deterministic.
@@ -209,16 +214,17 @@ def predict_step(
       settings: of the run.
       give_mask: give masks to the correspondence network, or noise; None does as the settings'
         `mask_at_inference` says.
+      with_mask: also carry the exemplar's mask, directly, where the input domain has classes.
       over: devices that share the positions of each picture; None where they share the batch.
 
     Returns:
-      (state, batch) -> Outputs. Label maps always get a directly warped mask.
+      (state, batch) -> Outputs.
     """
     if give_mask is None:
         give_mask = settings.model.mask_at_inference
-    has_classes = settings.data.condition != "channels"
+    with_mask = with_mask and settings.data.condition != "channels"
     model_settings = dataclasses.replace(
-        settings.model, warped_mask="direct" if has_classes else "none"
+        settings.model, warped_mask="direct" if with_mask else "none"
     )
     network = model.CoCosNet(model_settings, settings.data.image_size // model.COARSEST, over)
 

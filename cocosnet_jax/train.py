@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from clu import metric_writers
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -54,14 +54,14 @@ def train(settings: Settings, folder: epath.Path) -> int:
     last = min(total, settings.train.stop_after or total)
 
     checkpoints = Checkpoints(folder, settings)
-    if jax.process_index() == 0:
-        workdir.claim(folder, settings)
     devices = mesh.make()
-    start = checkpoints.latest_step or 0
+    newest = checkpoints.latest_step
+    start = newest or 0
     if start >= last:
         _say(f"nothing to do: {folder} has {start} of {last} steps")
         return 0
-    if start:
+    # Weights that were converted are a checkpoint of step 0.
+    if newest is not None:
         _say(f"resuming at step {start} from {folder}")
         state = checkpoints.restore(mesh.replicated(devices))
     else:
@@ -80,11 +80,19 @@ def prepare_data(settings: Settings) -> None:
     if jax.process_count() == 1:
         data.prepare(settings.data)
         return
-    if jax.process_index() == 0:
+    # Waits as long as it takes; what waits by a collective of the devices gives up in a minute.
+    barrier = ocp.multihost.get_barrier_sync_fn()
+    week = 7 * 24 * 60 * 60 * 1000
+    try:
+        if jax.process_index() == 0:
+            data.prepare(settings.data)
+    finally:
+        # What is wrong with the data the others find as well, and all end with that.
+        barrier(key="the first has prepared its data", timeout_ms=week)
+    if jax.process_index() != 0:
+        # Finds the work done where the folder is shared, and does it where hosts have their own.
         data.prepare(settings.data)
-    multihost_utils.sync_global_devices("data prepared")
-    # Finds the work done where the folder is shared, and does it where every host has its own.
-    data.prepare(settings.data)
+    barrier(key="all have prepared their data", timeout_ms=week)
 
 
 def initial_state(settings: Settings, devices: Mesh, steps_per_epoch: int) -> TrainState:
@@ -212,6 +220,9 @@ class _Loop:
                     jax.block_until_ready(losses)
                     _say(f"compiled, first step done after {time.monotonic() - began:.0f} s")
                     self.logged_step, self.logged_time = step, time.monotonic()
+                    if self.leads:
+                        # Not before: what does not fit in memory may be set, and started again.
+                        workdir.claim(self.folder, self.settings)
                 stop = step == self.last or interruption.signal or self.checkpoints.preempted(step)
                 if step % train.log_every == 0 or stop:
                     self._log(step, writer)

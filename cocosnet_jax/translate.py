@@ -13,8 +13,9 @@ which exemplar (`input,exemplar`, one line per input). Everything is read once b
 picture is written, so that what is wrong is said at the start.
 """
 
-import dataclasses
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,11 +59,11 @@ def main() -> int:
         if not flag.value:
             raise UserError(f"--{flag.name} is missing; --help shows an example")
     # Slow to import: missing flags are said first.
-    from cocosnet_jax import checkpoint
+    from cocosnet_jax import checkpoint, workdir
 
     restored = checkpoint.restore_for_inference(_CHECKPOINT.value)
     settings = restored.settings
-    drawn = at_size(settings.data, _SIZE.value)
+    side = side_of(settings.data, _SIZE.value)
     pairs = find_pairs(
         Path(_INPUT.value),
         Path(_EXEMPLAR.value),
@@ -72,26 +73,28 @@ def main() -> int:
         settings.data,
         needs_label=needs_exemplar_label(settings),
     )
-    check(pairs, drawn)
-    translate(pairs, settings, drawn, restored.state)
+    check(pairs, settings.data, warped=_WARPED.value)
+    for folder in sorted({pair.output.parent for pair in pairs}):
+        workdir.check_writable(checkpoint.absolute(folder), "output")
+    translate(pairs, settings, side, restored.state)
     print(f"step {restored.step} of {restored.folder}: {len(pairs)} picture(s) in {_OUTPUT.value}")
     return 0
 
 
-def at_size(data: DataSettings, size: int) -> DataSettings:
-    """The settings for pictures of another size; 0 keeps the training's.
+def side_of(data: DataSettings, size: int) -> int:
+    """The side of what is drawn: `--size`, or where that is 0 the training's.
 
     Raises:
       UserError: the networks cannot draw that size.
     """
     if not size:
-        return data
+        return data.image_size
     if size < 64 or size % 32:
         raise UserError(
             f"--size={size} cannot be drawn: it must be a multiple of 32, 64 or more, for example"
             f" {max(64, round(size / 32) * 32)}"
         )
-    return dataclasses.replace(data, image_size=size, load_size=max(size, data.load_size))
+    return size
 
 
 def needs_exemplar_label(settings: Settings) -> bool:
@@ -210,33 +213,69 @@ def _files(folder: Path) -> list[str]:
     )
 
 
-def check(pairs: list[Pair], data: DataSettings) -> None:
-    """Reads every file once; raises one UserError that lists what is wrong."""
-    wrong = []
-    for path in sorted({pair.label for pair in pairs} | _labels(pairs)):
+def check(pairs: list[Pair], data: DataSettings, *, warped: bool = False) -> None:
+    """Reads every file once, and looks at where results go.
+
+    Args:
+      pairs: what to translate.
+      data: of the model.
+      warped: whether warped exemplars are written as well.
+
+    Raises:
+      UserError: lists what cannot be read, and what would be written over.
+    """
+    wrong = _written_over(pairs, warped)
+    photographs = sorted({pair.exemplar for pair in pairs})
+    maps = {(pair.exemplar_label, pair.exemplar) for pair in pairs if pair.exemplar_label}
+    reads: list[Callable[[], Any]]
+    alone = {pair.label for pair in pairs} | {path for path, _ in maps}
+    reads = [partial(inputs.read_input, data, path) for path in sorted(alone)]
+    reads += [partial(images.read_photograph, path) for path in photographs]
+    reads += [partial(inputs.read_input, data, path, photograph=of) for path, of in sorted(maps)]
+    for read in reads:
         try:
-            inputs.read_input(data, path)
+            read()
         except UserError as error:
-            wrong.append(str(error))
-    for path in sorted({pair.exemplar for pair in pairs}):
-        try:
-            images.read_photograph(path)
-        except UserError as error:
-            wrong.append(str(error))
+            if str(error) not in wrong:
+                wrong.append(str(error))
     problems.raise_if_any("nothing was translated", wrong)
+    found = [pair.label for pair in pairs if inputs.finds_edges(data, pair.label)]
+    if found:
+        print(
+            f"note: {found[0]}{' and others' if found[1:] else ''} in a folder images, without"
+            " edges beside it: taken for photographs, in which edges are found"
+        )
 
 
-def _labels(pairs: list[Pair]) -> set[Path]:
-    return {pair.exemplar_label for pair in pairs if pair.exemplar_label is not None}
+def _written_over(pairs: list[Pair], warped: bool) -> list[str]:
+    """Files that a result would replace: what is read, or another result."""
+    read = {path.resolve() for pair in pairs for path in pair[:-1] if path is not None}
+    inputs_of: dict[Path, Path] = {}
+    wrong = []
+    for pair in pairs:
+        for path in (pair.output, *([_warped_file(pair.output)] if warped else [])):
+            full = path.expanduser().resolve()
+            if full in read:
+                wrong.append(f"--output: {path} would replace a file that is read")
+            elif full in inputs_of:
+                wrong.append(
+                    f"{inputs_of[full]} and {pair.label} would both become {path}; rename one"
+                )
+            inputs_of.setdefault(full, pair.label)
+    return wrong
 
 
-def translate(pairs: list[Pair], settings: Settings, data: DataSettings, state: Any) -> None:
+def _warped_file(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_warped.png")
+
+
+def translate(pairs: list[Pair], settings: Settings, size: int, state: Any) -> None:
     """Makes and writes the translations, one by one.
 
     Args:
       pairs: what to translate.
       settings: of the training.
-      data: of the pictures that are drawn: those of the training, or of another size.
+      size: side of the pictures that are drawn.
       state: to translate with.
 
     Raises:
@@ -252,7 +291,6 @@ def translate(pairs: list[Pair], settings: Settings, data: DataSettings, state: 
     from cocosnet_jax.steps import predict_step
     from cocosnet_jax.types import Batch
 
-    size = data.image_size
     # One picture at a time: several devices share its rows.
     devices = mesh.for_rows(size // COARSEST)
     state = jax.device_put(state, mesh.replicated(devices))
@@ -261,9 +299,13 @@ def translate(pairs: list[Pair], settings: Settings, data: DataSettings, state: 
         """The batch that is the pair, and the input's own height and width."""
         exemplar = images.read_photograph(pair.exemplar)
         exemplar = images.resize_photograph(exemplar, (size, size))[None]
-        given = inputs.read_input(data, pair.label)
+        given = inputs.read_input(settings.data, pair.label, size)
         # A model that is not given the exemplar's map does not look at it.
-        own = inputs.read_input(data, pair.exemplar_label or pair.label)
+        own = given
+        if pair.exemplar_label is not None:
+            own = inputs.read_input(
+                settings.data, pair.exemplar_label, size, photograph=pair.exemplar
+            )
         batch = Batch(
             # The truth is not known, and nothing in a translation reads it.
             image=np.zeros_like(exemplar),
@@ -290,8 +332,7 @@ def translate(pairs: list[Pair], settings: Settings, data: DataSettings, state: 
         outputs = jax.device_get(predict(state, batch))
         results = {pair.output: outputs.image[0]}
         if _WARPED.value and outputs.warped_exemplar is not None:
-            warped = pair.output.with_name(f"{pair.output.stem}_warped.png")
-            results[warped] = outputs.warped_exemplar[0]
+            results[_warped_file(pair.output)] = outputs.warped_exemplar[0]
         for path, image in results.items():
             picture = pictures.to_bytes(image)
             if _ORIGINAL_SIZE.value:

@@ -48,7 +48,7 @@ class Outputs(NamedTuple):
       warped_exemplar: (b, H, W, 3) in [-1, 1], the exemplar at the places of the input, or None
         for a plain translation network, which reads no exemplar.
       warped_mask: (b, h, w, C), the exemplar's mask carried by the same warp, or None where
-        the input domain has no classes.
+        the input domain has no classes, or none was asked for.
     """
 
     image: Float[Array, "b height width 3"]

@@ -7,7 +7,7 @@ pictures/       the same pictures as PNG files
 evaluation/     what `--mode=evaluate` measured
 """
 
-import os
+import uuid
 
 from etils import epath
 
@@ -47,7 +47,7 @@ def check(workdir: str, settings: Settings) -> epath.Path:
         raise UserError("--workdir is missing; name the folder of the run: --workdir=runs/NAME")
     folder = absolute(workdir)
     if "://" not in workdir:
-        _check_writable(folder)
+        check_writable(folder, "workdir")
     file = folder / _FILE
     if not file.exists():
         return folder
@@ -70,22 +70,23 @@ def check(workdir: str, settings: Settings) -> epath.Path:
     return folder
 
 
-def _check_writable(folder: epath.Path) -> None:
-    """Raises UserError unless the folder, or what it is to be made in, can be written to."""
+def check_writable(folder: epath.Path, flag: str) -> None:
+    """Raises UserError unless the flag's folder, or what it is to be made in, can be written to."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        raise UserError(f"--workdir={folder}: {there} is a file; choose another --workdir")
+        raise UserError(f"--{flag}={folder}: {there} is a file; choose another --{flag}")
     # Asking for permission says yes to root on file systems that say no: trying is certain.
     try:
-        probe = there / f".cocosnet-{os.getpid()}"
+        # Processes of other machines, which share the folder, may have the same number.
+        probe = there / f".cocosnet-{uuid.uuid4().hex}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"--workdir={folder} cannot be written to: {error.strerror} in {there}; choose another"
-            " --workdir or change its permissions"
+            f"--{flag}={folder} cannot be written to: {error.strerror} in {there}; choose another"
+            f" --{flag} or change its permissions"
         ) from error
 
 

@@ -73,8 +73,7 @@ def plain(config: ConfigDict) -> ConfigDict:
     """A translation network alone, with SPADE's objective: hinge, feature matching, VGG features.
 
     Every image counts as its own exemplar, so `loss.pseudo_exemplar` compares all of them with the
-    truth. That term is a mean over the batch of weights which sum to 1 over it: times the batch
-    size it is SPADE's VGG loss, with its weight 10.
+    truth: it is SPADE's VGG loss, with its weight 10.
     """
     config.data.exemplar_probability = 0.0
     config.model.generator_condition = "input"
@@ -82,7 +81,7 @@ def plain(config: ConfigDict) -> ConfigDict:
     config.model.mask_input = "none"
     config.model.warped_mask = "none"
     config.model.non_local = False
-    config.loss.pseudo_exemplar = 10.0 * config.train.batch_size
+    config.loss.pseudo_exemplar = 10.0
     for term in ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp"):
         config.loss[term] = 0.0
     return config

@@ -98,9 +98,6 @@ def at_sizes(get_config: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]
         config.data.load_size = int(size) * 286 // 256
         config.model.dtype = "bfloat16"
         config.model.rematerialise = "blocks"
-        if config.model.generator_condition == "input":
-            # This loss is weighed by the batch size.
-            config.loss.pseudo_exemplar *= SIZES[size] / config.train.batch_size
         config.train.batch_size = config.train.evaluation_batch_size = SIZES[size]
         return config
 

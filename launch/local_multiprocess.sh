@@ -4,8 +4,8 @@
 #   launch/local_multiprocess.sh 2 --config=configs/toy.py --workdir=runs/two
 #
 # The first argument is the number of processes, the others go to cocosnet_jax.main. Each process
-# gets an equal share of the CPU's simulated devices (DEVICES, one each unless said otherwise).
-# Ctrl-C stops all of them, after a checkpoint.
+# simulates DEVICES devices on the CPU, one unless said otherwise.
+# Ctrl-C stops all of them, after a checkpoint; before the first step it is not listened to.
 set -euo pipefail
 
 if [[ ! "${1:-}" =~ ^[1-9][0-9]*$ ]]; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice: copies the project to every host, installs it, starts the run.
+# Trains on a Cloud TPU slice: copies the project, as committed, to every host, installs it, starts the run.
 #
 #   launch/tpu_vm.sh --tpu=NAME --zone=ZONE [--project=PROJECT] -- \
 #       --config=configs/ade20k.py --workdir=gs://BUCKET/ade20k --config.data.source=...
@@ -33,6 +33,10 @@ cd "$(dirname "$0")/.."
 target=(--zone="$zone" "${project[@]}" --worker=all)
 archive=$(mktemp --suffix=.tar.gz)
 trap 'rm -f "$archive"' EXIT
+if [[ $(git status --porcelain --untracked-files=no) ]]; then
+  echo "note: what is not committed is not copied:" >&2
+  git status --short --untracked-files=no >&2
+fi
 git archive --format=tar.gz --output="$archive" HEAD
 gcloud compute tpus tpu-vm scp "$archive" "$tpu:cocosnet_jax.tar.gz" "${target[@]}"
 

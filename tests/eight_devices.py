@@ -67,14 +67,12 @@ def rows_differ(many: Mesh, state: Any) -> float:
     in_blocks = dataclasses.replace(SETTINGS.model, correlation="streaming")
     config = dataclasses.replace(SETTINGS, model=in_blocks)
     single = batch(0, 1, 128)
-    wanted = jax.jit(steps.predict_step(config))(state, single)
-    found = jax.jit(steps.predict_step(config, over=many))(
+    wanted = jax.jit(steps.predict_step(config, with_mask=True))(state, single)
+    found = jax.jit(steps.predict_step(config, with_mask=True, over=many))(
         jax.device_put(state, mesh.replicated(many)), mesh.split_rows(many, single)
     )
-    return max(
-        float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
-        for a, b in zip(found, wanted, strict=True)
-    )
+    pairs = zip(found, wanted, strict=True)
+    return float(np.max([np.max(np.abs(np.asarray(a) - np.asarray(b))) for a, b in pairs]))
 
 
 # Every device would make the draws of a training run, for much smaller networks.
@@ -91,10 +89,9 @@ def main() -> None:
     losses_one, before, state_one, _ = run(one)
 
     def largest(a: Any, b: Any) -> float:
-        return max(
-            float(np.max(np.abs(x - y)))
-            for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-        )
+        pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        # NumPy's max, unlike Python's, keeps what is not a number.
+        return float(np.max([np.max(np.abs(x - y)) for x, y in pairs]))
 
     names = ("params", "variables", "ema")
     print(

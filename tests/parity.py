@@ -182,7 +182,8 @@ def golden_state(
 
 
 def _worst(errors: dict[str, float]) -> tuple[float, str]:
-    name = max(errors, key=lambda key: errors[key])
+    # What is not a number is the worst.
+    name = max(errors, key=lambda key: (np.isnan(errors[key]), errors[key]))
     return errors[name], name
 
 

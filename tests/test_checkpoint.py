@@ -69,6 +69,24 @@ def test_restores_every_bit_where_it_belongs(written):
 
 
 @pytest.mark.parametrize(
+    ("change", "differs"),
+    [({"centre": "positions"}, "model.centre: 'channels', 'positions'"), ({"mask_epochs": 3}, "")],
+)
+def test_weights_of_another_model_are_refused(written, change, differs):
+    model = dataclasses.replace(SETTINGS.model, **change)
+    checkpoints = Checkpoints(written, dataclasses.replace(SETTINGS, model=model))
+    sharding = mesh.replicated(mesh.make())
+    try:
+        if differs:
+            with pytest.raises(UserError, match=f"is of another model.*\n  {differs}$"):
+                checkpoints.restore(sharding)
+        else:
+            assert_same(checkpoints.restore(sharding), state_of(7))
+    finally:
+        checkpoints.close()
+
+
+@pytest.mark.parametrize(
     ("path", "step"), [(".", 7), ("checkpoints", 7), ("checkpoints/6", 6), ("checkpoints/7", 7)]
 )
 def test_translation_needs_a_path_only(written, path, step):

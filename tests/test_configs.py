@@ -68,11 +68,6 @@ def test_larger_pictures_are_the_same_recipe(name):
         )
 
 
-def test_plain_recipe_weighs_its_loss_by_its_batch():
-    assert load("ade20k", "plain").loss.pseudo_exemplar == 10 * 32
-    assert load("ade20k", "plain-512").loss.pseudo_exemplar == 10 * 16
-
-
 def test_unknown_size_is_named():
     with pytest.raises(UserError, match=r":released-2048 is unknown; sizes are 512 and 1024"):
         load("ade20k", "released-2048")

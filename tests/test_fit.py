@@ -51,8 +51,12 @@ def test_a_device_that_is_not_there_tells_no_capacity():
     assert fit.capacity(Absent()) == 0
 
 
-def test_capacity_of_this_machine_is_its_memory():
+def test_capacity_of_this_machine_is_its_memory_or_its_containers(monkeypatch, tmp_path):
     device = jax.devices("cpu")[0]
+    monkeypatch.setattr(fit, "CONTAINER_LIMIT", tmp_path / "memory.max")
+    (tmp_path / "memory.max").write_text("1073741824\n")
+    assert fit.capacity(device) == fit.GIB
+    (tmp_path / "memory.max").write_text("max\n")
     with open("/proc/meminfo") as file:
         kib = int(file.readline().split()[1])
     assert fit.capacity(device) == kib * 1024

@@ -86,13 +86,13 @@ def test_plain_has_no_exemplar():
     plain = load("ade20k", "plain")
     assert plain.model.generator_condition == "input"
     assert plain.data.exemplar_probability == 0
-    # SPADE's objective: hinge, feature matching 10, VGG features 10 (averaged over the batch).
+    # SPADE's objective: hinge, feature matching 10, VGG features 10.
     used = {name: value for name, value in vars(plain.loss).items() if value and name != "mask"}
     weights = {name: value for name, value in used.items() if isinstance(value, float)}
     assert weights == {
         "adversarial": 10.0,
         "discriminator_features": 10.0,
-        "pseudo_exemplar": 10.0 * plain.train.batch_size,
+        "pseudo_exemplar": 10.0,
     }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cocosnet_jax import checkpoint, mesh, settings, train, workdir
+from cocosnet_jax import checkpoint, mesh, settings, train
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import UserError
 from tests import test_checkpoint
@@ -144,7 +144,6 @@ def loop(tmp_path, monkeypatch):
         train=settings.TrainSettings(batch_size=1, checkpoint_every=2, log_every=4, images_every=0),
     )
     folder = epath.Path(tmp_path)
-    workdir.claim(folder, config)
     monkeypatch.setattr(train.pipeline, "training_batches", lambda *_, **__: iter(int, 1))
     monkeypatch.setattr(train.mesh, "to_global", lambda _, batch: batch)
 
@@ -181,6 +180,43 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(loop, tmp_pa
     restored = checkpoint.restore_for_inference(tmp_path)
     assert restored.step == 6
     assert train.all_finite(restored.state)
+
+
+def test_a_run_that_could_not_begin_leaves_the_folder_free(loop, tmp_path):
+    def does_not_fit(*_):
+        raise UserError("pictures do not fit")
+
+    with pytest.raises(UserError, match="do not fit"):
+        loop(does_not_fit)
+    assert not (tmp_path / "settings.json").exists()
+    loop(good_until(loss=99, parameter=99))
+    assert settings.from_json((tmp_path / "settings.json").read_text()).train.checkpoint_every == 2
+
+
+def test_converted_weights_are_trained_further(tmp_path, monkeypatch):
+    """They lie in a checkpoint of step 0."""
+    config = dataclasses.replace(
+        test_checkpoint.SETTINGS,
+        vgg=settings.VggSettings("random", 2),
+        train=settings.TrainSettings(batch_size=1),
+    )
+    converted = test_checkpoint.state_of(3, config)
+    checkpoints = Checkpoints(epath.Path(tmp_path), config)
+    checkpoints.save(0, converted, force=True)
+    checkpoints.close()
+    begun = []
+
+    def run(self, state, weights):
+        begun.append((self.start, state))
+        return 0
+
+    monkeypatch.setattr(train, "prepare_data", lambda _: None)
+    monkeypatch.setattr(train.pipeline, "examples_per_epoch", lambda _: 8)
+    monkeypatch.setattr(train._Loop, "run", run)
+    assert train.train(config, epath.Path(tmp_path)) == 0
+    [(start, state)] = begun
+    assert start == 0
+    test_checkpoint.assert_same(state, converted)
 
 
 def test_a_bad_state_is_never_saved_even_if_the_losses_look_good(loop, tmp_path):

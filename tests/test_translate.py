@@ -112,6 +112,38 @@ def test_every_wrong_file_is_listed_before_anything_is_written(folder):
     assert not (folder / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("labels", "exemplar", "output", "warped", "said"),
+    [
+        ("inputs/in_0.png", "exemplars/ex_0.jpg", "inputs", False, "inputs/in_0.png would replace"),
+        ("inputs", "exemplars/ex_0.jpg", "inputs", False, "has 2 problems"),
+        ("inputs/in_0.png", "inputs/in_1.png", "inputs/in_1.png", False, "in_1.png would replace"),
+        ("inputs", "exemplars/ex_0.jpg", "out", True, "a_warped.png would both become"),
+    ],
+)
+def test_no_result_replaces_a_file_that_is_read(folder, labels, exemplar, output, warped, said):
+    for name in ("a.png", "a_warped.png"):
+        Image.fromarray(draw_label(0)).save(folder / "inputs" / name) if warped else None
+    pairs = find(folder, labels, exemplar, "exemplars/ex_0.png", output=output)
+    with pytest.raises(UserError, match=said):
+        translate.check(pairs, DATA, warped=warped)
+
+
+def test_a_place_that_cannot_be_written_to_is_said_before_compiling(program, trained):
+    ade = program.folder / "ade/validation"
+    done = program.run(
+        "translate",
+        f"--checkpoint={trained}",
+        f"--input={ade}/ADE_val_0.png",
+        f"--exemplar={ade}/ADE_val_1.jpg",
+        f"--exemplar-label={ade}/ADE_val_1.png",
+        "--output=/proc/1/out.png",
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: --output=/proc/1 cannot be written to")
+
+
 def test_an_exemplar_in_its_datasets_layout_needs_no_map(tmp_path):
     data = dataclasses.replace(DATA, dataset="celebahqedge", condition="channels", channels=15)
     for folder in ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno", "elsewhere"):
@@ -163,7 +195,7 @@ def test_a_size_that_cannot_be_drawn(size, example):
     with pytest.raises(
         UserError, match=rf"--size={size} cannot be drawn: .* for example {example}"
     ):
-        translate.at_size(DATA, size)
+        translate.side_of(DATA, size)
 
 
 def test_missing_flags_are_one_line(program):

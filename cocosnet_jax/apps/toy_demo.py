@@ -78,7 +78,9 @@ def main() -> int:
         f"translating {len(scenes.images)} scenes with {EXEMPLARS} exemplars each ...", flush=True
     )
     predict = jax.jit(
-        lambda state, batch, give_mask: predict_step(settings, give_mask)(state, batch)
+        lambda state, batch, give_mask: predict_step(settings, give_mask, with_mask=True)(
+            state, batch
+        )
     )
     steps_per_epoch = len(data.open_split(settings.data, "train")) // settings.train.batch_size
     warmed_up = folder / checkpoint.FOLDER / str(settings.model.mask_epochs * steps_per_epoch)

@@ -45,7 +45,7 @@ def open_builder(settings: DataSettings) -> PairBuilder:
     """The TFDS builder of `settings.dataset`, at its sizes; reads or writes nothing yet.
 
     Raises:
-      UserError: there is no dataset of this name.
+      UserError: there is no dataset of this name, or its maps are of another condition.
     """
     from cocosnet_jax.data import records
 
@@ -56,6 +56,11 @@ def open_builder(settings: DataSettings) -> PairBuilder:
         )
     module, name = _BUILDERS[settings.dataset]
     builder_class = getattr(importlib.import_module(f"cocosnet_jax.data.{module}"), name)
+    if settings.condition != builder_class.condition:
+        raise UserError(
+            f"config.data.condition is {settings.condition!r}, but {settings.dataset} has"
+            f" {builder_class.condition!r}: start from its own file in configs/, or set it"
+        )
     return records.open_builder(builder_class, settings)
 
 

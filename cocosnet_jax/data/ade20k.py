@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from cocosnet_jax.data import images, problems
+from cocosnet_jax.data import exemplars, images, problems
 from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.listed import files_below
 from cocosnet_jax.data.records import PairBuilder
@@ -88,6 +88,7 @@ class Ade20k(PairBuilder):
                 found.append(f"{photographs[name]} has no label map {Path(name).name}.png")
             for name in sorted(labels.keys() - photographs.keys()):
                 found.append(f"{labels[name]} has no photograph {Path(name).name}.jpg")
+            found += filter(None, map(exemplars.problem_of_name, self._pairs[split]))
             pairs += self._pairs[split].values()
         check = functools.partial(_check_pair, self.builder_config.classes)
         found += problems.find(check, pairs, "pairs")
@@ -157,6 +158,14 @@ class Ade20kOutdoor(Ade20k):
             )
         return kept
 
+    def fingerprint(self) -> str:
+        """As ADE20k's, and it changes with the scene categories."""
+        found = super().fingerprint()
+        scenes = self._root / _SCENES if found else None
+        if scenes is None or not scenes.exists():
+            return found
+        return hashlib.sha256(found.encode() + scenes.read_bytes()).hexdigest()
+
     def check(self) -> None:
         """As ADE20k's, and every photograph must have a scene category."""
         super().check()
@@ -222,6 +231,4 @@ def _check_pair(classes: int, pair: _Pair) -> str | None:
         images.check_classes(pair.label, label, classes, f", and {_UNMARKED}")
     except UserError as error:
         return str(error)
-    if not str(pair.photograph).isprintable():
-        return f"{str(pair.photograph)!r} cannot be written as text; rename it"
     return None

@@ -23,6 +23,7 @@ class Celebahq(ListedBuilder):
     title: ClassVar[str] = "CelebA-HQ"
     photographs: ClassVar[str] = "CelebA-HQ-img"
     annotations: ClassVar[str] = "CelebAMask-HQ-mask-anno"
+    condition: ClassVar[str] = "labels_glasses"
     channels: ClassVar[int] = face_parts.NUM_CLASSES
 
     def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -48,6 +49,7 @@ class Celebahqedge(ListedBuilder):
     title: ClassVar[str] = "CelebA-HQ edge"
     photographs: ClassVar[str] = "CelebA-HQ-img"
     annotations: ClassVar[str] = "CelebAMask-HQ-mask-anno"
+    condition: ClassVar[str] = "channels"
     channels: ClassVar[int] = edges.PLANES
 
     def read_input(self, key: str, size: tuple[int, int]) -> dict[str, np.ndarray]:

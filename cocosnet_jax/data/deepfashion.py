@@ -24,6 +24,7 @@ class Deepfashion(ListedBuilder):
     title: ClassVar[str] = "DeepFashion"
     photographs: ClassVar[str] = "img"
     annotations: ClassVar[str] = "pose"
+    condition: ClassVar[str] = "channels"
     channels: ClassVar[int] = poses.PLANES
 
     def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:

@@ -64,6 +64,15 @@ def write_list(path: str | os.PathLike[str], references: Mapping[str, Sequence[s
     partial.replace(path)
 
 
+def problem_of_name(name: str) -> str | None:
+    """Why no list can hold a photograph's name, or None."""
+    if not name.isprintable():
+        return f"{name!r} cannot be written as text; rename it"
+    if "," in name or name != name.strip():
+        return f"{name!r} has a comma or a space at its end, which lists cannot hold; rename it"
+    return None
+
+
 def same_clothes(key: str) -> str | None:
     """What all views of one person in the same clothes share in DeepFashion; None without it.
 

@@ -160,6 +160,7 @@ class FolderEdges(OwnBuilder):
     """One's own edge maps, or the edges of photographs alone; and the distance to them."""
 
     annotations: ClassVar[str] = "edges"
+    condition: ClassVar[str] = "channels"
     channels: ClassVar[int] = 2
 
     def holds_dataset(self, root: Path) -> bool:
@@ -185,6 +186,7 @@ class FolderPoses(OwnBuilder):
     """One's own poses by OpenPose, drawn as for DeepFashion."""
 
     annotations: ClassVar[str] = "poses"
+    condition: ClassVar[str] = "channels"
     channels: ClassVar[int] = poses.PLANES
 
     def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:

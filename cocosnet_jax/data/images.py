@@ -62,9 +62,14 @@ def read_label_map(path: FileName) -> np.ndarray:
     """A label map as (H, W) int32 class numbers; a palette image yields its indices.
 
     Raises:
-      UserError: the file is missing, truncated, no image, or in colour.
+      UserError: the file is missing, truncated, no image, in colour, or a JPEG.
     """
     image, _ = _read(path)
+    if image.format in ("JPEG", "MPO"):
+        raise UserError(
+            f"{path} is a JPEG, whose compression changes class numbers; save the map as PNG, from"
+            " where it was drawn"
+        )
     array = np.asarray(ImageOps.exif_transpose(image))
     if array.ndim == 3 and image.mode in ("LA", "PA"):
         array = array[..., 0]

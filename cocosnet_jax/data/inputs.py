@@ -61,18 +61,31 @@ def stands_for_itself(data: DataSettings, photograph: Path) -> bool:
     return _place(data, photograph) is not None
 
 
-def read_input(data: DataSettings, path: Path) -> Input:
+def finds_edges(data: DataSettings, path: Path) -> bool:
+    """Whether a picture is a photograph in whose layout edges are found, not given."""
+    return (
+        data.dataset == "folder_edges"
+        and _place(data, path) is None
+        and any(folder.name == _LAYOUTS[data.dataset][0] for folder in path.absolute().parents)
+    )
+
+
+def read_input(
+    data: DataSettings, path: Path, side: int = 0, *, photograph: Path | None = None
+) -> Input:
     """Reads an input.
 
     Args:
       data: of the model.
       path: see above.
+      side: S, of the planes; 0 for the side of the model's training.
+      photograph: what a label map is of, where there is one: both must lie alike.
 
     Raises:
       UserError: the file cannot be read, is of another kind, or holds what the model does not
         know.
     """
-    size = (data.image_size, data.image_size)
+    size = (side or data.image_size,) * 2
     if data.dataset in ("deepfashion", "folder_poses"):
         return _pose(data, path, size)
     if data.dataset == "folder_edges":
@@ -87,8 +100,8 @@ def read_input(data: DataSettings, path: Path) -> Input:
         parts = face_parts.read_parts(place.annotations, _number(path), edges.EDGE_PARTS)
         if not parts:
             raise UserError(f"{path} has no face parts in {place.annotations}")
-        photograph = images.read_photograph(path)
-        return Input(edges.face_edges(photograph, parts, size), _size(photograph))
+        face = images.read_photograph(path)
+        return Input(edges.face_edges(face, parts, size), _size(face))
     if data.dataset == "celebahq":
         if place is None:
             label = images.read_label_map(path)
@@ -98,7 +111,10 @@ def read_input(data: DataSettings, path: Path) -> Input:
             planes = list(face_parts.read_face(place.annotations, _number(path)))
         resized = [images.resize_label(plane, size).astype(np.uint8) for plane in planes]
         return Input(np.stack(resized, -1), _size(planes[0]))
-    label = images.read_label_map(path)
+    if photograph is None:
+        label = images.read_label_map(path)
+    else:
+        _, label = images.read_pair(photograph, path)
     if (unmarked := UNMARKED.get(data.dataset)) is not None:
         label[label == unmarked] = data.channels - 1
     images.check_classes(path, label, data.channels, advice=_ADVICE)
@@ -136,7 +152,7 @@ def _pose(data: DataSettings, path: Path, size: tuple[int, int]) -> Input:
         )
     else:
         # A pose file does not say how large its photograph was; DeepFashion's are square.
-        canvas = size
+        canvas = (data.image_size, data.image_size)
     return Input(poses.draw_pose(poses.read_pose(path, canvas), canvas, size), canvas)
 
 
@@ -145,9 +161,9 @@ def _edges(data: DataSettings, path: Path, size: tuple[int, int]) -> Input:
     if place is not None:
         named = [place.annotations / f"{place.stem}{ending}" for ending in images.EXTENSIONS]
         path = next((file for file in named if file.exists()), named[0])
-    elif any(folder.name == _LAYOUTS[data.dataset][0] for folder in path.absolute().parents):
-        photograph = images.read_photograph(path)
-        return Input(edges.own_edges(photograph, None, size), _size(photograph))
+    elif finds_edges(data, path):
+        picture = images.read_photograph(path)
+        return Input(edges.own_edges(picture, None, size), _size(picture))
     lines = edges.check_lines(path, images.read_photograph(path).max(axis=-1))
     return Input(edges.own_edges(None, lines, size), _size(lines))
 

@@ -170,8 +170,8 @@ class ListedBuilder(PairBuilder):
 
     def _problem(self, key: str) -> str | None:
         try:
-            if not key.isprintable():
-                raise UserError(f"{key!r} cannot be written as text; rename it")
+            if problem := exemplars.problem_of_name(key):
+                return problem
             size = images.read_photograph(self.root / key).shape[:2]
             self.read_input(key, (size[0], size[1]))
         except UserError as error:

@@ -87,6 +87,8 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.0.0")
+    # What `data.condition` must be.
+    condition: ClassVar[str] = "labels"
     # Nothing is downloaded. Said here, because TFDS looks for a list of addresses beside the
     # module otherwise, with a package (importlib_resources) that it does not require.
     url_infos: ClassVar[dict[str, Any]] = {}
@@ -230,7 +232,8 @@ def prepare(builder: PairBuilder) -> None:
         with _quiet_absl(), contextlib.redirect_stdout(io.StringIO()):
             tfds.disable_progress_bar()  # ours knows how much there is to do
             builder.download_and_prepare()
-    except OSError as error:
+    # A disk that is full is a RuntimeError to the library that writes records.
+    except (OSError, RuntimeError) as error:
         # Another process may have been faster: both then try to give the folder its name.
         if not is_prepared(builder):
             raise UserError(

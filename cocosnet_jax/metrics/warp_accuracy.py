@@ -21,10 +21,6 @@ class Counts(NamedTuple):
     expected: Float[Array, ""]
     positions: Float[Array, ""]
 
-    def __add__(self, other: "Counts") -> "Counts":  # type: ignore[override]
-        """Adds sums."""
-        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
-
 
 def count(
     warped_mask: Float[Array, "b h w classes"],

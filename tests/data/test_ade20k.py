@@ -155,6 +155,11 @@ def test_long_and_foreign_names(settings, source):
     assert data.open_split(settings, "train").keys[-1] == f"training/{name}.jpg"
 
 
+def test_a_name_that_no_list_can_hold(settings, source):
+    write_pair(source / "training", "beach, sunset", draw_label(9))
+    assert "'training/beach, sunset.jpg' has a comma" in problems(settings)
+
+
 def test_an_interrupted_preparation_counts_for_nothing_and_can_be_repeated(settings, monkeypatch):
     make_pair, calls = ade20k.Ade20k.make_pair, []
 
@@ -179,6 +184,15 @@ def test_a_folder_that_cannot_be_written(settings, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ade20k.Ade20k, "make_pair", full)
+    assert "cannot be written to" in (message := problems(settings))
+    assert "No space left on device" in message
+
+
+def test_a_disk_that_is_full(settings, monkeypatch):
+    def full(self):
+        raise RuntimeError('Failed to finalize writing of split "train": No space left on device')
+
+    monkeypatch.setattr(ade20k.Ade20k, "download_and_prepare", full)
     assert "cannot be written to" in (message := problems(settings))
     assert "No space left on device" in message
 
@@ -294,6 +308,9 @@ def test_outdoor_scenes_are_whole_categories(settings, source):
     )
     assert train == exemplars == [f"training/ADE_train_{i}.jpg" for i in (0, 1, 4)]
     assert validation == [f"validation/ADE_val_{i}.jpg" for i in (0, 2, 3)]
+    (source / "sceneCategories.txt").write_text("\n".join(rows).replace("hall", "wood"))
+    with pytest.raises(UserError, match="have changed since they were prepared"):
+        data.prepare(settings)
 
 
 def test_outdoor_needs_every_scene_category(settings, source):

@@ -22,6 +22,7 @@ def settings_for(source, tmp_path, size=32):
         image_size=size,
         load_size=size,
         channels=20,
+        condition="channels",
         exemplar_list="random",
     )
 

@@ -99,6 +99,12 @@ def test_colour_label_map_is_refused(tmp_path):
         images.read_label_map(tmp_path / "a.png")
 
 
+def test_a_jpeg_is_no_label_map(tmp_path):
+    Image.fromarray(gradient()[..., 0]).save(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg is a JPEG, whose compression changes class"):
+        images.read_label_map(tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize("read", [images.read_photograph, images.read_label_map])
 def test_files_that_cannot_be_read(tmp_path, read):
     with pytest.raises(UserError, match=r"gone\.jpg does not exist"):

@@ -69,6 +69,20 @@ def test_label_maps(tmp_path, dataset):
         assert inputs.read_input(of(dataset), path).planes[0, 0, 0] == 5
 
 
+def test_a_label_map_lies_as_its_photograph(tmp_path):
+    """Drawn on the stored pixels of a photograph that a viewer turns."""
+    label = draw_label(0)
+    stored = save(tmp_path / "a.png", label)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((*label.shape, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    found = inputs.read_input(of("folder"), stored, photograph=tmp_path / "a.jpg")
+    np.testing.assert_array_equal(found.planes[..., 0], nearest(np.rot90(label, -1)))
+    save(tmp_path / "b.jpg", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match=r"b\.jpg has 8x8 pixels .* but its label map .* 120x90"):
+        inputs.read_input(of("folder"), stored, photograph=tmp_path / "b.jpg")
+
+
 def test_faces(tmp_path):
     label = draw_label(0)
     label[:45] = 16  # glasses
@@ -113,6 +127,9 @@ def test_poses(tmp_path, dataset, folders):
     # The file alone lies in a picture of the model's own size.
     found = inputs.read_input(of(dataset, 20), pose)
     np.testing.assert_array_equal(found.planes, poses.draw_pose(joints, (32, 32), (32, 32)))
+    # Drawn larger, the person stays where it is.
+    found = inputs.read_input(of(dataset, 20), pose, side=64)
+    np.testing.assert_array_equal(found.planes, poses.draw_pose(joints, (32, 32), (64, 64)))
     with pytest.raises(UserError, match="is a photograph and its pose is not known"):
         inputs.read_input(of(dataset, 20), save(tmp_path / "a.jpg", np.zeros((9, 9, 3), np.uint8)))
     names = ["a.json", "a_candidate.txt", "a.jpg", "a_subset.txt", "list.txt"]
@@ -131,7 +148,10 @@ def test_edges(tmp_path):
     found = inputs.read_input(settings, photograph).planes[..., 0]
     expected = edges.photograph_edges(np.stack([255 - line] * 3, -1), (32, 32))
     np.testing.assert_array_equal(found, expected * 255)
+    found_in = [inputs.finds_edges(settings, path) for path in (photograph, drawn)]
+    assert found_in == [True, False]
     save(tmp_path / "edges/a.png", line.T)
     np.testing.assert_array_equal(inputs.read_input(settings, photograph).planes[..., 0], line.T)
+    assert not inputs.finds_edges(settings, photograph)
     with pytest.raises(UserError, match=r"white\.png is mostly white"):
         inputs.read_input(settings, save(tmp_path / "white.png", 255 - line))

@@ -25,20 +25,21 @@ def assert_equal(one, other):
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the sample photographs are not here")
 @pytest.mark.parametrize(
-    ("dataset", "folder", "channels"),
+    ("dataset", "folder", "channels", "condition"),
     [
-        ("ade20k", "ade20k", 151),
-        ("celebahq", "celebahq", 19),
-        ("celebahqedge", "celebahqedge", 15),
-        ("deepfashion", "DeepFashion", 20),
+        ("ade20k", "ade20k", 151, "labels"),
+        ("celebahq", "celebahq", 19, "labels_glasses"),
+        ("celebahqedge", "celebahqedge", 15, "channels"),
+        ("deepfashion", "DeepFashion", 20, "channels"),
     ],
 )
-def test_validation_tensors_equal_the_release(tmp_path, dataset, folder, channels):
+def test_validation_tensors_equal_the_release(tmp_path, dataset, folder, channels, condition):
     settings = DataSettings(
         dataset=dataset,
         source=str(SHARED / "samples" / folder),
         data_dir=str(tmp_path),
         channels=channels,
+        condition=condition,
         validation_exemplar_list=str(
             SHARED / f"samples/{dataset.removesuffix('edge')}_ref_test.txt"
         ),
@@ -273,10 +274,20 @@ def test_unknown_dataset_is_named(settings):
 
 
 @pytest.mark.parametrize(
-    "name", ["ade20k", "celebahq", "celebahqedge", "deepfashion", "toy_scenes"]
+    ("name", "condition"),
+    [
+        ("ade20k", "labels"),
+        ("celebahq", "labels_glasses"),
+        ("celebahqedge", "channels"),
+        ("deepfashion", "channels"),
+        ("toy_scenes", "labels"),
+    ],
 )
-def test_every_dataset_has_a_builder_of_its_name(settings, name):
-    builder = data.open_builder(dataclasses.replace(settings, dataset=name))
+def test_every_dataset_has_a_builder_of_its_name(settings, name, condition):
+    builder = data.open_builder(dataclasses.replace(settings, dataset=name, condition=condition))
+    other = "channels" if condition == "labels" else "labels"
+    with pytest.raises(UserError, match=rf"condition is '{other}', but {name} has '{condition}'"):
+        data.open_builder(dataclasses.replace(settings, dataset=name, condition=other))
     assert builder.name == name
     assert f"/{name}/48_32_6_ade_" in str(builder.data_dir)
 
