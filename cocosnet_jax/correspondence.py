@@ -3,6 +3,7 @@
 Paper section 3.1 and supplement Table 1; SPEC section 3.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -11,10 +12,10 @@ from jaxtyping import Array, Float
 
 from cocosnet_jax.nn import remat
 from cocosnet_jax.nn.blocks import ResidualBlock
+from cocosnet_jax.nn.condition import Condition, convolve_condition
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.nn.norms import instance_norm, unit_length
-from cocosnet_jax.nn.resize import nearest
 from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
 from cocosnet_jax.settings import ModelSettings
 
@@ -26,19 +27,14 @@ class DomainAdaptor(nn.Module):
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b height width c"], *, train: bool
-    ) -> Float[Array, "b h w k"]:
+    def __call__(self, condition: Condition, *, train: bool) -> Float[Array, "b h w k"]:
         """Returns (b, H / s, W / s, 4f), before the normalisation over channels."""
         s = self.settings
         f, k = s.base_filters, s.adaptor_kernel
         fourth = (k, 2) if s.warp_stride == 4 else (3, 1)
         layers = ((f, 3, 1), (2 * f, k, 2), (4 * f, 3, 1), (8 * f, *fourth), (8 * f, 3, 1))
-        condition = x
 
-        def convolutions(
-            module: "DomainAdaptor", x: Float[Array, "b height width c"]
-        ) -> Float[Array, "b h w k"]:
+        def convolutions(module: "DomainAdaptor", condition: Condition) -> Float[Array, "b h w k"]:
             for i, (features, kernel, stride) in enumerate(layers, 1):
                 conv = Conv(
                     features,
@@ -50,12 +46,20 @@ class DomainAdaptor(nn.Module):
                     dtype=module.dtype,
                     name=f"conv_{i}",
                 )
-                x = instance_norm(conv(x, train=train))
+                if i == 1:
+                    weights, _ = conv.weights(condition.channels, train=train)
+                    dense, weights = nn.dtypes.promote_dtype(
+                        condition.dense, weights, dtype=module.dtype
+                    )
+                    x = convolve_condition(replace(condition, dense=dense), weights, "zeros")
+                else:
+                    x = conv(x, train=train)
+                x = instance_norm(x)
                 if i < len(layers):
                     x = leaky_relu(x)
             return x
 
-        x = remat.rematerialise(convolutions, s.rematerialise)(self, x)
+        x = remat.rematerialise(convolutions, s.rematerialise)(self, condition)
         for i, features in enumerate((8 * f, 8 * f, 4 * f), 1):
             block = SpadeBlock(
                 features,
@@ -111,7 +115,7 @@ class CorrespondenceNetwork(nn.Module):
     @nn.compact
     def __call__(
         self,
-        semantics: Float[Array, "b height width classes"],
+        semantics: Condition,
         exemplar: Float[Array, "b height width 3"],
         exemplar_mask: Float[Array, "b height width classes"],
         truth: Float[Array, "b height width 3"] | None = None,
@@ -141,19 +145,18 @@ class CorrespondenceNetwork(nn.Module):
             if s.mask_input == "adaptor":
                 assert mask is not None
                 image = jnp.concatenate([image, mask], -1)
-            return adapt_image(image, train=train)
+            return adapt_image(Condition(image), train=train)
 
         adapted_input = adapt_input(semantics, train=train)
         # The order counts: each call advances the spectral vectors (SPEC section 7).
         adapted_exemplar = image_branch(exemplar, exemplar_mask)
         adapted_truth = None if truth is None else image_branch(truth, truth_mask)
 
-        def normalised(
-            x: Float[Array, "b h w k"], mask: Float[Array, "b height width classes"]
-        ) -> Float[Array, "b h w k"]:
+        def normalised(x: Float[Array, "b h w k"], mask: Condition) -> Float[Array, "b h w k"]:
             x = unit_length(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
             if s.mask_input == "features":
-                x = jnp.concatenate([x, nearest(mask, *x.shape[1:3]).astype(x.dtype)], -1)
+                mask = mask.resize(x.shape[1], x.shape[2], "nearest")
+                x = jnp.concatenate([x, mask.tensor().astype(x.dtype)], -1)
             return x
 
         def project(x: Float[Array, "b h w k"], name: str) -> Float[Array, "b h w k"]:
@@ -164,7 +167,7 @@ class CorrespondenceNetwork(nn.Module):
         features = FeatureBlock(s, self.dtype, name="features")
         branches = (
             normalised(adapted_input, semantics),
-            normalised(adapted_exemplar, exemplar_mask),
+            normalised(adapted_exemplar, Condition(exemplar_mask)),
         )
         if s.feature_norm == "instance" and not s.spectral_everywhere:
             # Nothing in the block looks across samples or counts calls: one call serves both.

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from cocosnet_jax.nn import remat
 from cocosnet_jax.nn.blocks import NonLocalBlock
+from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.resize import nearest, resize
 from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
@@ -32,7 +33,7 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, condition: Float[Array, "b h w k"], height: int, width: int, *, train: bool
+        self, condition: Condition, height: int, width: int, *, train: bool
     ) -> Float[Array, "b height width 3"]:
         """Draws (b, height, width, 3) in [-1, 1] from a condition map of any size."""
         s, f = self.settings, self.settings.base_filters
@@ -59,9 +60,9 @@ class Generator(nn.Module):
         if s.generator_input == "constant":
             shape = (1, self.code_size, self.code_size, 16 * f)
             code = self.param("code", nn.initializers.normal(1.0), shape)
-            start = jnp.repeat(resize(code, h, w, "bilinear"), condition.shape[0], 0)
+            start = jnp.repeat(resize(code, h, w, "bilinear"), condition.dense.shape[0], 0)
         else:
-            start = nearest(condition, h, w)
+            start = condition.resize(h, w, "nearest").tensor()
         stem = Conv(16 * f, 3, 1, 1, spectral=spectral, dtype=self.dtype, name="stem")
         x = block(stem(start, train=train), 16, "head")
         x = block(upsample(x), 16, "middle_0")

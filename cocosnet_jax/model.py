@@ -1,5 +1,6 @@
 """The whole translation: correspondence, warp, generator; and the way from bytes to inputs."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from cocosnet_jax.correspondence import Correspondence, CorrespondenceNetwork
 from cocosnet_jax.generator import COARSEST, Generator
+from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import Dtype
 from cocosnet_jax.nn.resize import (
     average_pool,
@@ -32,7 +34,7 @@ class Inputs(NamedTuple):
     Attributes:
       image: x_B, the truth, in [-1, 1].
       exemplar: y_B in [-1, 1].
-      semantics: x_A, (b, H, W, C).
+      semantics: x_A, (b, H, W, C), as what SPADE and the adaptors read.
       exemplar_semantics: the exemplar's map in the input domain.
       label, exemplar_label: (b, H, W) class maps, or None where the domain has no classes.
       self_reference: (b,), 1 where the exemplar is the image itself, distorted.
@@ -40,7 +42,7 @@ class Inputs(NamedTuple):
 
     image: Float[Array, "b height width 3"]
     exemplar: Float[Array, "b height width 3"]
-    semantics: Float[Array, "b height width classes"]
+    semantics: Condition
     exemplar_semantics: Float[Array, "b height width classes"]
     label: Int[Array, "b height width"] | None
     exemplar_label: Int[Array, "b height width"] | None
@@ -56,16 +58,18 @@ def unit_image(image: Shaped[Array, "b height width 3"]) -> Float[Array, "b heig
 
 def semantics(
     label: Shaped[Array, "b height width planes"], data: DataSettings, dtype: Dtype
-) -> Float[Array, "b height width classes"]:
+) -> Condition:
     """x_A from the planes of `Batch.label` (SPEC section 1)."""
     if data.condition == "channels":
         if jnp.issubdtype(label.dtype, jnp.floating):
-            return jnp.asarray(label, dtype)
-        return jnp.asarray(label, dtype) / 255
-    one_hot = jax.nn.one_hot(label[..., 0], data.channels, dtype=dtype)
+            return Condition(jnp.asarray(label, dtype))
+        return Condition(jnp.asarray(label, dtype) / 255)
+    nothing = jnp.zeros((*label.shape[:-1], 0), dtype)
+    classes = Condition(nothing, label[..., 0].astype(jnp.int32), data.channels)
     if data.condition == "labels_glasses":
-        one_hot = one_hot.at[..., GLASSES].set(jnp.asarray(label[..., 1], dtype))
-    return one_hot
+        glasses = jnp.asarray(label[..., 1], dtype)
+        return Condition(classes.tensor().at[..., GLASSES].set(glasses))
+    return classes
 
 
 def network_inputs(batch: Batch, data: DataSettings) -> Inputs:
@@ -77,7 +81,7 @@ def network_inputs(batch: Batch, data: DataSettings) -> Inputs:
         image,
         unit_image(exemplars),
         semantics(label, data, image.dtype),
-        semantics(exemplar_label, data, image.dtype),
+        semantics(exemplar_label, data, image.dtype).tensor(),
         label[..., 0].astype(jnp.int32) if has_classes else None,
         exemplar_label[..., 0].astype(jnp.int32) if has_classes else None,
         self_reference.astype(image.dtype),
@@ -164,7 +168,7 @@ class CoCosNet(nn.Module):
             inputs.exemplar,
             mask_or_noise(inputs.exemplar_semantics, 0),
             inputs.image if with_truth else None,
-            mask_or_noise(inputs.semantics, 1) if with_truth else None,
+            mask_or_noise(inputs.semantics.tensor(), 1) if with_truth else None,
             train=train,
         )
         warp = soft_match(
@@ -193,7 +197,8 @@ class CoCosNet(nn.Module):
         if s.warped_mask != "none":
             mask = flat(nearest(inputs.exemplar_semantics, h, w))
             if s.warped_mask == "cycle":
-                mask = warp.to_exemplar(flat(nearest(inputs.semantics, h, w)))
+                own = inputs.semantics.resize(h, w, "nearest").tensor()
+                mask = warp.to_exemplar(flat(own))
             # One product carries colours and masks.
             together = jnp.concatenate([carried, mask.astype(carried.dtype)], -1)
         both = warp.to_input(together)
@@ -213,12 +218,13 @@ class CoCosNet(nn.Module):
                 cycle, target = from_patches(cycle, s.warp_stride), exemplar
 
         if s.generator_condition == "warped_and_input":
-            condition = jnp.concatenate([warped, inputs.semantics], -1)
+            x_a = inputs.semantics
+            condition = replace(x_a, dense=jnp.concatenate([warped, x_a.dense], -1))
         elif s.condition_resize == "bilinear" and not patches:
             # Bilinear from h x h straight to each layer's size (supplement, Table 1).
-            condition = grid(small)
+            condition = Condition(grid(small))
         else:
-            condition = warped
+            condition = Condition(warped)
         image = generator(condition, height, width, train=train)
         return Translation(image, warped, found, warp, warped_mask, cycle, target)
 

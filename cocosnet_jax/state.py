@@ -12,6 +12,7 @@ from jaxtyping import Int, PyTree
 
 from cocosnet_jax import model
 from cocosnet_jax.discriminator import Discriminator
+from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import xavier_deviation
 from cocosnet_jax.settings import OptimiserSettings, Settings
 
@@ -118,7 +119,7 @@ def create_state(settings: Settings, key: jax.Array, steps_per_epoch: int) -> Tr
     image = jnp.zeros((1, INIT_SIZE, INIT_SIZE, 3))
     semantics = jnp.zeros((1, INIT_SIZE, INIT_SIZE, settings.data.channels))
     label = jnp.zeros((1, INIT_SIZE, INIT_SIZE), jnp.int32)
-    inputs = model.Inputs(image, image, semantics, semantics, label, label, jnp.zeros(1))
+    inputs = model.Inputs(image, image, Condition(semantics), semantics, label, label, jnp.zeros(1))
     variables = {
         "generator": _initialise(model.build(settings), generator_key, inputs, generator_key),
         "discriminator": _initialise(

@@ -106,7 +106,8 @@ def gradients(
       Gradients of both players, their new variables, the weighted losses, the translation.
     """
     generator, discriminator = model.build(settings), build_discriminator(settings)
-    both_semantics = interleave(inputs.semantics, inputs.semantics)
+    semantics = inputs.semantics.tensor()
+    both_semantics = interleave(semantics, semantics)
 
     def judge(params: PyTree, variables: PyTree, fake: Array) -> tuple[Any, Any, PyTree]:
         features, new = discriminator.apply(

@@ -215,7 +215,7 @@ def evaluation_arrays(
         translation = model.build(s).apply(variables, inputs, key, train=False)
         judged: Any = state.build_discriminator(s).apply(
             {"params": start.params["discriminator"], **start.variables["discriminator"]},
-            inputs.semantics,
+            inputs.semantics.tensor(),
             inputs.image,
             train=False,
         )

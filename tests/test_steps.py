@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cocosnet_jax import model, settings, state, steps, vgg_weights
+from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.types import Batch
 
 SETTINGS = settings.from_mapping(
@@ -34,7 +35,7 @@ def test_the_plain_recipes_vgg_loss_is_a_mean_over_the_batch(condition, repeated
 
     def loss(count):
         image = jnp.repeat(truth, count, 0)
-        inputs = model.Inputs(image, image, image, image, None, None, jnp.ones(count))
+        inputs = model.Inputs(image, image, Condition(image), image, None, None, jnp.ones(count))
         translation = model.Translation(jnp.repeat(drawn, count, 0))
         return steps.generator_losses(plain, inputs, translation, weights, [], [])
 
@@ -57,5 +58,5 @@ def test_a_picture_does_not_depend_on_the_others_of_its_batch():
         return np.asarray(jax.jit(predict)(start, jax.tree.map(lambda x: x[rows], batch)).image)
 
     together = image_of(slice(None))
-    np.testing.assert_allclose(image_of(slice(2, 3)), together[2:], atol=1e-4)
+    np.testing.assert_allclose(image_of(slice(2, 3)), together[2:], atol=1e-3)
     assert np.abs(image_of(slice(None), give_mask=True) - together).max() > 1e-2

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 from jax.ad_checkpoint import checkpoint_policies
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 # What convolutions yield, by `checkpoint_name`: dear to compute again.
 PRODUCT = "product"
@@ -27,18 +27,18 @@ def rematerialise(function: Callable[..., Any], what: Rematerialise) -> Callable
 
 
 def apply(
-    module: nn.Module, *arrays: Float[Array, "..."], train: bool, what: Rematerialise
+    module: nn.Module, *arrays: PyTree, train: bool, what: Rematerialise
 ) -> Float[Array, "..."]:
     """`module(*arrays, train=train)`, of which the backward pass computes `what` again.
 
     Args:
       module: a Linen module that takes arrays and `train`.
-      arrays: of any shapes; they are kept.
+      arrays: of any shapes, or trees of them; they are kept.
       train: the module's.
       what: see `rematerialise`.
     """
 
-    def call(module: Callable[..., Any], *arrays: Float[Array, "..."]) -> Float[Array, "..."]:
+    def call(module: Callable[..., Any], *arrays: PyTree) -> Float[Array, "..."]:
         return module(*arrays, train=train)
 
     return rematerialise(call, what)(module, *arrays)

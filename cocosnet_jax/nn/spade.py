@@ -1,5 +1,6 @@
 """Spatially adaptive denormalisation, SPADE, and the residual block made of it (SPEC section 2)."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn.conv import Conv, Dtype, Weights, convolve, reflect_pad
+from cocosnet_jax.nn.condition import Condition, convolve_condition
+from cocosnet_jax.nn.conv import Conv, Dtype, Weights
 from cocosnet_jax.nn.norms import BatchNorm, positional_norm
-from cocosnet_jax.nn.resize import resize
 
 SLOPE = 0.2  # of every leaky ReLU
 
@@ -62,20 +63,21 @@ class Spade(nn.Module):
         else:
             normed = self.batch_norm(x, train=train)
         layers = [layer.weights(self.hidden, train=train) for layer in (self.gamma, self.beta)]
-        gamma, beta = convolve_together(shared, layers, self.dtype)
+        gamma, beta = convolve_together(Condition(shared), layers, self.dtype)
         return normed * (1 + gamma) + beta
 
 
 def convolve_together(
-    x: Float[Array, "b h w c"], layers: Sequence[Weights], dtype: Dtype | None
+    x: Condition, layers: Sequence[Weights], dtype: Dtype | None
 ) -> list[Float[Array, "b h w k"]]:
     """The outputs of several reflect-padded convolutions of one map, in one convolution."""
     biases = [bias for _, bias in layers if bias is not None]
     assert len(biases) == len(layers)
     kernel, bias = jnp.concatenate([kernel for kernel, _ in layers], -1), jnp.concatenate(biases)
-    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=dtype)
+    dense, kernel, bias = nn.dtypes.promote_dtype(x.dense, kernel, bias, dtype=dtype)
     ends = np.cumsum([part.size for part in biases])
-    return jnp.split(convolve(reflect_pad(x), kernel) + bias, ends[:-1].tolist(), -1)
+    convolved = convolve_condition(dataclasses.replace(x, dense=dense), kernel, "reflect")
+    return jnp.split(convolved + bias, ends[:-1].tolist(), -1)
 
 
 class SpadeBlock(nn.Module):
@@ -100,7 +102,7 @@ class SpadeBlock(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        condition: Float[Array, "b height width k"],
+        condition: Condition,
         *,
         train: bool,
     ) -> Float[Array, "b h w features"]:
@@ -115,10 +117,10 @@ class SpadeBlock(nn.Module):
             )
             for name, width in widths.items()
         }
-        condition = resize(condition, x.shape[1], x.shape[2], self.condition_resize)
+        condition = condition.resize(x.shape[1], x.shape[2], self.condition_resize)
         read = convolve_together(
             condition,
-            [spade.reading(condition.shape[-1], train=train) for spade in spades.values()],
+            [spade.reading(condition.channels, train=train) for spade in spades.values()],
             self.dtype,
         )
         shared = {name: nn.relu(y) for name, y in zip(spades, read, strict=True)}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cocosnet_jax.nn import remat
+from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.spade import SpadeBlock
 
 KINDS: tuple[remat.Rematerialise, ...] = ("nothing", "elementwise", "blocks")
@@ -25,7 +26,7 @@ class Chain(nn.Module):
     def __call__(self, x, condition):
         for i in range(self.blocks):
             block = SpadeBlock(x.shape[-1], 4, name=f"block_{i}")
-            x = remat.apply(block, x, condition, train=True, what=self.what)
+            x = remat.apply(block, x, Condition(condition), train=True, what=self.what)
         return x
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from cocosnet_jax.nn import blocks
 from cocosnet_jax.nn.blocks import NonLocalBlock, ResidualBlock
+from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.resize import nearest
 from cocosnet_jax.nn.spade import Spade, SpadeBlock
 from tests.nn.test_conv import by_hand
@@ -50,9 +51,10 @@ def test_spade_block_by_formula():
     module = SpadeBlock(features=3, hidden=6)
     x, condition = RNG.normal(size=(1, 4, 4, 5)), RNG.normal(size=(1, 8, 8, 2))
     with jax.enable_x64(True):
-        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, condition, train=False))
+        read = Condition(jnp.asarray(condition))
+        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, read, train=False))
         variables = random_like(dict(shapes))
-        got = module.apply(variables, jnp.asarray(x), jnp.asarray(condition), train=False)
+        got = module.apply(variables, jnp.asarray(x), read, train=False)
     p = variables["params"]
 
     def normalised(name):

@@ -1,0 +1,127 @@
+"""What SPADE and the adaptors read, and convolutions of it that need not make one-hot channels.
+
+A 3 x 3 convolution of one-hot channels picks nine rows of its kernel and adds them up.
+"""
+
+from typing import Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
+
+from cocosnet_jax.nn.conv import convolve, reflect_pad
+from cocosnet_jax.nn.remat import PRODUCT
+from cocosnet_jax.nn.resize import nearest, resize
+
+
+@flax.struct.dataclass
+class Condition:
+    """A map of numbers and, as its last channels, of classes.
+
+    Attributes:
+      dense: (b, h, w, k), channels that are numbers; k may be 0.
+      labels: (b, h, w), classes that stand for one-hot channels; None where there are none. A
+        number that is no class stands for zeros.
+      classes: how many channels the labels stand for.
+    """
+
+    dense: Float[Array, "b h w k"]
+    labels: Int[Array, "b h w"] | None = None
+    classes: int = flax.struct.field(pytree_node=False, default=0)
+
+    @property
+    def channels(self) -> int:
+        return self.dense.shape[-1] + self.classes
+
+    def tensor(self) -> Float[Array, "b h w channels"]:
+        """All channels, made."""
+        if self.labels is None:
+            return self.dense
+        one_hot = jax.nn.one_hot(self.labels, self.classes, dtype=self.dense.dtype)
+        return jnp.concatenate([self.dense, one_hot], -1)
+
+    def resize(
+        self, height: int, width: int, method: Literal["nearest", "bilinear"]
+    ) -> "Condition":
+        """The map at another size; between classes there is nothing, so `bilinear` makes them."""
+        if self.labels is None or method == "bilinear":
+            return Condition(resize(self.tensor(), height, width, method))
+        dense, labels = (nearest(x, height, width) for x in (self.dense, self.labels))
+        return Condition(dense, labels, self.classes)
+
+
+def convolve_condition(
+    condition: Condition,
+    kernel: Float[Array, "3 3 channels cout"],
+    padding: Literal["zeros", "reflect"],
+) -> Float[Array, "b h w cout"]:
+    """Cross-correlation with one pixel of padding on every side.
+
+    Classes carry no gradient, and none is computed for their channels.
+
+    Args:
+      condition: what is read.
+      kernel: of the type of the condition's numbers.
+      padding: zeros, in no class; or one mirrored pixel.
+    """
+
+    def pad(x: Array, value: int) -> Array:
+        if padding == "reflect":
+            return reflect_pad(x)
+        return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=value)
+
+    dense = pad(condition.dense, 0)
+    if condition.labels is None:
+        return convolve(dense, kernel)
+    labels = pad(condition.labels[..., None], condition.classes)[..., 0]
+    return checkpoint_name(_convolve(dense, labels, kernel), PRODUCT)
+
+
+@jax.custom_vjp
+def _convolve(
+    dense: Float[Array, "b height width k"],
+    labels: Int[Array, "b height width"],
+    kernel: Float[Array, "3 3 channels cout"],
+) -> Float[Array, "b h w cout"]:
+    """Without padding. CPUs pick rows in a tenth of the time; accelerators multiply."""
+    return jax.lax.platform_dependent(dense, labels, kernel, cpu=_by_rows, default=_by_product)
+
+
+def _by_product(dense: Array, labels: Array, kernel: Array) -> Float[Array, "b h w cout"]:
+    classes = kernel.shape[2] - dense.shape[-1]
+    return convolve(Condition(dense, labels, classes).tensor(), kernel)
+
+
+def _by_rows(dense: Array, labels: Array, kernel: Array) -> Float[Array, "b h w cout"]:
+    h, w, k = labels.shape[1] - 2, labels.shape[2] - 2, dense.shape[-1]
+    # One row more, of zeros, for what is no class.
+    rows = jnp.pad(kernel[:, :, k:], ((0, 0), (0, 0), (0, 1), (0, 0)))
+    labels = jnp.minimum(labels, rows.shape[2] - 1)
+    places = [labels[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    first = rows.shape[2] * np.arange(9, dtype=np.int32)
+    # A sum over an axis is made once; XLA would repeat a chain of additions, or keep its terms.
+    picked = jnp.take(
+        rows.reshape(-1, rows.shape[-1]), jnp.stack(places, -1) + first, 0, mode="clip"
+    )
+    summed = picked.sum(-2)
+    return summed if k == 0 else summed + convolve(dense, kernel[:, :, :k])
+
+
+def _forward(dense: Array, labels: Array, kernel: Array) -> tuple[Array, tuple[Array, ...]]:
+    return _convolve(dense, labels, kernel), (dense, labels, kernel)
+
+
+def _backward(kept: tuple[Array, ...], grad: Array) -> tuple[Array, None, Array]:
+    dense, labels, kernel = kept
+    k = dense.shape[-1]
+    [to_kernel] = jax.vjp(lambda kernel: _by_product(dense, labels, kernel), kernel)[1](grad)
+    if k == 0:
+        return jnp.zeros_like(dense), None, to_kernel
+    [to_dense] = jax.vjp(lambda dense: convolve(dense, kernel[:, :, :k]), dense)[1](grad)
+    return to_dense, None, to_kernel
+
+
+_convolve.defvjp(_forward, _backward)

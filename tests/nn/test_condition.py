@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cocosnet_jax.nn import condition as conditions
+from cocosnet_jax.nn.condition import Condition, convolve_condition
+from tests.nn.test_conv import by_hand
+
+RNG = np.random.default_rng(0)
+CLASSES = 5
+
+
+def drawn(dense):
+    """A map with `dense` numbers per position, labels of which one is no class, and a kernel."""
+    labels = RNG.integers(0, CLASSES, (2, 6, 7))
+    labels[0, 2, 3] = 255
+    kernel = RNG.normal(size=(3, 3, dense + CLASSES, 4))
+    return RNG.normal(size=(2, 6, 7, dense)), labels, kernel
+
+
+def one_hot(labels):
+    return (labels[..., None] == np.arange(CLASSES)).astype(float)
+
+
+@pytest.mark.parametrize("dense", [0, 3])
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+@pytest.mark.parametrize("on", [conditions._by_rows, conditions._by_product])
+def test_convolution_and_gradients_by_formula(dense, padding, on, monkeypatch):
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, **_: on(*arrays))
+    x, labels, kernel = drawn(dense)
+    made = np.concatenate([x, one_hot(labels)], -1)
+    pull = RNG.normal(size=(2, 6, 7, 4))
+
+    def ours(x, kernel):
+        return convolve_condition(Condition(x, jnp.asarray(labels), CLASSES), kernel, padding)
+
+    def plain(x, kernel):
+        padded = jnp.pad(
+            jnp.concatenate([x, one_hot(labels)], -1),
+            ((0, 0), (1, 1), (1, 1), (0, 0)),
+            mode="reflect" if padding == "reflect" else "constant",
+        )
+        shifts = [(i, j, padded[:, i : i + 6, j : j + 7]) for i in range(3) for j in range(3)]
+        return sum(jnp.einsum("bhwc,co->bhwo", y, kernel[i, j]) for i, j, y in shifts)
+
+    with jax.enable_x64(True):
+        arguments = jnp.asarray(x), jnp.asarray(kernel)
+        found, backward = jax.vjp(ours, *arguments)
+        _, wanted_backward = jax.vjp(plain, *arguments)
+        gradients, wanted = backward(jnp.asarray(pull)), wanted_backward(jnp.asarray(pull))
+    expected = by_hand(made, kernel, 1, 1, "reflect" if padding == "reflect" else "constant")
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    for got, want in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_made_and_resized():
+    x, labels, _ = drawn(2)
+    with jax.enable_x64(True):
+        condition = Condition(jnp.asarray(x), jnp.asarray(labels), CLASSES)
+        made = np.concatenate([x, one_hot(labels)], -1)
+        assert condition.channels == made.shape[-1]
+        np.testing.assert_array_equal(condition.tensor(), made)
+        rows, columns = np.arange(3) * 6 // 3, np.arange(14) * 7 // 14
+        smaller = condition.resize(3, 14, "nearest")
+        assert smaller.labels is not None
+        np.testing.assert_array_equal(smaller.tensor(), made[:, rows][:, :, columns])
+        # Halfway between two positions both classes count.
+        between = condition.resize(3, 7, "bilinear").tensor()
+        np.testing.assert_allclose(between, (made[:, 0::2] + made[:, 1::2]) / 2)
+
+
+def test_cpus_pick_rows_and_others_multiply():
+    x, labels, kernel = (jax.ShapeDtypeStruct(a.shape, "float32") for a in drawn(0))
+    labels = jax.ShapeDtypeStruct(labels.shape, "int32")
+
+    def of(dense, labels, kernel):
+        return convolve_condition(Condition(dense, labels, CLASSES), kernel, "zeros")
+
+    traced = jax.jit(of).trace(x, labels, kernel)
+    convolutions = {
+        platform: "convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "tpu", "cuda")
+    }
+    assert convolutions == {"cpu": False, "tpu": True, "cuda": True}
