@@ -96,18 +96,21 @@ def _by_product(dense: Array, labels: Array, kernel: Array) -> Float[Array, "b h
 
 
 def _by_rows(dense: Array, labels: Array, kernel: Array) -> Float[Array, "b h w cout"]:
-    h, w, k = labels.shape[1] - 2, labels.shape[2] - 2, dense.shape[-1]
+    k = dense.shape[-1]
     # One row more, of zeros, for what is no class.
     rows = jnp.pad(kernel[:, :, k:], ((0, 0), (0, 0), (0, 1), (0, 0)))
-    labels = jnp.minimum(labels, rows.shape[2] - 1)
-    places = [labels[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-    first = rows.shape[2] * np.arange(9, dtype=np.int32)
+    places = _places(labels, rows.shape[2])
     # A sum over an axis is made once; XLA would repeat a chain of additions, or keep its terms.
-    picked = jnp.take(
-        rows.reshape(-1, rows.shape[-1]), jnp.stack(places, -1) + first, 0, mode="clip"
-    )
-    summed = picked.sum(-2)
+    summed = jnp.take(rows.reshape(-1, rows.shape[-1]), places, 0, mode="clip").sum(-2)
     return summed if k == 0 else summed + convolve(dense, kernel[:, :, :k])
+
+
+def _places(labels: Int[Array, "b height width"], rows: int) -> Int[Array, "b h w 9"]:
+    """Which of 3 x 3 times `rows` rows each position adds up; the last is for what is no class."""
+    h, w = labels.shape[1] - 2, labels.shape[2] - 2
+    labels = jnp.minimum(labels, rows - 1)
+    shifts = [labels[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    return jnp.stack(shifts, -1) + rows * np.arange(9, dtype=np.int32)
 
 
 def _forward(dense: Array, labels: Array, kernel: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -117,7 +120,21 @@ def _forward(dense: Array, labels: Array, kernel: Array) -> tuple[Array, tuple[A
 def _backward(kept: tuple[Array, ...], grad: Array) -> tuple[Array, None, Array]:
     dense, labels, kernel = kept
     k = dense.shape[-1]
-    [to_kernel] = jax.vjp(lambda kernel: _by_product(dense, labels, kernel), kernel)[1](grad)
+
+    def by_rows(dense: Array, labels: Array, grad: Array) -> Float[Array, "3 3 channels cout"]:
+        rows = kernel.shape[2] - k + 1
+        places, flat = _places(labels, rows).reshape(-1, 9), grad.reshape(-1, grad.shape[-1])
+        sums = [jax.ops.segment_sum(flat, places[:, i] - i * rows, rows) for i in range(9)]
+        to_rows = jnp.stack(sums).reshape(3, 3, rows, -1)[:, :, :-1]
+        if k == 0:
+            return to_rows
+        pull = jax.vjp(lambda kernel: convolve(dense, kernel), kernel[:, :, :k])[1]
+        return jnp.concatenate([*pull(grad), to_rows], 2)
+
+    def by_product(dense: Array, labels: Array, grad: Array) -> Float[Array, "3 3 channels cout"]:
+        return jax.vjp(lambda kernel: _by_product(dense, labels, kernel), kernel)[1](grad)[0]
+
+    to_kernel = jax.lax.platform_dependent(dense, labels, grad, cpu=by_rows, default=by_product)
     if k == 0:
         return jnp.zeros_like(dense), None, to_kernel
     [to_dense] = jax.vjp(lambda dense: convolve(dense, kernel[:, :, :k]), dense)[1](grad)

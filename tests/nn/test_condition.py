@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax.nn import condition as conditions
 from cocosnet_jax.nn.condition import Condition, convolve_condition
 from tests.nn.test_conv import by_hand
 
@@ -25,9 +24,12 @@ def one_hot(labels):
 
 @pytest.mark.parametrize("dense", [0, 3])
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
-@pytest.mark.parametrize("on", [conditions._by_rows, conditions._by_product])
-def test_convolution_and_gradients_by_formula(dense, padding, on, monkeypatch):
-    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, **_: on(*arrays))
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+def test_convolution_and_gradients_by_formula(dense, padding, platform, monkeypatch):
+    def chosen(*arrays, **functions):
+        return functions[platform](*arrays)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
     x, labels, kernel = drawn(dense)
     made = np.concatenate([x, one_hot(labels)], -1)
     pull = RNG.normal(size=(2, 6, 7, 4))
