@@ -4,6 +4,9 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
+# ensurepip: where making the environment was cut off, Python is there and pip is not.
+PIP := $(BIN)/python -m ensurepip > /dev/null && \
+  $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test install clean
 
@@ -30,11 +33,11 @@ clean:
 
 # The stamps are written last: an installation that was cut off is taken up again.
 $(VENV)/.run: requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements.txt
 	@touch $@
 
 $(VENV)/.test: requirements.txt requirements-dev.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	@touch $(VENV)/.run $@
 
 $(BIN)/python:

@@ -72,10 +72,14 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if any(argument in ("--help", "-help", "--helpfull") for argument in argv):
         return app.parse_flags_with_usage(list(argv))
     sections = [field.name for field in dataclasses.fields(Settings)]
-    for argument in argv[1:]:
+    # A value may follow its flag as an argument of its own.
+    joined = re.sub(r"(^|\n)(--?config)\n", r"\1\2=", "\n".join(argv[1:])).splitlines()
+    for argument in joined:
         match = re.match(r"--?(?:no)?config(?:=([^:]*)|\.(\w+))", argument)
         if match and match[1] is not None and not os.path.isfile(match[1]):
             raise UserError(f"--config={match[1]} is not a file; {_known_configs()}")
+        if deeper := re.match(r"--?(?:no)?(config\.\w+\.\w+\.[\w.]+)", argument):
+            raise UserError(f"{deeper[1]} is unknown; settings are config.SECTION.FIELD")
         if match and match[2] and match[2] not in sections:
             raise UserError(f"config.{match[2]} is unknown; config has {', '.join(sections)}")
     try:

@@ -1,6 +1,6 @@
 r"""Compiles the training step for accelerators that are not there: does it fit, at what cost.
 
-    pip install libtpu
+    pip install libtpu==0.0.52
     JAX_OPTIMIZATION_LEVEL=O1 python -m cocosnet_jax.compile_check --config=configs/ade20k.py \
         --topology=v5e:2x4 --config.train.batch_size=64
 
@@ -88,7 +88,7 @@ def _slice(topology: str) -> list[Any]:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"--topology={topology} cannot be compiled for ({first}); it needs libtpu (pip install"
-            " libtpu) and a slice that exists, such as v5e:2x4 or v4:2x2x1"
+            " libtpu==0.0.52) and a slice that exists, such as v5e:2x4 or v4:2x2x1"
         ) from error
     return list(found.devices)
 

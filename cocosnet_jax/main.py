@@ -6,6 +6,8 @@ The same command again resumes where the run stopped. Any setting can be overrid
 `--config.train.batch_size=8`.
 """
 
+import re
+
 from absl import flags
 
 from cocosnet_jax import command
@@ -42,14 +44,23 @@ def _join(others: str) -> None:
     if not others:
         return
     if others == "auto":
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise UserError(
+                f"--distributed=auto finds no cluster here ({error}); leave it out for one process,"
+                " or say HOST:PORT,PROCESSES,INDEX"
+            ) from error
         return
     try:
         address, processes, index = others.split(",")
         count, own = int(processes), int(index)
+        if not re.fullmatch(r".+:\d+", address) or not 0 <= own < count:
+            raise ValueError
     except ValueError:
         raise UserError(
-            f"--distributed={others!r} must be `auto` or HOST:PORT,PROCESSES,INDEX"
+            f"--distributed={others!r} must be `auto` or HOST:PORT,PROCESSES,INDEX, where"
+            " INDEX is between 0 and PROCESSES - 1"
         ) from None
     jax.distributed.initialize(address, count, own)
 

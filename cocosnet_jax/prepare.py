@@ -2,13 +2,14 @@
 
     python -m cocosnet_jax.prepare --config=configs/ade20k.py --source=FOLDER
 
-Everything wrong with the files is reported at once, before anything is written. A run that was
-interrupted leaves nothing behind; the same command starts again. `--preview=sheet.png` draws a
+Everything wrong with the files is reported at once, before anything is written. Ctrl-C and SIGTERM
+leave nothing behind; the same command starts again. `--preview=sheet.png` draws a
 contact sheet of pairs and distortions as training will see them.
 """
 
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def main() -> int:
     preview = _PREVIEW.value
     if preview and (not preview.endswith(".png") or not Path(preview).absolute().parent.is_dir()):
         raise UserError(f"--preview={preview} must name a .png file in a folder that exists")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if settings.channels == 0:
             settings = _with_found_classes(settings)

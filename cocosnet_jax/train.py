@@ -302,7 +302,11 @@ class _Pictures:
         outputs = jax.tree.map(mesh.to_local, outputs)
         batch, outputs = jax.tree.map(lambda rows: rows[self._valid], (self._batch, outputs))
         grid = pictures.grid(batch, outputs, self._settings.data.condition)
-        pictures.write_png(self._folder / f"step_{step:07d}.png", grid)
+        try:
+            pictures.write_png(self._folder / f"step_{step:07d}.png", grid)
+        except OSError as error:
+            # What is learned matters more: checkpoints say so themselves.
+            _say(f"the pictures of step {step} cannot be written: {error}")
         writer.write_images(step, {" | ".join(pictures.COLUMNS): grid[None]})
 
     def _first(self) -> tuple[Batch, np.ndarray]:

@@ -7,6 +7,7 @@ pictures/       the same pictures as PNG files
 evaluation/     what `--mode=evaluate` measured
 """
 
+import os
 import uuid
 
 from etils import epath
@@ -32,6 +33,9 @@ _FREE = (
     "model.rematerialise",
     "model.correlation",
 )
+
+# Files, which may have moved as long as they keep their names.
+_FILES = ("data.exemplar_list", "data.self_pair_list", "vgg.weights")
 
 
 def check(workdir: str, settings: Settings) -> epath.Path:
@@ -59,7 +63,7 @@ def check(workdir: str, settings: Settings) -> epath.Path:
         ) from error
     differences = [
         line
-        for line in settings_lib.differences(theirs, settings)
+        for line in settings_lib.differences(_file_names(theirs), _file_names(settings))
         if line.split(":")[0] not in _FREE
     ]
     if differences:
@@ -68,6 +72,14 @@ def check(workdir: str, settings: Settings) -> epath.Path:
             " set them back. They differ in (there, here):\n  " + "\n  ".join(differences)
         )
     return folder
+
+
+def _file_names(settings: Settings) -> Settings:
+    """The settings with the names of files in place of their paths."""
+    values = settings_lib.to_mapping(settings)
+    for section, field in (name.split(".") for name in _FILES):
+        values[section][field] = os.path.basename(values[section][field])
+    return settings_lib.from_mapping(values)
 
 
 def check_writable(folder: epath.Path, flag: str) -> None:

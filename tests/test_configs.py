@@ -83,6 +83,19 @@ def test_unknown_variant_is_named(name):
 WRONG = [
     ((), "--config is missing"),
     (("--config=configs/none.py",), "--config=configs/none.py is not a file; there are configs/"),
+    (("--config", "configs/none.py"), "--config=configs/none.py is not a file; there are"),
+    (
+        ("--config=configs/toy.py", "--config.data.source.x=3"),
+        "config.data.source.x is unknown; settings are config.SECTION.FIELD",
+    ),
+    (
+        ("--config=configs/toy.py", "--workdir=/tmp", "--distributed=localhost:1234,2,2"),
+        "--distributed='localhost:1234,2,2' must be `auto` or HOST:PORT,PROCESSES,INDEX",
+    ),
+    (
+        ("--config=configs/toy.py", "--workdir=/tmp", "--distributed=auto"),
+        "--distributed=auto finds no cluster here",
+    ),
     (("--config=configs/toy.py:x",), "configs/toy.py:x is unknown; configs/toy.py has the"),
     (
         ("--config=configs/toy.py", "--config.train.bach=3"),

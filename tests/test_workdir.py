@@ -7,7 +7,7 @@ from etils import epath
 from cocosnet_jax import settings, workdir
 from cocosnet_jax.errors import UserError
 
-SETTINGS = settings.Settings()
+SETTINGS = settings.Settings(data=settings.DataSettings(exemplar_list="list.txt"))
 
 
 def changed(section, **fields):
@@ -39,11 +39,18 @@ def test_another_runs_folder_is_refused_with_the_differences(tmp_path):
     [
         changed("train", stop_after=5, log_every=1, images_every=2, checkpoint_every=3),
         changed("data", source="/elsewhere", data_dir="/elsewhere"),
+        changed("data", exemplar_list="/elsewhere/list.txt"),
     ],
 )
 def test_what_is_not_learned_may_change(tmp_path, settings_now):
     workdir.claim(epath.Path(tmp_path), SETTINGS)
     workdir.check(str(tmp_path), settings_now)
+
+
+def test_another_list_is_another_run(tmp_path):
+    workdir.claim(epath.Path(tmp_path), SETTINGS)
+    with pytest.raises(UserError, match=r"data\.exemplar_list: 'list\.txt', 'other\.txt'"):
+        workdir.check(str(tmp_path), changed("data", exemplar_list="/elsewhere/other.txt"))
 
 
 def test_a_file_in_the_way_is_named(tmp_path):

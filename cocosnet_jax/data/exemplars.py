@@ -33,7 +33,7 @@ def read_list(path: str | os.PathLike[str]) -> list[Line]:
       UserError: the file is missing, empty or not UTF-8, or lines name no exemplar.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"exemplar list {path} does not exist; check the name") from None
     except UnicodeDecodeError as error:
