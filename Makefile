@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
 # ensurepip: where making the environment was cut off, Python is there and pip is not.
-PIP := $(BIN)/python -m ensurepip > /dev/null && \
+PIP := { $(BIN)/python -m pip --version || $(BIN)/python -m ensurepip; } > /dev/null 2>&1 && \
   $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test install clean

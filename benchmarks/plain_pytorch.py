@@ -169,7 +169,9 @@ class Translator(nn.Module):
             return carried.transpose(1, 2).view_as(values)
 
         warped = warp(F.avg_pool2d(exemplar, 4))
-        mask = warp(F.interpolate(exemplar_semantics, scale_factor=0.25, mode="nearest"))
+        # Of which a translation needs none.
+        mask = F.interpolate(exemplar_semantics, scale_factor=0.25, mode="nearest")
+        mask = warp(mask) if self.training else mask
         warped = F.interpolate(warped, scale_factor=4, mode="nearest")
         condition = torch.cat([warped, semantics], 1)
         small = [side // 32 for side in semantics.shape[2:]]
@@ -296,6 +298,7 @@ def training_step(
             loss = loss + 10 * weight * contextual(a, b)
         picked = mask.gather(1, F.interpolate(label[None].float(), size=mask.shape[2:]).long())
         loss = loss - 100 * (picked + 1e-10).log().mean()
+        assert loss.isfinite()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -15,7 +15,7 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
 from cocosnet_jax import settings as settings_lib
-from cocosnet_jax.errors import UserError
+from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, create_state
 
@@ -123,7 +123,8 @@ class Checkpoints:
             differences = _of_another_model(settings_lib.from_mapping(saved), self._settings)
             if not differences:
                 return self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
-        except (OSError, ValueError, KeyError) as error:
+        # UserError: of settings that this version does not know.
+        except (OSError, ValueError, KeyError, UserError) as error:
             raise _read_error(folder, error) from error
         raise UserError(
             f"checkpoint {folder} is of another model; choose another --workdir, or set its"
@@ -135,11 +136,11 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _write_error(self, error: Exception) -> UserError:
+    def _write_error(self, error: Exception) -> StorageError:
         folder = self._manager.directory
         complete = [step for step in ocp.utils.checkpoint_steps(folder)]
         kept = f"step {max(complete)} is intact" if complete else "there is none before it"
-        return UserError(
+        return StorageError(
             f"checkpoint of step {self._saving} cannot be written to {folder}: {_reason(error)};"
             f" {kept}. Make room or choose another --workdir, then run the same command again"
         )
@@ -201,7 +202,7 @@ def restore_for_inference(
                 )
             ),
         )["state"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, UserError) as error:
         raise _read_error(folder, error) from error
     finally:
         checkpointer.close()
@@ -220,12 +221,13 @@ def restore_for_inference(
 
 
 def _of_another_model(theirs: Settings, ours: Settings) -> list[str]:
-    """Fields in which settings differ that give the same weights another meaning."""
+    """Fields in which settings differ that give the weights another meaning, or other arrays."""
     free = [f"model.{field}" for field in _FREE]
     return [
         line
         for line in settings_lib.differences(theirs, ours)
         if (field := line.split(":")[0]) in _LEARNED_FOR
+        or (field == "optimiser.ema" and bool(theirs.optimiser.ema) != bool(ours.optimiser.ema))
         or (field.startswith("model.") and field not in free)
     ]
 

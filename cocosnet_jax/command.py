@@ -49,7 +49,7 @@ def define_config(trains: bool = True) -> Callable[[], Settings]:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Parses flags, calls `main` and exits with its status; a UserError is one line, status 2."""
+    """Parses flags, calls `main`, exits with its status; a UserError is one line, and its own."""
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
@@ -65,7 +65,7 @@ def run(main: Callable[[], int | None]) -> None:
         app.run(guarded, flags_parser=_parse)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        sys.exit(error.status)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

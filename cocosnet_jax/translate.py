@@ -224,7 +224,7 @@ def check(pairs: list[Pair], data: DataSettings, *, warped: bool = False) -> Non
     Raises:
       UserError: lists what cannot be read, and what would be written over.
     """
-    wrong = _written_over(pairs, warped)
+    wrong = _written_over(pairs, data, warped)
     photographs = sorted({pair.exemplar for pair in pairs})
     maps = {(pair.exemplar_label, pair.exemplar) for pair in pairs if pair.exemplar_label}
     reads: list[Callable[[], Any]]
@@ -247,15 +247,17 @@ def check(pairs: list[Pair], data: DataSettings, *, warped: bool = False) -> Non
         )
 
 
-def _written_over(pairs: list[Pair], warped: bool) -> list[str]:
+def _written_over(pairs: list[Pair], data: DataSettings, warped: bool) -> list[str]:
     """Files that a result would replace: what is read, or another result."""
     read = {path.resolve() for pair in pairs for path in pair[:-1] if path is not None}
+    found = {inputs.annotations_of(data, pair.label) for pair in pairs}
+    annotations = [folder.resolve() for folder in found if folder is not None]
     inputs_of: dict[Path, Path] = {}
     wrong = []
     for pair in pairs:
         for path in (pair.output, *([_warped_file(pair.output)] if warped else [])):
             full = path.expanduser().resolve()
-            if full in read:
+            if full in read or any(full.is_relative_to(folder) for folder in annotations):
                 wrong.append(f"--output: {path} would replace a file that is read")
             elif full in inputs_of:
                 wrong.append(

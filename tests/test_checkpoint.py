@@ -69,12 +69,17 @@ def test_restores_every_bit_where_it_belongs(written):
 
 
 @pytest.mark.parametrize(
-    ("change", "differs"),
-    [({"centre": "positions"}, "model.centre: 'channels', 'positions'"), ({"mask_epochs": 3}, "")],
+    ("section", "change", "differs"),
+    [
+        ("model", {"centre": "positions"}, "model.centre: 'channels', 'positions'"),
+        ("model", {"mask_epochs": 3}, ""),
+        ("optimiser", {"ema": 0.0}, r"optimiser\.ema: 0\.\d+, 0\.0"),
+        ("optimiser", {"ema": 0.7}, ""),
+    ],
 )
-def test_weights_of_another_model_are_refused(written, change, differs):
-    model = dataclasses.replace(SETTINGS.model, **change)
-    checkpoints = Checkpoints(written, dataclasses.replace(SETTINGS, model=model))
+def test_weights_of_another_model_are_refused(written, section, change, differs):
+    part = dataclasses.replace(getattr(SETTINGS, section), **change)
+    checkpoints = Checkpoints(written, dataclasses.replace(SETTINGS, **{section: part}))
     sharding = mesh.replicated(mesh.make())
     try:
         if differs:

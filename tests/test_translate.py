@@ -129,6 +129,18 @@ def test_no_result_replaces_a_file_that_is_read(folder, labels, exemplar, output
         translate.check(pairs, DATA, warped=warped)
 
 
+def test_no_result_replaces_an_annotation(tmp_path):
+    data = dataclasses.replace(DATA, dataset="folder_edges", condition="channels", channels=2)
+    for name in ("images/a.png", "edges/a.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
+    picture = tmp_path / "images/a.png"
+    pair = Pair(picture, picture, None, tmp_path / "edges/a.png")
+    with pytest.raises(UserError, match=r"edges/a\.png would replace a file that is read"):
+        translate.check([pair], data)
+    translate.check([pair._replace(output=tmp_path / "out/a.png")], data)
+
+
 def test_a_place_that_cannot_be_written_to_is_said_before_compiling(program, trained):
     ade = program.folder / "ade/validation"
     done = program.run(

@@ -61,6 +61,12 @@ def stands_for_itself(data: DataSettings, photograph: Path) -> bool:
     return _place(data, photograph) is not None
 
 
+def annotations_of(data: DataSettings, photograph: Path) -> Path | None:
+    """The folder of annotations of a photograph that lies in its dataset's layout, or None."""
+    place = _place(data, photograph)
+    return None if place is None else place.annotations
+
+
 def finds_edges(data: DataSettings, path: Path) -> bool:
     """Whether a picture is a photograph in whose layout edges are found, not given."""
     return (
@@ -79,7 +85,8 @@ def read_input(
       data: of the model.
       path: see above.
       side: S, of the planes; 0 for the side of the model's training.
-      photograph: what a label map is of, where there is one: both must lie alike.
+      photograph: what a label map is of, where there is one: both must lie alike (not so
+        CelebA-HQ's, which are smaller).
 
     Raises:
       UserError: the file cannot be read, is of another kind, or holds what the model does not

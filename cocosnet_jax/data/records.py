@@ -39,7 +39,7 @@ import tqdm
 from absl import logging as absl_logging
 from PIL import Image
 
-from cocosnet_jax.errors import UserError
+from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import DataSettings
 
 # The accelerator belongs to JAX: TensorFlow would take its memory.
@@ -232,14 +232,17 @@ def prepare(builder: PairBuilder) -> None:
         with _quiet_absl(), contextlib.redirect_stdout(io.StringIO()):
             tfds.disable_progress_bar()  # ours knows how much there is to do
             builder.download_and_prepare()
-    # A disk that is full is a RuntimeError to the library that writes records.
     except (OSError, RuntimeError) as error:
         # Another process may have been faster: both then try to give the folder its name.
-        if not is_prepared(builder):
-            raise UserError(
-                f"prepared data cannot be written to {builder.data_dir} ({error}); free some"
-                " space, or choose another folder with config.data.data_dir"
-            ) from error
+        if is_prepared(builder):
+            return
+        # A disk that is full is a RuntimeError to the library that writes records.
+        if isinstance(error, RuntimeError) and "writing" not in str(error):
+            raise
+        raise StorageError(
+            f"prepared data cannot be written to {builder.data_dir} ({error}); free some"
+            " space, or choose another folder with config.data.data_dir"
+        ) from error
 
 
 class Split:

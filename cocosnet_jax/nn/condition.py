@@ -108,7 +108,7 @@ def _by_rows(dense: Array, labels: Array, kernel: Array) -> Float[Array, "b h w 
 def _places(labels: Int[Array, "b height width"], rows: int) -> Int[Array, "b h w 9"]:
     """Which of 3 x 3 times `rows` rows each position adds up; the last is for what is no class."""
     h, w = labels.shape[1] - 2, labels.shape[2] - 2
-    labels = jnp.minimum(labels, rows - 1)
+    labels = jnp.where((labels >= 0) & (labels < rows), labels, rows - 1)
     shifts = [labels[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
     return jnp.stack(shifts, -1) + rows * np.arange(9, dtype=np.int32)
 
@@ -124,8 +124,10 @@ def _backward(kept: tuple[Array, ...], grad: Array) -> tuple[Array, None, Array]
     def by_rows(dense: Array, labels: Array, grad: Array) -> Float[Array, "3 3 channels cout"]:
         rows = kernel.shape[2] - k + 1
         places, flat = _places(labels, rows).reshape(-1, 9), grad.reshape(-1, grad.shape[-1])
+        # One number at a time is added: in bfloat16 a sum would stop to grow.
+        flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
         sums = [jax.ops.segment_sum(flat, places[:, i] - i * rows, rows) for i in range(9)]
-        to_rows = jnp.stack(sums).reshape(3, 3, rows, -1)[:, :, :-1]
+        to_rows = jnp.stack(sums).reshape(3, 3, rows, -1)[:, :, :-1].astype(grad.dtype)
         if k == 0:
             return to_rows
         pull = jax.vjp(lambda kernel: convolve(dense, kernel), kernel[:, :, :k])[1]

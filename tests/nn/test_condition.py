@@ -11,9 +11,9 @@ CLASSES = 5
 
 
 def drawn(dense):
-    """A map with `dense` numbers per position, labels of which one is no class, and a kernel."""
+    """A map with `dense` numbers per position, labels of which two are no class, and a kernel."""
     labels = RNG.integers(0, CLASSES, (2, 6, 7))
-    labels[0, 2, 3] = 255
+    labels[0, 2, 3], labels[1, 4, 4] = 255, -1
     kernel = RNG.normal(size=(3, 3, dense + CLASSES, 4))
     return RNG.normal(size=(2, 6, 7, dense)), labels, kernel
 
@@ -55,6 +55,19 @@ def test_convolution_and_gradients_by_formula(dense, padding, platform, monkeypa
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     for got, want in zip(gradients, wanted, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_a_large_class_in_bfloat16():
+    """Where the sum is made number by number, it must not be made in bfloat16."""
+    dense, labels = jnp.zeros((1, 64, 64, 0), jnp.bfloat16), jnp.zeros((1, 64, 64), jnp.int32)
+
+    def summed(kernel):
+        return jnp.sum(convolve_condition(Condition(dense, labels, 2), kernel, "reflect"))
+
+    gradient = jax.jit(jax.grad(summed))(jnp.zeros((3, 3, 2, 1), jnp.bfloat16))
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(gradient[:, :, 0], np.float32), 64 * 64)
+    np.testing.assert_array_equal(np.asarray(gradient[:, :, 1], np.float32), 0)
 
 
 def test_what_is_made_and_resized():
