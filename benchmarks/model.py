@@ -68,7 +68,11 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
     else:
         predict = jax.jit(steps.predict_step(s))
         compiled = compile_to_fit(predict, (state, batch), one, size, "set --sizes to {size}")
-    found = {"compile_s": time.perf_counter() - began}
+    found: dict[str, Any] = {"compile_s": time.perf_counter() - began}
+    found["learned"] = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(params))
+        for name, params in state.params.items()
+    }
 
     best = float("inf")
     for _ in range(wanted["calls"]):

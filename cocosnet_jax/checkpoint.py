@@ -23,7 +23,14 @@ FOLDER = "checkpoints"
 
 # What weights were learned for, beside most of the section `model`; and what of it may change.
 _LEARNED_FOR = ("data.channels", "data.condition")
-_FREE = ("correlation", "dtype", "mask_at_inference", "mask_epochs", "rematerialise", "warped_mask")
+_FREE = (
+    "model.correlation",
+    "model.dtype",
+    "model.mask_at_inference",
+    "model.mask_epochs",
+    "model.rematerialise",
+    "model.warped_mask",
+)
 
 
 def absolute(path: str | epath.PathLike) -> epath.Path:
@@ -222,14 +229,15 @@ def restore_for_inference(
 
 def _of_another_model(theirs: Settings, ours: Settings) -> list[str]:
     """Fields in which settings differ that give the weights another meaning, or other arrays."""
-    free = [f"model.{field}" for field in _FREE]
-    return [
-        line
-        for line in settings_lib.differences(theirs, ours)
-        if (field := line.split(":")[0]) in _LEARNED_FOR
-        or (field == "optimiser.ema" and bool(theirs.optimiser.ema) != bool(ours.optimiser.ema))
-        or (field.startswith("model.") and field not in free)
-    ]
+    keep_averages = [bool(settings.optimiser.ema) for settings in (theirs, ours)]
+
+    def counts(field: str) -> bool:
+        if field == "optimiser.ema":
+            return keep_averages[0] != keep_averages[1]
+        return field in _LEARNED_FOR or (field.startswith("model.") and field not in _FREE)
+
+    found = settings_lib.differences(theirs, ours)
+    return [f"{field}: {values}" for field, values in found.items() if counts(field)]
 
 
 def _step_folder(path: epath.Path) -> epath.Path:

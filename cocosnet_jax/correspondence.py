@@ -3,7 +3,6 @@
 Paper section 3.1 and supplement Table 1; SPEC section 3.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -47,11 +46,8 @@ class DomainAdaptor(nn.Module):
                     name=f"conv_{i}",
                 )
                 if i == 1:
-                    weights, _ = conv.weights(condition.channels, train=train)
-                    dense, weights = nn.dtypes.promote_dtype(
-                        condition.dense, weights, dtype=module.dtype
-                    )
-                    x = convolve_condition(replace(condition, dense=dense), weights, "zeros")
+                    weights = conv.weights(condition.channels, train=train)
+                    x = convolve_condition(condition, weights, "zeros", module.dtype)
                 else:
                     x = conv(x, train=train)
                 x = instance_norm(x)

@@ -411,12 +411,12 @@ def to_mapping(settings: Settings) -> dict[str, Any]:
     return dataclasses.asdict(settings)
 
 
-def differences(a: Settings, b: Settings) -> list[str]:
-    """Fields in which two settings differ, each as `section.field: value of a, value of b`."""
+def differences(a: Settings, b: Settings) -> dict[str, str]:
+    """Fields in which two settings differ: `section.field` -> `value of a, value of b`."""
     left, right = to_mapping(a), to_mapping(b)
-    return [
-        f"{section}.{field}: {left[section][field]!r}, {right[section][field]!r}"
+    return {
+        f"{section}.{field}": f"{left[section][field]!r}, {right[section][field]!r}"
         for section in left
         for field in left[section]
         if left[section][field] != right[section][field]
-    ]
+    }

@@ -61,11 +61,8 @@ def check(workdir: str, settings: Settings) -> epath.Path:
         raise UserError(
             f"{file} is no settings file of this version ({error}); choose another --workdir"
         ) from error
-    differences = [
-        line
-        for line in settings_lib.differences(_file_names(theirs), _file_names(settings))
-        if line.split(":")[0] not in _FREE
-    ]
+    found = settings_lib.differences(_file_names(theirs), _file_names(settings))
+    differences = [f"{field}: {values}" for field, values in found.items() if field not in _FREE]
     if differences:
         raise UserError(
             f"--workdir={workdir} holds a run with other settings; choose another --workdir, or"

@@ -73,6 +73,16 @@ class Program:
         overrides = [f"--config.{name}={value}" for name, value in fields.items()]
         return ["--config=configs/ade20k.py:released", f"--workdir={workdir}", *overrides]
 
+    def translation_arguments(self, checkpoint: Path, output: Path) -> list[str]:
+        ade = self.folder / "ade/validation"
+        return [
+            f"--checkpoint={checkpoint}",
+            f"--input={ade}/ADE_val_0.png",
+            f"--exemplar={ade}/ADE_val_1.jpg",
+            f"--exemplar-label={ade}/ADE_val_1.png",
+            f"--output={output}",
+        ]
+
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory):

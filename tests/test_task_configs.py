@@ -79,7 +79,7 @@ def test_unknown_variants_are_named(file):
 def test_recipes_that_are_ade20ks(name, variant):
     ours, theirs = load(name, variant), load("ade20k", variant)
     changed = settings.differences(ours, theirs)
-    assert changed == [f"data.dataset: {name!r}, 'ade20k'"]
+    assert changed == {"data.dataset": f"{name!r}, 'ade20k'"}
 
 
 def test_plain_has_no_exemplar():

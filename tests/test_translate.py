@@ -122,8 +122,9 @@ def test_every_wrong_file_is_listed_before_anything_is_written(folder):
     ],
 )
 def test_no_result_replaces_a_file_that_is_read(folder, labels, exemplar, output, warped, said):
-    for name in ("a.png", "a_warped.png"):
-        Image.fromarray(draw_label(0)).save(folder / "inputs" / name) if warped else None
+    if warped:
+        for name in ("a.png", "a_warped.png"):
+            Image.fromarray(draw_label(0)).save(folder / "inputs" / name)
     pairs = find(folder, labels, exemplar, "exemplars/ex_0.png", output=output)
     with pytest.raises(UserError, match=said):
         translate.check(pairs, DATA, warped=warped)
@@ -142,15 +143,8 @@ def test_no_result_replaces_an_annotation(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_to_is_said_before_compiling(program, trained):
-    ade = program.folder / "ade/validation"
-    done = program.run(
-        "translate",
-        f"--checkpoint={trained}",
-        f"--input={ade}/ADE_val_0.png",
-        f"--exemplar={ade}/ADE_val_1.jpg",
-        f"--exemplar-label={ade}/ADE_val_1.png",
-        "--output=/proc/1/out.png",
-    )
+    arguments = program.translation_arguments(trained, Path("/proc/1/out.png"))
+    done = program.run("translate", *arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: --output=/proc/1 cannot be written to")
@@ -188,16 +182,8 @@ def test_when_the_exemplars_label_map_is_needed(mask_input, at_inference, needed
 
 
 def test_another_size_than_the_trainings(program, trained, tmp_path):
-    ade = program.folder / "ade/validation"
-    done = program.run(
-        "translate",
-        f"--checkpoint={trained}",
-        f"--input={ade}/ADE_val_0.png",
-        f"--exemplar={ade}/ADE_val_1.jpg",
-        f"--exemplar-label={ade}/ADE_val_1.png",
-        f"--output={tmp_path}/out.png",
-        "--size=96",
-    )
+    arguments = program.translation_arguments(trained, tmp_path / "out.png")
+    done = program.run("translate", *arguments, "--size=96")
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "out.png").size == (96, 96)
 

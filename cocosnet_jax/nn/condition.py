@@ -5,6 +5,7 @@ A 3 x 3 convolution of one-hot channels picks nine rows of its kernel and adds t
 
 from typing import Literal
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from cocosnet_jax.nn.conv import convolve, reflect_pad
+from cocosnet_jax.nn.conv import Dtype, Weights, convolve, reflect_pad
 from cocosnet_jax.nn.remat import PRODUCT
 from cocosnet_jax.nn.resize import nearest, resize
 
@@ -55,8 +56,9 @@ class Condition:
 
 def convolve_condition(
     condition: Condition,
-    kernel: Float[Array, "3 3 channels cout"],
+    weights: Weights,
     padding: Literal["zeros", "reflect"],
+    dtype: Dtype | None = None,
 ) -> Float[Array, "b h w cout"]:
     """Cross-correlation with one pixel of padding on every side.
 
@@ -64,8 +66,9 @@ def convolve_condition(
 
     Args:
       condition: what is read.
-      kernel: of the type of the condition's numbers.
+      weights: a kernel of 3 x 3 and all channels, and a bias or None.
       padding: zeros, in no class; or one mirrored pixel.
+      dtype: of the product; None computes in the promoted type of numbers and weights.
     """
 
     def pad(x: Array, value: int) -> Array:
@@ -73,11 +76,14 @@ def convolve_condition(
             return reflect_pad(x)
         return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=value)
 
-    dense = pad(condition.dense, 0)
+    dense, kernel, bias = nn.dtypes.promote_dtype(condition.dense, *weights, dtype=dtype)
+    dense = pad(dense, 0)
     if condition.labels is None:
-        return convolve(dense, kernel)
-    labels = pad(condition.labels[..., None], condition.classes)[..., 0]
-    return checkpoint_name(_convolve(dense, labels, kernel), PRODUCT)
+        convolved = convolve(dense, kernel)
+    else:
+        labels = pad(condition.labels[..., None], condition.classes)[..., 0]
+        convolved = checkpoint_name(_convolve(dense, labels, kernel), PRODUCT)
+    return convolved if bias is None else convolved + bias
 
 
 @jax.custom_vjp

@@ -1,6 +1,5 @@
 """Spatially adaptive denormalisation, SPADE, and the residual block made of it (SPEC section 2)."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -74,10 +73,9 @@ def convolve_together(
     biases = [bias for _, bias in layers if bias is not None]
     assert len(biases) == len(layers)
     kernel, bias = jnp.concatenate([kernel for kernel, _ in layers], -1), jnp.concatenate(biases)
-    dense, kernel, bias = nn.dtypes.promote_dtype(x.dense, kernel, bias, dtype=dtype)
     ends = np.cumsum([part.size for part in biases])
-    convolved = convolve_condition(dataclasses.replace(x, dense=dense), kernel, "reflect")
-    return jnp.split(convolved + bias, ends[:-1].tolist(), -1)
+    together = convolve_condition(x, (kernel, bias), "reflect", dtype)
+    return jnp.split(together, ends[:-1].tolist(), -1)
 
 
 class SpadeBlock(nn.Module):

@@ -35,7 +35,8 @@ def test_convolution_and_gradients_by_formula(dense, padding, platform, monkeypa
     pull = RNG.normal(size=(2, 6, 7, 4))
 
     def ours(x, kernel):
-        return convolve_condition(Condition(x, jnp.asarray(labels), CLASSES), kernel, padding)
+        condition = Condition(x, jnp.asarray(labels), CLASSES)
+        return convolve_condition(condition, (kernel, None), padding)
 
     def plain(x, kernel):
         padded = jnp.pad(
@@ -62,7 +63,7 @@ def test_gradients_of_a_large_class_in_bfloat16():
     dense, labels = jnp.zeros((1, 64, 64, 0), jnp.bfloat16), jnp.zeros((1, 64, 64), jnp.int32)
 
     def summed(kernel):
-        return jnp.sum(convolve_condition(Condition(dense, labels, 2), kernel, "reflect"))
+        return jnp.sum(convolve_condition(Condition(dense, labels, 2), (kernel, None), "reflect"))
 
     gradient = jax.jit(jax.grad(summed))(jnp.zeros((3, 3, 2, 1), jnp.bfloat16))
     assert gradient.dtype == jnp.bfloat16
@@ -91,7 +92,7 @@ def test_cpus_pick_rows_and_others_multiply():
     labels = jax.ShapeDtypeStruct(labels.shape, "int32")
 
     def of(dense, labels, kernel):
-        return convolve_condition(Condition(dense, labels, CLASSES), kernel, "zeros")
+        return convolve_condition(Condition(dense, labels, CLASSES), (kernel, None), "zeros")
 
     traced = jax.jit(of).trace(x, labels, kernel)
     convolutions = {
