@@ -108,6 +108,25 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, tr
     assert f"nothing to do: {folder} has {STEPS} of {STEPS} steps" in done.stdout
 
 
+def test_processes_end_together_on_a_wrong_setting(program, tmp_path):
+    arguments = program.train_arguments(
+        tmp_path / "run", data__source="/nowhere", train__evaluation_batch_size=2
+    )
+    done = subprocess.run(
+        ["launch/local_multiprocess.sh", "2", *arguments],
+        cwd=ROOT,
+        env=program.environment() | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert all("config.data.source is '/nowhere', which is no folder" in line for line in errors)
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_runs_workdir_is_refused(program, trained):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     done = program.run("main", *program.train_arguments(trained, optimiser__beta2=0.5))
