@@ -3,9 +3,9 @@
 A 3 x 3 convolution of one-hot channels picks nine rows of its kernel and adds them up.
 """
 
+import math
 from typing import Literal
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,11 @@ class Condition:
     def channels(self) -> int:
         return self.dense.shape[-1] + self.classes
 
+    @property
+    def positions(self) -> int:
+        """Of all samples."""
+        return math.prod(self.dense.shape[:3])
+
     def tensor(self) -> Float[Array, "b h w channels"]:
         """All channels, made."""
         if self.labels is None:
@@ -66,7 +71,7 @@ def convolve_condition(
 
     Args:
       condition: what is read.
-      weights: a kernel of 3 x 3 and all channels, and a bias or None.
+      weights: of a kernel of 3 x 3 and all channels.
       padding: zeros, in no class; or one mirrored pixel.
       dtype: of the product; None computes in the promoted type of numbers and weights.
     """
@@ -76,14 +81,20 @@ def convolve_condition(
             return reflect_pad(x)
         return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=value)
 
-    dense, kernel, bias = nn.dtypes.promote_dtype(condition.dense, *weights, dtype=dtype)
-    dense = pad(dense, 0)
-    if condition.labels is None:
-        convolved = convolve(dense, kernel)
-    else:
-        labels = pad(condition.labels[..., None], condition.classes)[..., 0]
-        convolved = checkpoint_name(_convolve(dense, labels, kernel), PRODUCT)
-    return convolved if bias is None else convolved + bias
+    dtype = dtype or jnp.result_type(condition.dense, weights.kernel)
+    dense, labels = pad(condition.dense.astype(dtype), 0), condition.labels
+    if labels is not None:
+        labels = pad(labels[..., None], condition.classes)[..., 0]
+
+    def of(kernel: Float[Array, "3 3 channels cout"]) -> Float[Array, "b h w cout"]:
+        if labels is None:
+            return convolve(dense, kernel)
+        return checkpoint_name(_convolve(dense, labels, kernel), PRODUCT)
+
+    # Of sums of rows, sigma divides the sum: XLA would make one sum of it and of a mean that
+    # follows, over nine times as many numbers.
+    divide_output = labels is not None or weights.rows > condition.positions
+    return weights.convolve(of, dtype, divide_output=divide_output)
 
 
 @jax.custom_vjp

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn.positions import mean_over_positions, spread
+
 EPS = 1e-5
 # What the release adds to an L2 norm before it divides, in every precision.
 FLOAT64_EPS = float(jnp.finfo(jnp.float64).eps)
@@ -18,15 +20,15 @@ def positional_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     wide = _widen(x)
     centred = wide - wide.mean(-1, keepdims=True)
     variance = jnp.square(centred).sum(-1, keepdims=True) / (x.shape[-1] - 1)
-    return (centred / jnp.sqrt(variance + EPS)).astype(x.dtype)
+    return (centred * (1 / jnp.sqrt(variance + EPS))).astype(x.dtype)
 
 
 def instance_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Normalises each channel of each sample over its positions, biased variance."""
     wide = _widen(x)
-    centred = wide - wide.mean((1, 2), keepdims=True)
-    variance = jnp.square(centred).mean((1, 2), keepdims=True)
-    return (centred / jnp.sqrt(variance + EPS)).astype(x.dtype)
+    centred = wide - spread(mean_over_positions(wide), x.shape)
+    variance = mean_over_positions(jnp.square(centred))
+    return (centred * spread(1 / jnp.sqrt(variance + EPS), x.shape)).astype(x.dtype)
 
 
 def unit_length(x: Float[Array, "... k"]) -> Float[Array, "... k"]:
@@ -58,10 +60,13 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
         mean, variance = running_mean.value, running_var.value
         if train:
+            mean = mean_over_positions(wide).mean((0, 1, 2))
+        centred = wide - spread(mean, x.shape)
+        if train:
             count = x.size // c
-            mean, variance = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
+            variance = mean_over_positions(jnp.square(centred)).mean((0, 1, 2))
             if not self.is_initializing():
                 unbiased = variance * (count / max(count - 1, 1))
                 running_mean.value += self.momentum * (mean - running_mean.value)
                 running_var.value += self.momentum * (unbiased - running_var.value)
-        return ((wide - mean) / jnp.sqrt(variance + EPS)).astype(x.dtype)
+        return (centred * spread(1 / jnp.sqrt(variance + EPS), x.shape)).astype(x.dtype)

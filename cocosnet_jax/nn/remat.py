@@ -7,8 +7,10 @@ import flax.linen as nn
 from jax.ad_checkpoint import checkpoint_policies
 from jaxtyping import Array, Float, PyTree
 
-# What convolutions yield, by `checkpoint_name`: dear to compute again.
+# By `checkpoint_name`, what is dear to compute again: what convolutions yield; and what spectral
+# norm finds, which is small enough to be kept always.
 PRODUCT = "product"
+SPECTRAL = "spectral"
 Rematerialise = Literal["nothing", "elementwise", "blocks"]
 
 
@@ -17,13 +19,13 @@ def rematerialise(function: Callable[..., Any], what: Rematerialise) -> Callable
 
     Args:
       function: takes a Linen module and arrays. Its arrays are kept.
-      what: `nothing`; what is `elementwise`: norms, activations, padding, all but what
-        is named `PRODUCT`; or all of it, `blocks`.
+      what: `nothing`; what is `elementwise`: norms, activations, padding, all but what is named
+        `PRODUCT` or `SPECTRAL`; or `blocks`, all but what is named `SPECTRAL`.
     """
     if what == "nothing":
         return function
-    kept = checkpoint_policies.save_only_these_names(PRODUCT)
-    return nn.remat(function, policy=kept if what == "elementwise" else None)
+    kept = [SPECTRAL, PRODUCT] if what == "elementwise" else [SPECTRAL]
+    return nn.remat(function, policy=checkpoint_policies.save_only_these_names(*kept))
 
 
 def apply(

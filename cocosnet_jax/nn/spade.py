@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.condition import Condition, convolve_condition
-from cocosnet_jax.nn.conv import Conv, Dtype, Weights
+from cocosnet_jax.nn.conv import Conv, Dtype, Weights, put_together
 from cocosnet_jax.nn.norms import BatchNorm, positional_norm
 
 SLOPE = 0.2  # of every leaky ReLU
@@ -50,7 +50,7 @@ class Spade(nn.Module):
             self.batch_norm = BatchNorm()
 
     def reading(self, channels: int, *, train: bool) -> Weights:
-        """Kernel and bias that turn a condition of so many channels into `hidden`."""
+        """What turns a condition of so many channels into `hidden`."""
         return self.shared.weights(channels, train=train)
 
     def __call__(
@@ -69,12 +69,16 @@ class Spade(nn.Module):
 def convolve_together(
     x: Condition, layers: Sequence[Weights], dtype: Dtype | None
 ) -> list[Float[Array, "b h w k"]]:
-    """The outputs of several reflect-padded convolutions of one map, in one convolution."""
-    biases = [bias for _, bias in layers if bias is not None]
-    assert len(biases) == len(layers)
-    kernel, bias = jnp.concatenate([kernel for kernel, _ in layers], -1), jnp.concatenate(biases)
-    ends = np.cumsum([part.size for part in biases])
-    together = convolve_condition(x, (kernel, bias), "reflect", dtype)
+    """The outputs of several reflect-padded convolutions of one map.
+
+    They are one convolution, unless the map has no classes and the kernels are larger than it: then
+    they are dearer to put together than the map is to read again.
+    """
+    kernels = [layer.kernel for layer in layers]
+    if x.labels is None and sum(kernel.size for kernel in kernels) > x.dense.size:
+        return [convolve_condition(x, layer, "reflect", dtype) for layer in layers]
+    ends = np.cumsum([kernel.shape[-1] for kernel in kernels])
+    together = convolve_condition(x, put_together(layers), "reflect", dtype)
     return jnp.split(together, ends[:-1].tolist(), -1)
 
 

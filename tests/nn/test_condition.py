@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cocosnet_jax.nn.condition import Condition, convolve_condition
+from cocosnet_jax.nn.conv import Weights
 from tests.nn.test_conv import by_hand
 
 RNG = np.random.default_rng(0)
@@ -36,7 +37,7 @@ def test_convolution_and_gradients_by_formula(dense, padding, platform, monkeypa
 
     def ours(x, kernel):
         condition = Condition(x, jnp.asarray(labels), CLASSES)
-        return convolve_condition(condition, (kernel, None), padding)
+        return convolve_condition(condition, Weights(kernel, None, None), padding)
 
     def plain(x, kernel):
         padded = jnp.pad(
@@ -63,7 +64,9 @@ def test_gradients_of_a_large_class_in_bfloat16():
     dense, labels = jnp.zeros((1, 64, 64, 0), jnp.bfloat16), jnp.zeros((1, 64, 64), jnp.int32)
 
     def summed(kernel):
-        return jnp.sum(convolve_condition(Condition(dense, labels, 2), (kernel, None), "reflect"))
+        return jnp.sum(
+            convolve_condition(Condition(dense, labels, 2), Weights(kernel, None, None), "reflect")
+        )
 
     gradient = jax.jit(jax.grad(summed))(jnp.zeros((3, 3, 2, 1), jnp.bfloat16))
     assert gradient.dtype == jnp.bfloat16
@@ -92,7 +95,9 @@ def test_cpus_pick_rows_and_others_multiply():
     labels = jax.ShapeDtypeStruct(labels.shape, "int32")
 
     def of(dense, labels, kernel):
-        return convolve_condition(Condition(dense, labels, CLASSES), (kernel, None), "zeros")
+        return convolve_condition(
+            Condition(dense, labels, CLASSES), Weights(kernel, None, None), "zeros"
+        )
 
     traced = jax.jit(of).trace(x, labels, kernel)
     convolutions = {

@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax.nn.conv import Conv, convolve, xavier_deviation
+from cocosnet_jax.nn.conv import (
+    Conv,
+    Weights,
+    convolve,
+    put_together,
+    reflect_pad,
+    xavier_deviation,
+)
 
 
 def by_hand(x, kernel, stride, padding, mode):
@@ -61,7 +68,37 @@ def test_float64_gradients_are_those_of_the_library():
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-def spectral_conv():
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+def test_reflect_padding_and_its_gradient(size, platform, monkeypatch):
+    def chosen(*arrays, **functions):
+        return functions[platform](*arrays)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(2, *size, 3))
+    # NumPy too repeats a border of one pixel.
+    expected = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], "reflect")
+    pull = rng.normal(size=expected.shape)
+    places = np.pad(np.arange(x[0].size).reshape(x[0].shape), [(1, 1), (1, 1), (0, 0)], "reflect")
+    wanted = [np.bincount(places.ravel(), sample.ravel()).reshape(x[0].shape) for sample in pull]
+    with jax.enable_x64(True):
+        padded, backward = jax.vjp(reflect_pad, jnp.asarray(x))
+        gradient = backward(jnp.asarray(pull))[0]
+    np.testing.assert_array_equal(padded, expected)
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_accelerators_do_not_gather_to_pad():
+    traced = jax.jit(reflect_pad).trace(jax.ShapeDtypeStruct((1, 4, 4, 2), "float32"))
+    gathers = {
+        platform: "gather" in traced.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "tpu", "cuda")
+    }
+    assert gathers == {"cpu": True, "tpu": False, "cuda": False}
+
+
+def spectral_conv(size=5):
     rng = np.random.default_rng(2)
     kernel = rng.normal(size=(3, 3, 4, 5))
     u, v = rng.normal(size=5), rng.normal(size=36)
@@ -69,11 +106,16 @@ def spectral_conv():
         "params": {"kernel": kernel},
         "spectral": {"u": u / np.linalg.norm(u), "v": v / np.linalg.norm(v)},
     }
-    return Conv(5, 3, use_bias=False, spectral=True), variables, rng.normal(size=(1, 5, 5, 4))
+    return Conv(5, 3, use_bias=False, spectral=True), variables, rng.normal(size=(1, size, size, 4))
 
 
-def test_spectral_norm_iterates_in_training_only():
-    module, variables, x = spectral_conv()
+# Of 25 positions, sigma divides the output; of 64, the kernel, which has 36 rows.
+both_places = pytest.mark.parametrize("size", [5, 8])
+
+
+@both_places
+def test_spectral_norm_iterates_in_training_only(size):
+    module, variables, x = spectral_conv(size)
     kernel, (u, v) = variables["params"]["kernel"], variables["spectral"].values()
     matrix = kernel.reshape(-1, 5).T  # (out, rest)
     with jax.enable_x64(True):
@@ -88,8 +130,9 @@ def test_spectral_norm_iterates_in_training_only():
     np.testing.assert_allclose(evaluated, plain / (u @ matrix @ v), rtol=1e-9)
 
 
-def test_spectral_norm_gradient_holds_vectors_fixed():
-    module, variables, x = spectral_conv()
+@both_places
+def test_spectral_norm_gradient_holds_vectors_fixed(size):
+    module, variables, x = spectral_conv(size)
     kernel = variables["params"]["kernel"]
     direction = np.random.default_rng(3).normal(size=kernel.shape)
     with jax.enable_x64(True):
@@ -114,6 +157,33 @@ def test_repeated_calls_converge_to_the_largest_singular_value():
     plain = by_hand(x, variables["params"]["kernel"], 1, 0, "zero")
     largest = np.linalg.svd(matrix, compute_uv=False)[0]
     np.testing.assert_allclose(out, plain / largest, rtol=1e-6)
+
+
+@pytest.mark.parametrize("divide_output", [False, True])
+def test_weights_put_together(divide_output):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(1, 6, 6, 4))
+    layers = [
+        (rng.normal(size=(3, 3, 4, k)), rng.uniform(1, 2), rng.normal(size=k)) for k in (2, 3)
+    ]
+    expected = [by_hand(x, kernel, 1, 0, "zero") / s + bias for kernel, s, bias in layers]
+    with jax.enable_x64(True):
+        weights = put_together([Weights(*map(jnp.asarray, layer)) for layer in layers])
+        found = weights.convolve(
+            lambda kernel: convolve(jnp.asarray(x), kernel),
+            jnp.float64,
+            divide_output=divide_output,
+        )
+    np.testing.assert_allclose(found, np.concatenate(expected, -1), rtol=1e-12, atol=1e-12)
+
+
+def test_bfloat16_products_are_divided_in_float32():
+    # 1 / sigma is 1 in bfloat16: all outputs of a layer would share that error.
+    weights = Weights(jnp.ones((1, 1, 1, 1)), jnp.float32(1 / 1.0037), None)
+    ones = jnp.ones((1, 8, 8, 1), jnp.bfloat16)
+    found = weights.convolve(lambda kernel: 127 * ones * kernel, jnp.bfloat16, divide_output=True)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(found, np.float32), 127.5)
 
 
 def test_xavier_deviation():

@@ -6,6 +6,7 @@ import pytest
 
 from cocosnet_jax.nn import remat
 from cocosnet_jax.nn.condition import Condition
+from cocosnet_jax.nn.conv import Conv
 from cocosnet_jax.nn.spade import SpadeBlock
 
 KINDS: tuple[remat.Rematerialise, ...] = ("nothing", "elementwise", "blocks")
@@ -73,3 +74,35 @@ def test_memory_falls():
         needed.append(compiled.memory_analysis().temp_size_in_bytes)
     assert needed[1] < 0.9 * needed[0]
     assert needed[2] < 0.9 * needed[1]
+
+
+class Normalised(nn.Module):
+    """One convolution with spectral norm, of which the backward pass computes `what` again."""
+
+    what: remat.Rematerialise
+
+    @nn.compact
+    def __call__(self, x):
+        def call(module, x):
+            return Conv(3, 3, spectral=True, name="conv")(x, train=True)
+
+        return remat.rematerialise(call, self.what)(self, x)
+
+
+def test_spectral_norm_is_found_once():
+    x, roots = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), {}
+    for kind in KINDS:
+        module = Normalised(kind)
+        shapes = shapes_of(module, x)
+
+        def loss(params, spectral, x, module=module):
+            variables = {"params": params, "spectral": spectral}
+            made, new = module.apply(variables, x, mutable=["spectral"])
+            return jnp.sum(made**3), new
+
+        lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(
+            *map(shapes.get, ("params", "spectral")), x
+        )
+        roots[kind] = lowered.as_text().count("stablehlo.sqrt")
+    # One for each of the two vectors that are made unit vectors.
+    assert roots == dict.fromkeys(KINDS, 2)

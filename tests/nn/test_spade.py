@@ -36,9 +36,11 @@ def lrelu(x):
     return np.where(x > 0, x, 0.2 * x)
 
 
-def test_spade_by_formula():
+# Gamma's and beta's kernels are larger than the smaller map, and convolve it one by one.
+@pytest.mark.parametrize("size", [4, 8])
+def test_spade_by_formula(size):
     module = Spade(features=5, hidden=6)
-    x, shared = RNG.normal(size=(2, 4, 4, 5)), RNG.uniform(size=(2, 4, 4, 6))
+    x, shared = RNG.normal(size=(2, size, size, 5)), RNG.uniform(size=(2, size, size, 6))
     with jax.enable_x64(True):
         shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, shared, train=False))
         params = random_like(shapes["params"])
