@@ -4,8 +4,20 @@ import os
 
 __version__ = "0.1.0"
 
-# On CPUs, XLA of jax 0.10 to 0.12 hands convolutions without padding to a library that takes five
-# times as long over them as XLA's own (docs/performance.md). Read when JAX first finds its devices.
-_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-if _FLAG not in (flags := os.environ.get("XLA_FLAGS", "")):
-    os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}=".strip()
+# Read when JAX first finds its devices; what the user has set stays.
+_XLA_FLAGS = (
+    # On CPUs, XLA of jax 0.10 to 0.12 hands convolutions without padding to a library that takes
+    # five times as long over them as XLA's own (docs/performance.md).
+    ("--xla_cpu_experimental_ynn_fusion_type", ""),
+    # On TPUs, XLA makes a larger batch of a small one from rows of its pictures, and moves eight
+    # times the bytes; and libtpu 0.0.52 ends in this pass at 512 x 512, two samples per chip.
+    ("--xla_disable_hlo_passes", "space-to-batch-converter"),
+)
+for _name, _value in _XLA_FLAGS:
+    if _name not in (_set := os.environ.get("XLA_FLAGS", "")):
+        os.environ["XLA_FLAGS"] = f"{_set} {_name}={_value}".strip()
+
+# TensorFlow's start-up messages say nothing to a user; those of oneDNN go with it, which nothing
+# here needs. Read when it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

@@ -12,7 +12,6 @@ Importing this package is light: TensorFlow is loaded by the first function that
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING
 
 from cocosnet_jax.errors import UserError
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cocosnet_jax.data.records import PairBuilder, Split
-
-# TensorFlow's start-up messages say nothing to a user; it reads this when it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # Name in the settings: module of this package and class.
 _BUILDERS = {

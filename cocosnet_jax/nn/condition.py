@@ -109,10 +109,7 @@ def _convolve(
 
 def _by_product(dense: Array, labels: Array, kernel: Array) -> Float[Array, "b h w cout"]:
     classes = kernel.shape[2] - dense.shape[-1]
-    # Without the barrier libtpu 0.0.52 ends in the gradient's compilation at 512 x 512, two samples
-    # per chip.
-    made = jax.lax.optimization_barrier(Condition(dense, labels, classes).tensor())
-    return convolve(made, kernel)
+    return convolve(Condition(dense, labels, classes).tensor(), kernel)
 
 
 def _by_rows(dense: Array, labels: Array, kernel: Array) -> Float[Array, "b h w cout"]:
