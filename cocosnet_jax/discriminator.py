@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.blocks import NonLocalBlock
-from cocosnet_jax.nn.conv import Conv, Dtype
+from cocosnet_jax.nn.conv import Conv, Dtype, convolve
 from cocosnet_jax.nn.norms import instance_norm
 from cocosnet_jax.nn.spade import leaky_relu
 from cocosnet_jax.settings import ModelSettings
@@ -35,10 +35,16 @@ class PatchDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b height width k"], *, train: bool
-    ) -> list[Float[Array, "b h w k"]]:
+        self,
+        semantics: Float[Array, "b height width classes"],
+        images: Float[Array, "b_images height width 3"],
+        *,
+        train: bool,
+    ) -> list[Float[Array, "b_images h w k"]]:
+        """See `Discriminator`; returns the five layers' outputs."""
         s, f = self.settings, self.settings.base_filters
-        features = []
+        features: list[Array] = []
+        x = images
         layers = ((f, 2), (2 * f, 2), (4 * f, 2), (8 * f, 1), (1, 1))
         last = len(layers) - 1
         for i, (width, stride) in enumerate(layers):
@@ -53,7 +59,7 @@ class PatchDiscriminator(nn.Module):
                 dtype=self.dtype,
                 name=f"conv_{i}",
             )
-            x = conv(x, train=train)
+            x = conv(x, train=train) if i else _convolve_both(conv, semantics, images, train)
             if not plain:
                 x = instance_norm(x)
             if i < last:
@@ -62,6 +68,25 @@ class PatchDiscriminator(nn.Module):
             if i == 2 and s.non_local:
                 x = NonLocalBlock(self.dtype, name="attention")(x, train=train)
         return features
+
+
+def _convolve_both(
+    conv: Conv,
+    semantics: Float[Array, "b height width classes"],
+    images: Float[Array, "b_images height width 3"],
+    train: bool,
+) -> Float[Array, "b_images h w k"]:
+    """`conv` of [semantics, image] for every image; the semantics are convolved once."""
+    classes, each = semantics.shape[-1], len(images) // len(semantics)
+    weights = conv.weights(classes + images.shape[-1], train=train)
+    dtype = conv.dtype or jnp.result_type(images, weights.kernel)
+
+    def of(kernel: Float[Array, "4 4 channels k"]) -> Float[Array, "b_images h w k"]:
+        parts = (semantics, kernel[:, :, :classes]), (images, kernel[:, :, classes:])
+        shared, own = (convolve(x.astype(dtype), part, conv.stride, 1) for x, part in parts)
+        return own + jnp.repeat(shared, each, 0)
+
+    return weights.convolve(of, dtype, divide_output=False)
 
 
 class Discriminator(nn.Module):
@@ -74,16 +99,19 @@ class Discriminator(nn.Module):
     def __call__(
         self,
         semantics: Float[Array, "b height width classes"],
-        image: Float[Array, "b height width 3"],
+        images: Float[Array, "b_images height width 3"],
         *,
         train: bool,
-    ) -> list[list[Float[Array, "b h w k"]]]:
-        """Returns per scale the five layers' outputs; the last are the logits."""
-        x = jnp.concatenate([semantics.astype(image.dtype), image], -1)
+    ) -> list[list[Float[Array, "b_images h w k"]]]:
+        """Judges images, as many for each x_A, one behind another.
+
+        Returns:
+          Per scale the five layers' outputs; the last are the logits.
+        """
         results = []
         for scale in range(SCALES):
             if scale:
-                x = halve(x)
+                semantics, images = halve(semantics), halve(images)
             module = PatchDiscriminator(self.settings, self.dtype, name=f"scale_{scale}")
-            results.append(module(x, train=train))
+            results.append(module(semantics, images, train=train))
         return results

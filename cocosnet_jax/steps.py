@@ -107,12 +107,11 @@ def gradients(
     """
     generator, discriminator = model.build(settings), build_discriminator(settings)
     semantics = inputs.semantics.tensor()
-    both_semantics = interleave(semantics, semantics)
 
     def judge(params: PyTree, variables: PyTree, fake: Array) -> tuple[Any, Any, PyTree]:
         features, new = discriminator.apply(
             {"params": params, **variables},
-            both_semantics,
+            semantics,
             interleave(fake, inputs.image),
             train=True,
             mutable=MUTABLE,

@@ -2,7 +2,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cocosnet_jax.discriminator import halve
+from cocosnet_jax.discriminator import Discriminator, halve
+from cocosnet_jax.nn.interleave import interleave, separate
+from cocosnet_jax.settings import ModelSettings
+
+
+def test_two_images_of_one_map_are_judged_as_each_alone():
+    rng = np.random.default_rng(1)
+    module = Discriminator(ModelSettings(base_filters=2))
+    with jax.enable_x64(True):
+        semantics, real, fake = (
+            jnp.asarray(rng.normal(size=(2, 32, 32, channels))) for channels in (5, 3, 3)
+        )
+        variables = module.init(jax.random.key(0), semantics, real, train=False)
+        variables = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
+        both = separate(module.apply(variables, semantics, interleave(real, fake), train=False))
+        alone = [module.apply(variables, semantics, x, train=False) for x in (real, fake)]
+        # Of the first layer, by what it is for: a convolution of the map and image together.
+        first = jax.tree.map(np.asarray, variables["params"]["scale_0"]["conv_0"])
+        x = np.pad(np.concatenate([semantics, real], -1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = np.lib.stride_tricks.sliding_window_view(x, (4, 4), (1, 2))[:, ::2, ::2]
+    expected = np.einsum("bhwcij,ijck->bhwk", patches, first["kernel"]) + first["bias"]
+    expected = np.where(expected > 0, expected, 0.2 * expected)
+    np.testing.assert_allclose(alone[0][0][0], expected, rtol=1e-12, atol=1e-12)
+    for found, wanted in zip(both, alone, strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found, wanted)
 
 
 def test_halving_does_not_count_padding():
