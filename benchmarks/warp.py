@@ -18,7 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cocosnet_jax import streaming, warp
+from cocosnet_jax import warp
+from cocosnet_jax.nn import streaming
 
 TEMPERATURE = 0.01
 GIB = 2**30

@@ -33,7 +33,7 @@ HEARTBEAT = 30.0  # seconds between signs of life
 _STEPS_PER_EPOCH = 1000  # only schedules depend on it
 _COLLECTIVE = re.compile(
     r"= (\(?[a-z0-9]+\[.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
-    r"(?:-start)?\("
+    r"(-start)?\("
 )
 _ARRAY = re.compile(r"([a-z]+)(\d+)?\[([\d,]*)\]")
 
@@ -146,9 +146,12 @@ def report(compiled: Any, samples: int) -> str:
 def collectives(text: str) -> dict[str, list[int]]:
     """Kind of collective -> bytes that each of them yields, from a compiled program's text."""
     found = collections.defaultdict(list)
-    for shape, name in _COLLECTIVE.findall(text):
-        size = 0
-        for kind, bits, sides in _ARRAY.findall(shape):
+    for shape, name, start in _COLLECTIVE.findall(text):
+        size, arrays = 0, _ARRAY.findall(shape)
+        if start and name != "all-reduce":
+            # (operands, results), and of a permutation two numbers of its own.
+            arrays = arrays[1:2] if name == "collective-permute" else arrays[len(arrays) // 2 :]
+        for kind, bits, sides in arrays:
             width = 8 if kind == "pred" else int(bits or 0)
             size += width // 8 * math.prod(int(side) for side in sides.split(",") if side)
         found[name].append(size)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from etils import epath
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool
 
 from cocosnet_jax import checkpoint, mesh, pictures
@@ -63,7 +63,7 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
         print("compiling ...", flush=True)
     first = next(batches)
     predict = compile_to_fit(
-        _predict_and_count(restored.settings, mesh.replicated(devices)),
+        _predict_and_count(restored.settings, devices),
         (restored.state, *place(*first[:2])),
         devices,
         settings.data.image_size,
@@ -96,7 +96,7 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
     return 0
 
 
-def _predict_and_count(settings: Settings, replicated: NamedSharding) -> Any:
+def _predict_and_count(settings: Settings, devices: Mesh) -> Any:
     """Returns the jitted (state, batch, valid) -> (outputs less the mask, counts or None)."""
     predict = predict_step(settings, with_mask=True)
 
@@ -110,11 +110,10 @@ def _predict_and_count(settings: Settings, replicated: NamedSharding) -> Any:
             counts = warp_accuracy.count(
                 jnp.asarray(outputs.warped_mask), label[..., 0], exemplar_label[..., 0], valid
             )
-            counts = jax.lax.with_sharding_constraint(counts, replicated)
         # The mask is large, and only its counts are read on the host.
         return outputs._replace(warped_mask=None), counts
 
-    return jax.jit(step)
+    return jax.jit(step, out_shardings=(mesh.split(devices), mesh.replicated(devices)))
 
 
 def _report(

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn import remat
@@ -25,11 +26,13 @@ class Generator(nn.Module):
       code_size: side of the learned constant (`generator_input='constant'`): the training size
         divided by 32; at other sizes the constant is resized bilinearly.
       dtype: of the activations.
+      over: devices that share the positions of each picture, or None.
     """
 
     settings: ModelSettings
     code_size: int
     dtype: Dtype | None = None
+    over: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -70,7 +73,7 @@ class Generator(nn.Module):
         x = block(upsample(x), 8, "up_0")
         x = upsample(block(upsample(x), 4, "up_1"))
         if s.non_local:
-            x = NonLocalBlock(self.dtype, name="attention")(x, train=train)
+            x = NonLocalBlock(self.dtype, self.over, name="attention")(x, train=train)
         x = block(x, 2, "up_2")
         x = block(upsample(x), 1, "up_3")
         to_image = Conv(3, 3, 1, 1, spectral=spectral, dtype=self.dtype, name="to_image")

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from cocosnet_jax.nn.norms import unit_length
 from cocosnet_jax.nn.resize import average_pool, nearest
-from cocosnet_jax.streaming import over_rows
+from cocosnet_jax.nn.streaming import over_rows
 
 Features = Mapping[str, Float[Array, "b h w k"]]
 # Of one discriminator's scale: five layers, the last are the logits.
@@ -132,7 +132,7 @@ def contextual(
     layers = CONTEXTUAL_LAYERS | (CONTEXTUAL_RELU2_2 if relu2_2 else {})
     total = jnp.zeros(())
     for layer, (weight, pool) in layers.items():
-        x, y = average_pool(fake[layer], pool), average_pool(exemplar[layer], pool)
+        x, y = (average_pool(wide(found[layer]), pool) for found in (fake, exemplar))
         total += weight * jnp.mean(contextual_layer(x, y, centre))
     return total
 

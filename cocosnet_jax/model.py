@@ -22,7 +22,7 @@ from cocosnet_jax.nn.resize import (
 )
 from cocosnet_jax.settings import DataSettings, ModelSettings, Settings
 from cocosnet_jax.types import Batch
-from cocosnet_jax.warp import SoftMatch, soft_match
+from cocosnet_jax.warp import soft_match
 
 GLASSES = 16  # channel of x_A that `labels_glasses` fills from the second plane (SPEC section 1)
 NOISE_DEVIATION = 0.01  # of the noise that takes a mask's place
@@ -95,8 +95,7 @@ class Translation(NamedTuple):
       image: the output, (b, H, W, 3) in [-1, 1].
       warped_exemplar: r_{y->x} at H x H.
       correspondence: features of both branches.
-      warp: the soft match.
-      warped_mask: (b, h, w, C), carried as `warped_mask` of the settings says, or directly.
+      warped_mask: (b, h, w, C), carried as `warped_mask` of the settings says.
       warped_cycle: r_{y->x->y}: (b, h, w, 3), or (b, H, W, 3) where patches are carried.
       cycle_target: what `warped_cycle` should equal.
     """
@@ -104,7 +103,6 @@ class Translation(NamedTuple):
     image: Float[Array, "b height width 3"]
     warped_exemplar: Float[Array, "b height width 3"] | None = None
     correspondence: Correspondence | None = None
-    warp: SoftMatch | None = None
     warped_mask: Float[Array, "b h w classes"] | None = None
     warped_cycle: Float[Array, "..."] | None = None
     cycle_target: Float[Array, "..."] | None = None
@@ -116,7 +114,7 @@ class CoCosNet(nn.Module):
     Attributes:
       settings: widths and variants.
       code_size: see `Generator`.
-      over: devices that share the positions of each picture (`cocosnet_jax.warp`), or None.
+      over: devices that share the positions of each picture, or None.
     """
 
     settings: ModelSettings
@@ -147,7 +145,7 @@ class CoCosNet(nn.Module):
         s = self.settings
         dtype = jnp.bfloat16 if s.dtype == "bfloat16" else None
         _, height, width, _ = inputs.image.shape
-        generator = Generator(s, self.code_size, dtype, name="generator")
+        generator = Generator(s, self.code_size, dtype, self.over, name="generator")
         if s.generator_condition == "input":
             return Translation(generator(inputs.semantics, height, width, train=train))
 
@@ -226,7 +224,7 @@ class CoCosNet(nn.Module):
         else:
             condition = Condition(warped)
         image = generator(condition, height, width, train=train)
-        return Translation(image, warped, found, warp, warped_mask, cycle, target)
+        return Translation(image, warped, found, warped_mask, cycle, target)
 
 
 def build(settings: Settings) -> CoCosNet:

@@ -289,7 +289,9 @@ class _Pictures:
         self._settings = settings
         self._folder = folder / "pictures"
         self._devices = devices
-        self._predict: PredictStep = jax.jit(predict_step(settings))
+        self._predict: PredictStep = jax.jit(
+            predict_step(settings), out_shardings=mesh.split(devices)
+        )
         self._batch: Batch | None = None
         self._valid = np.zeros(0, bool)
 

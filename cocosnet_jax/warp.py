@@ -14,12 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from cocosnet_jax import streaming
+from cocosnet_jax.nn import streaming
 from cocosnet_jax.nn.norms import unit_length
-from cocosnet_jax.streaming import PRECISION, neighbourhoods
-
-# Up to so many positions (256 x 256 pixels at stride 4) the whole correlation is held.
-DENSE_POSITIONS = 4096
+from cocosnet_jax.nn.streaming import DENSE_POSITIONS, PRECISION, neighbourhoods
 
 
 def matching_features(

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cocosnet_jax import mesh, settings, steps, streaming, train, vgg_weights
+from cocosnet_jax import mesh, settings, steps, train, vgg_weights
 from cocosnet_jax import state as states
-from cocosnet_jax.nn import conv
+from cocosnet_jax.nn import blocks, conv, streaming
 from cocosnet_jax.types import Batch
 
 SETTINGS = settings.from_mapping(
@@ -77,8 +77,9 @@ def rows_differ(many: Mesh, state: Any) -> float:
 
 # Every device would make the draws of a training run, for much smaller networks.
 @mock.patch.object(states, "DRAW", 2**16)
-# Several blocks for every device.
+# Several blocks for every device, in the non-local blocks too.
 @mock.patch.object(streaming, "BLOCK", 64)
+@mock.patch.object(blocks, "DENSE_POSITIONS", 1024)
 @mock.patch.object(conv, "_convolve_patches", convolve)
 def main() -> None:
     """Runs both."""
@@ -94,12 +95,14 @@ def main() -> None:
         return float(np.max([np.max(np.abs(x - y)) for x, y in pairs]))
 
     names = ("params", "variables", "ema")
+    numbered = batch(0, 16, 16)._replace(self_reference=np.arange(16))
     print(
         json.dumps(
             {
                 "devices": many.size,
                 "rows_shared_by": [mesh.for_rows(coarsest).size for coarsest in (2, 4, 8, 16)],
                 "rows_differ": rows_differ(mesh.make(jax.devices()[:4]), before),
+                "samples": mesh.to_local(mesh.to_global(many, numbered).self_reference).tolist(),
                 "compiled": compiled,
                 "types": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state_many)}),
                 "losses": [

@@ -4,8 +4,8 @@ import numpy as np
 
 from tests import parity
 
-# Measured: image 0.025 of full scale at the worst pixel, losses 0.023. Parameters, norms,
-# correlation and losses are float32; a mistake there would cost far more.
+# Of full scale at the worst pixel, and of each loss. Parameters, norms, correlation and losses are
+# float32; a mistake there would cost far more.
 BOUNDS = {"image": 0.05, "losses": 0.05}
 
 

@@ -12,6 +12,8 @@ TEXT = """
   %all-reduce-start.2 = bf16[8,2]{1,0} all-reduce-start(%c), channel_id=2
   %all-reduce-done.2 = bf16[8,2]{1,0} all-reduce-done(%all-reduce-start.2)
   %gather = pred[16]{0} all-gather(%d), channel_id=3
+  %all-gather-start.4 = (f32[4]{0}, f32[32]{0}) all-gather-start(%f), channel_id=4
+  %permute = (f32[8]{0}, f32[8]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%g)
   ROOT %add = f32[2]{0} add(%all-reduce.1, %e)
 """
 
@@ -19,7 +21,8 @@ TEXT = """
 def test_collectives_are_counted_in_bytes():
     assert compile_check.collectives(TEXT) == {
         "all-reduce": [(3 * 3 * 64 * 64 + 64) * 4, 32],
-        "all-gather": [16],
+        "all-gather": [16, 128],
+        "collective-permute": [32],
     }
 
 

@@ -139,3 +139,18 @@ def test_losses_of_bfloat16_are_float32():
     x, y = (jnp.asarray(RNG.normal(size=(1, 4, 4, 8)), jnp.bfloat16) for _ in "xy")
     assert losses.mean_abs(x, y).dtype == jnp.float32
     assert losses.contextual_layer(x, y, "channels").dtype == jnp.float32
+
+
+def test_contextual_loss_of_bfloat16_pools_in_float32():
+    shapes = {"relu5_2": 4, "relu4_2": 4, "relu3_2": 8, "relu2_2": 16}
+
+    def features():
+        return {
+            name: jnp.asarray(RNG.normal(1, 1, (1, side, side, 8)), jnp.bfloat16)
+            for name, side in shapes.items()
+        }
+
+    x, y = features(), features()
+    widened = ({name: losses.wide(z) for name, z in found.items()} for found in (x, y))
+    expected = losses.contextual(*widened, "channels", True)
+    assert losses.contextual(x, y, "channels", True) == expected

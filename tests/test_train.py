@@ -260,6 +260,7 @@ def test_eight_devices_compute_what_one_computes(program):
     assert found["devices"] == 8
     assert found["rows_shared_by"] == [1, 1, 8, 8]
     assert found["rows_differ"] < 1e-10
+    assert found["samples"] == list(range(16))
     assert found["compiled"] == 1
     assert found["types"] == ["float64", "int32"]
     for losses in found["losses"]:

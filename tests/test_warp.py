@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax import streaming, warp
+from cocosnet_jax import warp
+from cocosnet_jax.nn import streaming
 from cocosnet_jax.nn.resize import bilinear, from_patches, to_patches
 
 RNG = np.random.default_rng(0)

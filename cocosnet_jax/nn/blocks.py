@@ -5,12 +5,12 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.norms import BatchNorm, instance_norm
-from cocosnet_jax.streaming import Side, attend
-from cocosnet_jax.warp import DENSE_POSITIONS
+from cocosnet_jax.nn.streaming import DENSE_POSITIONS, Side, attend
 
 
 class ResidualBlock(nn.Module):
@@ -58,9 +58,14 @@ class NonLocalBlock(nn.Module):
     """Self-attention in which every position attends to 2x2 max-pooled ones (SPEC section 2).
 
     The gain `gamma` starts at 0, so that the block starts as the identity.
+
+    Attributes:
+      dtype: of the activations; the softmax is taken in float32 or wider.
+      over: devices that share the positions of each picture, where they are many, or None.
     """
 
     dtype: Dtype | None = None
+    over: Mesh | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
@@ -76,15 +81,15 @@ class NonLocalBlock(nn.Module):
         theta = project(x, max(c // 8, 1), "theta").reshape(b, h * w, -1)
         phi = pool(project(x, max(c // 8, 1), "phi"))
         g = pool(project(x, c // 2, "g"))
+        wide = jnp.promote_types(g.dtype, jnp.float32)
         if h * w > DENSE_POSITIONS:
-            wide = jnp.promote_types(x.dtype, jnp.float32)
             rows, columns = (Side.of_vectors(y.astype(wide)) for y in (theta, phi))
-            attended = attend(rows, columns, g.astype(wide), 1.0, precision=None).astype(g.dtype)
+            values = g.astype(wide)
+            attended = attend(rows, columns, values, 1.0, precision=None, over=self.over)
         else:
-            logits = jnp.einsum("bnk,bmk->bnm", theta, phi)
-            wide = jnp.promote_types(logits.dtype, jnp.float32)
-            attention = jax.nn.softmax(logits.astype(wide), -1).astype(g.dtype)
+            logits = jnp.einsum("bnk,bmk->bnm", theta, phi, preferred_element_type=wide)
+            attention = jax.nn.softmax(logits, -1).astype(g.dtype)
             attended = jnp.einsum("bnm,bmk->bnk", attention, g)
-        attended = attended.reshape(b, h, w, -1)
+        attended = attended.astype(g.dtype).reshape(b, h, w, -1)
         gamma = self.param("gamma", nn.initializers.zeros, ())
         return x + gamma.astype(x.dtype) * project(attended, c, "o")

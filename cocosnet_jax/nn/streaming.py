@@ -20,7 +20,9 @@ from cocosnet_jax.nn.norms import FLOAT64_EPS
 _Precision = jax.lax.Precision | None
 # Logits are cosines times 100: rounding a product to bf16 or TF32 would move them by tenths.
 PRECISION = jax.lax.Precision.HIGHEST
-# About how many rows and columns a block has.
+# Up to so many rows (256 x 256 pixels at stride 4) all pairs are held.
+DENSE_POSITIONS = 4096
+# Above it: about how many rows and columns a block has.
 BLOCK = 2048
 
 
