@@ -130,13 +130,10 @@ class Checkpoints:
             differences = _of_another_model(settings_lib.from_mapping(saved), self._settings)
             if not differences:
                 return self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
-        # UserError: of settings that this version does not know.
-        except (OSError, ValueError, KeyError, UserError) as error:
+        # Orbax raises a bare Exception for a damaged file.
+        except Exception as error:
             raise _read_error(folder, error) from error
-        raise UserError(
-            f"checkpoint {folder} is of another model; choose another --workdir, or set its"
-            " settings. They differ in (there, here):\n  " + "\n  ".join(differences)
-        )
+        raise _another_model(folder, differences)
 
     def close(self) -> None:
         """Waits as `wait` does, and frees what the manager holds."""
@@ -209,7 +206,8 @@ def restore_for_inference(
                 )
             ),
         )["state"]
-    except (OSError, ValueError, KeyError, UserError) as error:
+    # Orbax raises a bare Exception for a damaged file.
+    except Exception as error:
         raise _read_error(folder, error) from error
     finally:
         checkpointer.close()
@@ -224,6 +222,19 @@ def restore_for_inference(
         ),
         int(state["step"]),
         folder,
+    )
+
+
+def check_model(restored: Restored, settings: Settings) -> None:
+    """Raises UserError if a checkpoint is of another model than these settings'."""
+    if differences := _of_another_model(restored.settings, settings):
+        raise _another_model(restored.folder, differences)
+
+
+def _another_model(folder: epath.Path, differences: list[str]) -> UserError:
+    return UserError(
+        f"checkpoint {folder} is of another model; choose another --workdir, or set its settings."
+        " They differ in (there, here):\n  " + "\n  ".join(differences)
     )
 
 

@@ -38,12 +38,13 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
       The exit status.
 
     Raises:
-      UserError: there is no checkpoint, the data or the batch do not fit, or a batch is too large
-        for the devices' memory.
+      UserError: there is no checkpoint, it is of another model, the data or the batch do not fit,
+        or a batch is too large for the devices' memory.
     """
     mesh.check_batch("train.evaluation_batch_size", settings.train.evaluation_batch_size)
     devices = mesh.make()
     restored = checkpoint.restore_for_inference(folder, mesh.replicated(devices))
+    checkpoint.check_model(restored, settings)
     prepare_data(settings)
     batch_size = settings.train.evaluation_batch_size
     batches = pipeline.evaluation_batches(

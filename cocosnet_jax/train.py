@@ -4,8 +4,9 @@ import contextlib
 import math
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -40,7 +41,8 @@ def train(settings: Settings, folder: epath.Path) -> int:
       The exit status: 0, or 128 + the signal's number if the run was interrupted.
 
     Raises:
-      UserError: batch, weights or data do not fit, a loss is not finite, or the disk is full.
+      UserError: batch, weights or data do not fit, the folder is in use, a loss is not finite, or
+        the disk is full.
     """
     mesh.check_batch("train.batch_size", settings.train.batch_size)
     mesh.check_batch("train.evaluation_batch_size", settings.train.evaluation_batch_size)
@@ -52,7 +54,14 @@ def train(settings: Settings, folder: epath.Path) -> int:
     steps_per_epoch = max(1, examples // settings.train.batch_size)
     total = settings.epochs * steps_per_epoch
     last = min(total, settings.train.stop_after or total)
+    leads = jax.process_index() == 0
+    with workdir.in_use(folder) if leads else contextlib.nullcontext():
+        return _train(settings, folder, weights, steps_per_epoch, last)
 
+
+def _train(
+    settings: Settings, folder: epath.Path, weights: VggWeights, steps_per_epoch: int, last: int
+) -> int:
     checkpoints = Checkpoints(folder, settings)
     devices = mesh.make()
     newest = checkpoints.latest_step
@@ -200,14 +209,10 @@ class _Loop:
         batches = (mesh.to_global(self.devices, batch) for batch in host_batches)
         weights = jax.device_put(weights, mesh.replicated(self.devices))
         show = _Pictures(self.settings, self.folder, self.devices)
-        writer = metric_writers.AsyncWriter(
-            metric_writers.SummaryWriter(str(self.folder / "tensorboard"))
-            if self.leads
-            else metric_writers.MultiWriter([])
-        )
+        board = _TensorBoard(self.folder / "tensorboard")
         _say(f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ...")
         began = time.monotonic()
-        with _Interruption() as interruption, contextlib.closing(writer):
+        with _Interruption() as interruption, contextlib.closing(board):
             first = next(batches)
             step_fn = compile_step(
                 self.settings, self.devices, self.steps_per_epoch, (state, weights, first)
@@ -224,12 +229,12 @@ class _Loop:
                         # Not before: what does not fit in memory may be set, and started again.
                         workdir.claim(self.folder, self.settings)
                 stop = step == self.last or interruption.signal or self.checkpoints.preempted(step)
-                if step % train.log_every == 0 or stop:
-                    self._log(step, writer)
                 if stop or self.checkpoints.due(step):
                     self._save(step, state, force=bool(stop))
+                if step % train.log_every == 0 or stop:
+                    self._log(step, board)
                 if train.images_every and (step % train.images_every == 0 or step == self.last):
-                    show(step, state, writer)
+                    show(step, state, board)
                 if stop:
                     break
             self.checkpoints.wait()
@@ -264,7 +269,7 @@ class _Loop:
             " config.optimiser.generator_rate and discriminator_rate, or config.model.dtype=float32"
         )
 
-    def _log(self, step: int, writer: metric_writers.MetricWriter) -> None:
+    def _log(self, step: int, board: "_TensorBoard") -> None:
         recent = self._check_losses(step)
         self.recent = []
         mean = {name: float(np.mean([losses[name] for losses in recent])) for name in recent[0]}
@@ -276,10 +281,46 @@ class _Loop:
             rate = steps * self.settings.train.batch_size / seconds
             left = (self.last - step) * seconds / steps
             line += f"  {rate:.3g} images/s  {_clock(left)} left"
-            writer.write_scalars(step, {"images_per_second": rate})
+            board.scalars(step, {"images_per_second": rate})
         line += "  " + "  ".join(f"{name} {value:.4g}" for name, value in mean.items())
-        writer.write_scalars(step, {f"loss/{name}": value for name, value in mean.items()})
+        board.scalars(step, {f"loss/{name}": value for name, value in mean.items()})
         _say(line)
+
+
+class _TensorBoard:
+    """TensorBoard files of the first process; where they cannot be written, the run goes on."""
+
+    def __init__(self, folder: epath.Path):
+        self._writer: metric_writers.MetricWriter | None = None
+        if jax.process_index() == 0:
+            self._try(self._open, folder)
+
+    def _open(self, folder: epath.Path) -> None:
+        self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes numbers by name."""
+        if self._writer:
+            self._try(self._writer.write_scalars, step, values)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a picture, (H, W, 3) in bytes."""
+        if self._writer:
+            self._try(self._writer.write_images, step, {name: image[None]})
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        if self._writer:
+            self._try(self._writer.close)
+
+    def _try(self, write: Callable[..., object], *arguments: object) -> None:
+        try:
+            write(*arguments)
+        # What a file system or network raises comes from another thread, in a wrapper of clu's.
+        except Exception as error:
+            self._writer = None
+            cause = error.__cause__ or error
+            _say(f"TensorBoard's files are not written any more: {cause}")
 
 
 class _Pictures:
@@ -295,7 +336,7 @@ class _Pictures:
         self._batch: Batch | None = None
         self._valid = np.zeros(0, bool)
 
-    def __call__(self, step: int, state: TrainState, writer: metric_writers.MetricWriter) -> None:
+    def __call__(self, step: int, state: TrainState, board: _TensorBoard) -> None:
         if self._batch is None:
             self._batch, self._valid = self._first()
         outputs = self._predict(state, mesh.to_global(self._devices, self._batch))
@@ -309,7 +350,7 @@ class _Pictures:
         except OSError as error:
             # What is learned matters more: checkpoints say so themselves.
             _say(f"the pictures of step {step} cannot be written: {error}")
-        writer.write_images(step, {" | ".join(pictures.COLUMNS): grid[None]})
+        board.image(step, " | ".join(pictures.COLUMNS), grid)
 
     def _first(self) -> tuple[Batch, np.ndarray]:
         batches: Iterator[Any] = pipeline.evaluation_batches(
@@ -346,11 +387,12 @@ class _Interruption:
         signal.signal(number, signal.SIG_DFL)
         if jax.process_index() == 0:
             # Not print, which raises where the signal came while another line was being printed.
-            os.write(
-                1,
-                b"interrupted: finishing this step and saving;"
-                b" once more ends the program unsaved\n",
-            )
+            with contextlib.suppress(OSError):
+                os.write(
+                    1,
+                    b"interrupted: finishing this step and saving;"
+                    b" once more ends the program unsaved\n",
+                )
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
@@ -366,6 +408,12 @@ def _clock(seconds: float) -> str:
 
 
 def _say(line: str) -> None:
-    """Prints a line at once, once for all processes."""
+    """Prints a line at once, once for all processes.
+
+    Where nobody reads it any more, the run goes on: Ctrl-C ends `| tee` first.
+    """
     if jax.process_index() == 0:
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except OSError:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115

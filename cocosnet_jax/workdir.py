@@ -7,8 +7,11 @@ pictures/       the same pictures as PNG files
 evaluation/     what `--mode=evaluate` measured
 """
 
+import contextlib
+import fcntl
 import os
 import uuid
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -18,6 +21,7 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 
 _FILE = "settings.json"
+_LOCK = ".in_use"
 
 # Fields that do not change what is learned: they may differ from one start to the next.
 _FREE = (
@@ -97,6 +101,36 @@ def check_writable(folder: epath.Path, flag: str) -> None:
             f"--{flag}={folder} cannot be written to: {error.strerror} in {there}; choose another"
             f" --{flag} or change its permissions"
         ) from error
+
+
+@contextlib.contextmanager
+def in_use(folder: epath.Path) -> Iterator[None]:
+    """Keeps other runs out of the folder, for as long as this process has it.
+
+    A place that is no folder of this machine's, or knows no locks, is not kept.
+
+    Raises:
+      UserError: another run has it.
+    """
+    if "://" in os.fspath(folder):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / _LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"--workdir={folder} is in use by process {file.read().strip() or '?'}; stop that"
+                " run, or choose another --workdir"
+            ) from error
+        except OSError:
+            pass  # The file system knows no locks.
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def claim(folder: epath.Path, settings: Settings) -> None:

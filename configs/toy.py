@@ -55,7 +55,8 @@ def get_config(variant: str = "mask") -> ConfigDict:
     config.train.batch_size = 4
     config.train.log_every = 10
     config.train.images_every = 0
-    # One per epoch: the demo measures the one after the warm-up too.
+    # One per epoch: the demo measures the one after the warm-up too, which is kept however often a
+    # run is interrupted, and saved.
     config.train.checkpoint_every = 80
-    config.train.keep_checkpoints = 4
+    config.train.keep_checkpoints = 320
     return config

@@ -125,15 +125,20 @@ def test_no_checkpoint_says_what_to_give(tmp_path, there):
         checkpoint.restore_for_inference(path)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+@pytest.mark.parametrize("damaged", ["*", "d/*"])
+def test_a_damaged_checkpoint_is_named(damaged, tmp_path):
     checkpoints = Checkpoints(epath.Path(tmp_path), SETTINGS)
     checkpoints.save(2, state_of(2))
-    checkpoints.close()
-    for file in (tmp_path / "checkpoints/2/state").rglob("*"):
-        if file.is_file():
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    checkpoints.wait()
+    files = [x for x in (tmp_path / "checkpoints/2/state").rglob(damaged) if x.is_file()]
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(UserError, match=r"checkpoints/2 cannot be read: .*older one"):
         checkpoint.restore_for_inference(tmp_path)
+    with pytest.raises(UserError, match=r"checkpoints/2 cannot be read: .*older one"):
+        checkpoints.restore(mesh.replicated(mesh.make()))
+    checkpoints.close()
 
 
 FULL_DISK = """

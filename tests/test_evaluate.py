@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -9,7 +10,7 @@ from PIL import Image
 from cocosnet_jax import evaluate, fit, settings
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.errors import UserError
-from tests.conftest import STEPS
+from tests.conftest import CLASSES, STEPS
 from tests.metrics.test_warp_accuracy import by_hand
 
 
@@ -49,6 +50,16 @@ def test_a_batch_that_is_too_large_is_one_error(trained, monkeypatch):
         evaluate.evaluate(run, epath.Path(trained))
     assert "pictures of 64 x 64 need" in str(error.value)
     assert "config.train.evaluation_batch_size is 3; set a smaller one" in str(error.value)
+
+
+def test_a_checkpoint_of_another_model_is_not_measured(trained):
+    """Converted weights have no settings.json, which would have been compared."""
+    run = settings.from_json((trained / "settings.json").read_text())
+    other = dataclasses.replace(run, data=dataclasses.replace(run.data, channels=151))
+    with pytest.raises(
+        UserError, match=rf"is of another model(.|\n)*data.channels: {CLASSES}, 151"
+    ):
+        evaluate.evaluate(other, epath.Path(trained))
 
 
 def test_every_translation_is_a_picture(evaluated):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cocosnet_jax import checkpoint, mesh, settings, train
+from cocosnet_jax import checkpoint, mesh, settings, train, workdir
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import UserError
 from tests import test_checkpoint
@@ -68,6 +68,34 @@ def test_a_signal_while_a_line_is_printed(monkeypatch, capfd):
         print("a line", flush=True)
         assert interruption.signal == signal.SIGINT
     assert "interrupted: finishing this step" in capfd.readouterr().out
+
+
+def test_lines_that_nobody_reads_do_not_end_a_run(program):
+    """Ctrl-C in `main | tee log` ends tee first."""
+    code = """if True:
+        import os, signal, sys
+        from cocosnet_jax import train
+        sys.stdin.read()
+        with train._Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGINT)
+            train._say("a line")
+            train._say("another")
+        sys.exit(int(interruption.signal))
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=program.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    process.stdin.close()
+    assert process.wait(120) == signal.SIGINT
+    assert process.stderr.read() == ""
+    process.stderr.close()
 
 
 def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, trained):
@@ -199,6 +227,43 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(loop, tmp_pa
     restored = checkpoint.restore_for_inference(tmp_path)
     assert restored.step == 6
     assert train.all_finite(restored.state)
+
+
+class _FullDisk:
+    """A TensorBoard writer that fails when something is written, in the writer's thread."""
+
+    def __init__(self, *_):
+        pass
+
+    def write_scalars(self, **_):
+        raise OSError(28, "No space left on device")
+
+    def flush(self):
+        pass
+
+    close = flush
+
+
+@pytest.mark.parametrize("broken", ["folder", "disk"])
+def test_a_run_goes_on_without_tensorboard(broken, loop, tmp_path, monkeypatch, capsys):
+    if broken == "folder":
+        (tmp_path / "tensorboard").write_text("a file")
+    else:
+        monkeypatch.setattr(train.metric_writers, "SummaryWriter", _FullDisk)
+    loop(good_until(loss=99, parameter=99))
+    assert checkpoint.restore_for_inference(tmp_path).step == 20
+    said = [line for line in capsys.readouterr().out.splitlines() if "TensorBoard's" in line]
+    assert len(said) == 1
+    assert {"folder": "Not a directory", "disk": "No space left"}[broken] in said[0]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    folder = epath.Path(tmp_path / "run")
+    refused = pytest.raises(UserError, match=f"in use by process {os.getpid()}; stop that run")
+    with workdir.in_use(folder), refused, workdir.in_use(folder):
+        raise AssertionError
+    with workdir.in_use(folder):
+        pass
 
 
 def test_a_run_that_could_not_begin_leaves_the_folder_free(loop, tmp_path):
