@@ -124,7 +124,8 @@ class ModelSettings:
         plain translation network without exemplar).
       condition_resize: how the SPADE condition is brought to each layer's size.
       spectral_everywhere: spectral norm on every convolution, not only the release's.
-      dtype: of activations; parameters, norms, correlation and losses stay float32.
+      dtype: of activations; parameters, norms, correlation, what it is computed from between the
+        feature block's convolutions, and losses stay float32.
       rematerialise: what the backward pass computes again to save memory: `nothing`, what is
         `elementwise` (norms, activations), or all within `blocks`; the results are the same.
     """

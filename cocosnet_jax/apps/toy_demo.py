@@ -2,8 +2,9 @@
 
     python -m cocosnet_jax.apps.toy_demo --workdir=runs/demo
 
-is what `make demo` runs. It trains `configs/toy.py`, translates validation scenes with three
-exemplars each, writes `demo.png` and `demo.json` into the workdir and prints what it measured:
+is what `make demo` runs; `--seed=1` draws other weights. It trains `configs/toy.py`, translates
+validation scenes with three exemplars each, writes `demo.png` and `demo.json` into the workdir and
+prints what it measured:
 
 - warp accuracy: share of positions at which the warp brings the right class, among those whose
   class the exemplar has; after the warm-up with the exemplar's mask given, at the end with noise in
@@ -33,6 +34,7 @@ from cocosnet_jax.steps import PredictStep, predict_step
 from cocosnet_jax.types import Batch
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder of the run; made where missing")
+_SEED = flags.DEFINE_integer("seed", 0, "of the weights and of the order", lower_bound=0)
 
 EXEMPLARS = 3  # per scene
 ROWS = 5  # scenes in the picture
@@ -57,7 +59,9 @@ def main() -> int:
 
     from configs import toy
 
-    settings = from_mapping(toy.get_config().to_dict())
+    config = toy.get_config()
+    config.train.seed = _SEED.value
+    settings = from_mapping(config.to_dict())
     # Slow to import.
     from cocosnet_jax import train
 

@@ -56,4 +56,5 @@ def test_the_warm_up_ends_with_a_checkpoint_that_is_kept():
     warmed_up = config.model.mask_epochs * steps_per_epoch
     last = (config.optimiser.constant_epochs + config.optimiser.decay_epochs) * steps_per_epoch
     assert warmed_up % config.train.checkpoint_every == 0
-    assert last - warmed_up < config.train.keep_checkpoints * config.train.checkpoint_every
+    # However often the run is interrupted, and saved.
+    assert last <= config.train.keep_checkpoints
