@@ -8,17 +8,21 @@ import os
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cocosnet_jax.errors import UserError
 
 FileName = str | os.PathLike[str]
 
-# EXIF orientations that exchange width and height, as what they do to an array.
+# EXIF orientations, as what turns an array (H, W) or (H, W, channels) upright. From 5 on they
+# exchange width and height.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    5: lambda a: a.T,
+    2: lambda a: np.flip(a, 1),
+    3: lambda a: np.rot90(a, 2),
+    4: lambda a: np.flip(a, 0),
+    5: lambda a: np.swapaxes(a, 0, 1),
     6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).T,
+    7: lambda a: np.swapaxes(np.rot90(a, 2), 0, 1),
     8: lambda a: np.rot90(a),
 }
 _ORIENTATION = 0x0112
@@ -44,18 +48,31 @@ def _read(path: FileName) -> tuple[Image.Image, int]:
         ) from None
 
 
+def _upright(image: Image.Image, orientation: int) -> np.ndarray:
+    """The pixels, turned here: Pillow would write the EXIF block anew, which damaged ones fail."""
+    array = np.asarray(image)
+    turn = _TURNS.get(orientation)
+    return array if turn is None else np.ascontiguousarray(turn(array))
+
+
 def read_photograph(path: FileName) -> np.ndarray:
     """A photograph as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit images are converted; an alpha channel is dropped.
 
     Raises:
-      UserError: the file is missing, truncated or no image.
+      UserError: the file is missing, truncated or no image, or does not say what white is.
     """
-    image, _ = _read(path)
+    image, orientation = _read(path)
+    if image.mode in ("F", "I"):
+        numbers = "floating-point numbers" if image.mode == "F" else "32-bit integers"
+        raise UserError(
+            f"{path} holds {numbers} (mode {image.mode}), of which none is known to be white; save"
+            " it as an 8-bit picture"
+        )
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    return _upright(image.convert("RGB"), orientation)
 
 
 def read_label_map(path: FileName) -> np.ndarray:
@@ -64,13 +81,13 @@ def read_label_map(path: FileName) -> np.ndarray:
     Raises:
       UserError: the file is missing, truncated, no image, in colour, or a JPEG.
     """
-    image, _ = _read(path)
+    image, orientation = _read(path)
     if image.format in ("JPEG", "MPO"):
         raise UserError(
             f"{path} is a JPEG, whose compression changes class numbers; save the map as PNG, from"
             " where it was drawn"
         )
-    array = np.asarray(ImageOps.exif_transpose(image))
+    array = _upright(image, orientation)
     if array.ndim == 3 and image.mode in ("LA", "PA"):
         array = array[..., 0]
     elif array.ndim == 3 and np.array_equal(array[..., 0], array[..., 1]):
@@ -116,14 +133,14 @@ def align(
     if array.shape == size:
         return array
     with Image.open(photograph) as file:
-        turn = _TURNS.get(int(file.getexif().get(_ORIENTATION, 1)))
-    if turn is None or array.shape != size[::-1]:
+        orientation = int(file.getexif().get(_ORIENTATION, 1))
+    if not 5 <= orientation <= 8 or array.shape != size[::-1]:
         raise UserError(
             f"{photograph} has {size[1]}x{size[0]} pixels (width x height) but"
             f" its label map {path} has {array.shape[1]}x{array.shape[0]}; make them the"
             " same size"
         )
-    return turn(array)
+    return _TURNS[orientation](array)
 
 
 def check_classes(

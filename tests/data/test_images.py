@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,6 +36,14 @@ def test_16_bit_grey_keeps_its_upper_byte(tmp_path):
     Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(tmp_path / "a.png")
     read = images.read_photograph(tmp_path / "a.png")
     np.testing.assert_array_equal(read[0, :, 0], [0, 1, 255])
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(np.float32, "F"), (np.int32, "I")])
+def test_numbers_without_a_white_are_no_photograph(tmp_path, kind, mode):
+    # A float of 1 would be read as black, an integer of 65535 as white.
+    Image.fromarray(np.array([[0, 1, 65535]], kind)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=rf"a\.tif holds .* \(mode {mode}\), .*; save it as an 8"):
+        images.read_photograph(tmp_path / "a.tif")
 
 
 def test_cmyk_is_converted(tmp_path):
@@ -75,6 +85,20 @@ def test_exif_rotation_keeps_label_and_photograph_aligned(tmp_path, orientation,
     image, label = images.read_pair(tmp_path / "a.png", tmp_path / "label.png")
     np.testing.assert_array_equal(image, upright)
     np.testing.assert_array_equal(label, upright[..., 0])
+
+
+def test_what_else_an_exif_block_says_does_not_matter(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker of cameras"
+    Image.fromarray(gradient()).save(tmp_path / "a.png", exif=exif)
+    upright = images.read_photograph(tmp_path / "a.png")
+    # The maker as one rational number, not 19 letters: it is read, but Pillow cannot write it.
+    damaged = exif.tobytes().replace(
+        struct.pack(">HHL", 0x010F, 2, 19), struct.pack(">HHL", 0x010F, 5, 1)
+    )
+    assert damaged != exif.tobytes()
+    Image.fromarray(gradient()).save(tmp_path / "a.png", exif=damaged)
+    np.testing.assert_array_equal(images.read_photograph(tmp_path / "a.png"), upright)
 
 
 @pytest.mark.parametrize("kind", ["grey", "palette", "16-bit", "grey in RGB"])
