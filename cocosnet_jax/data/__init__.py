@@ -79,15 +79,19 @@ def found_classes(settings: DataSettings) -> np.ndarray:
 def prepare(settings: DataSettings) -> None:
     """Makes the dataset's records where they are missing, after checking all of its files.
 
-    Exemplar lists are checked as well, on every call. Interrupted preparation leaves nothing that
-    counts as prepared. Where several processes share a data folder, let one of them call first.
+    Exemplar lists are checked as well, on every call: before anything is made, that they can be
+    read; after it, that they fit. Interrupted preparation leaves nothing that counts as prepared.
+    Where several processes share a data folder, let one of them call first.
 
     Raises:
       UserError: everything that is wrong, at once: files, lists and settings.
     """
     from cocosnet_jax.data import pipeline, records
 
-    records.prepare(open_builder(settings))
+    builder = open_builder(settings)
+    # Preparation takes hours.
+    pipeline.read_lists(settings)
+    records.prepare(builder)
     pipeline.check_lists(settings)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from cocosnet_jax.data import distortions, exemplars, open_split, records
+from cocosnet_jax.data import distortions, exemplars, open_split, problems, records
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from cocosnet_jax.types import Batch
@@ -184,6 +184,25 @@ def examples_per_epoch(settings: DataSettings, split: str = "train") -> int:
       UserError: the data are not prepared.
     """
     return len(open_split(settings, split))
+
+
+def read_lists(settings: DataSettings) -> None:
+    """Raises a `UserError` that says which exemplar lists are no lists; needs no prepared data."""
+    lists = {
+        "exemplar_list": settings.exemplar_list if settings.exemplar_probability else "",
+        "validation_exemplar_list": settings.validation_exemplar_list,
+        "self_pair_list": settings.self_pair_list,
+    }
+    wrong = []
+    for field, path in lists.items():
+        # These are no files.
+        if path in ("", "names" if field == "self_pair_list" else "random"):
+            continue
+        try:
+            exemplars.read_list(path)
+        except UserError as error:
+            wrong.append(f"{field}: {error}")
+    problems.raise_if_any("config.data", wrong)
 
 
 def check_lists(settings: DataSettings) -> None:

@@ -370,3 +370,26 @@ def test_lists_are_checked_before_training(plain, tmp_path):
     path.write_text("validation_00,gone.jpg\n")
     with pytest.raises(UserError, match=r"list\.txt: line 1: exemplar 'gone\.jpg' is not in"):
         data.prepare(dataclasses.replace(plain, validation_exemplar_list=str(path)))
+
+
+def test_all_lists_are_read_before_anything_is_prepared(plain, tmp_path):
+    path = tmp_path / "list.txt"
+    path.touch()
+    lists = {
+        "exemplar_list": "/nope.txt",
+        "validation_exemplar_list": str(path),
+        "self_pair_list": "names.txt",
+    }
+    with pytest.raises(UserError) as error:
+        data.prepare(dataclasses.replace(plain, **lists))
+    assert str(error.value).splitlines() == [
+        "config.data has 3 problems:",
+        "  exemplar_list: exemplar list /nope.txt does not exist; check the name",
+        f"  validation_exemplar_list: exemplar list {path}: it is empty; write one line"
+        " 'key,ref1,ref2,...' per image",
+        "  self_pair_list: exemplar list names.txt does not exist; check the name",
+    ]
+    assert not (tmp_path / "prepared").exists()
+    # Nothing reads this one.
+    unread = dataclasses.replace(plain, exemplar_list="/nope.txt", exemplar_probability=0.0)
+    data.prepare(unread)
