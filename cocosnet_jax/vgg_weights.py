@@ -135,7 +135,8 @@ def _from_keras(path: Path, width: int) -> VggWeights:
                         found[f"{name}/{'kernel' if item.ndim == 4 else 'bias'}"] = item[()]
 
                 group.visititems(note)
-    except OSError as error:
+    # h5py raises nearly anything on damaged files.
+    except Exception as error:
         raise UserError(
             f"{path}: begins like an .h5 file but cannot be read; it is truncated or damaged:"
             " fetch it again"

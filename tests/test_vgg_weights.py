@@ -154,9 +154,14 @@ def test_batch_norm_variant_of_torchvision_is_refused(tmp_path):
 def test_damaged_keras_file(tmp_path):
     path = tmp_path / "x.h5"
     write_keras(path, tensors())
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(UserError, match="truncated or damaged"):
-        vgg_weights.load(path, WIDTH)
+    whole = path.read_bytes()
+    # Cut off; the last group's table overwritten; the description of float32 overwritten.
+    table, float32 = whole.rindex(b"SNOD"), bytes((23, 8, 0, 23))
+    no_table = whole[:table] + b"    " + whole[table + 4 :]
+    for damaged in (whole[:3000], no_table, whole.replace(float32, b"    ")):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="truncated or damaged"):
+            vgg_weights.load(path, WIDTH)
     with h5py.File(path, "w") as file:
         file["something/else"] = np.zeros(3)
     with pytest.raises(UserError, match="conv1_1/kernel is missing"):
