@@ -376,11 +376,22 @@ class Rows:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists() and self._done.exists():
-                self.done = min(int(self._done.read_text()), count)
+                done = min(int(self._done.read_text()), count)
+                self.done = done if self._holds(done) else 0
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{path.parent} cannot be used ({error}); delete it, or choose another --output"
             ) from error
+
+    def _holds(self, rows: int) -> bool:
+        """Whether the file is long enough: what was written last may be lost when power fails."""
+        with self._path.open("rb") as file:
+            try:
+                np.lib.format.read_magic(file)
+                shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            except ValueError:
+                return False
+            return self._path.stat().st_size >= file.tell() + rows * shape[1] * 4
 
     def append(self, rows: Float[np.ndarray, "b width"]) -> None:
         """Writes the next rows; they are in the file when this returns."""

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import jax
 import numpy as np
@@ -60,6 +61,18 @@ def test_rows_are_found_again(tmp_path):
     (tmp_path / "folder/a.done").write_text("many")
     with pytest.raises(UserError, match=r"folder cannot be used .*; delete it"):
         retrieve.Rows(tmp_path / "folder/a", 10)
+
+
+@pytest.mark.parametrize("left", [0, 50, 128 + 3 * 24, 128 + 10 * 24 - 1])
+def test_rows_that_were_lost_are_not_done(tmp_path, left):
+    values = unit(10, 6, 0)
+    retrieve.Rows(tmp_path / "a", 10).append(values)
+    assert (tmp_path / "a.npy").stat().st_size == 128 + 10 * 24
+    os.truncate(tmp_path / "a.npy", left)
+    again = retrieve.Rows(tmp_path / "a", 10)
+    assert again.done == 0
+    again.append(values)
+    np.testing.assert_array_equal(again.array(), values)
 
 
 @pytest.fixture
