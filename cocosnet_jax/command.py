@@ -5,7 +5,9 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -49,7 +51,10 @@ def define_config(trains: bool = True) -> Callable[[], Settings]:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Parses flags, calls `main`, exits with its status; a UserError is one line, and its own."""
+    """Parses flags, calls `main`, exits with its status; a UserError is one line, and its own.
+
+    Ctrl-C is one line as well, wherever `main` does not catch it: training does, once it has begun.
+    """
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
@@ -66,28 +71,56 @@ def run(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.status)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # At once: Python's own way out waits for threads, and XLA's may crash it.
+        os._exit(130)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
     if any(argument in ("--help", "-help", "--helpfull") for argument in argv):
         return app.parse_flags_with_usage(list(argv))
+    config = ""
     sections = [field.name for field in dataclasses.fields(Settings)]
     # A value may follow its flag as an argument of its own.
     joined = re.sub(r"(^|\n)(--?config)\n", r"\1\2=", "\n".join(argv[1:])).splitlines()
     for argument in joined:
         match = re.match(r"--?(?:no)?config(?:=([^:]*)|\.(\w+))", argument)
-        if match and match[1] is not None and not os.path.isfile(match[1]):
-            raise UserError(f"--config={match[1]} is not a file; {_known_configs()}")
+        if match and match[1] is not None:
+            config = match[1]
+            if not os.path.isfile(config):
+                raise UserError(f"--config={config} is not a file; {_known_configs()}")
+            if not config.endswith(".py"):
+                raise UserError(f"--config={config} is no Python file; {_known_configs()}")
         if deeper := re.match(r"--?(?:no)?(config\.\w+\.\w+\.[\w.]+)", argument):
             raise UserError(f"{deeper[1]} is unknown; settings are config.SECTION.FIELD")
         if match and match[2] and match[2] not in sections:
             raise UserError(f"config.{match[2]} is unknown; config has {', '.join(sections)}")
     try:
-        return flags.FLAGS(argv)
+        others = flags.FLAGS(argv)
+        if config:
+            # A file that cannot be opened is an error at its first use.
+            loaded: Any = flags.FLAGS["config"].value
+            loaded.to_dict()
+        return others
     except flags.IllegalFlagValueError as error:
         raise _of_illegal_value(str(error)) from error
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())}; --helpfull lists the flags") from error
+    except UserError:
+        raise
+    # A config is a program, and may raise anything.
+    except Exception as error:
+        if not config:
+            raise
+        trace = traceback.extract_tb(error.__traceback__)
+        lines = [place.lineno for place in trace if place.filename == config]
+        where = f" in line {lines[-1]}" if lines else ""
+        what = " ".join(str(error).split())
+        raise UserError(
+            f"--config={config} cannot be loaded: {type(error).__name__}{where}: {what}; correct it"
+        ) from error
 
 
 def _of_illegal_value(message: str) -> UserError:

@@ -82,6 +82,7 @@ def test_unknown_variant_is_named(name):
 WRONG = [
     ((), "--config is missing"),
     (("--config=configs/none.py",), "--config=configs/none.py is not a file; there are configs/"),
+    (("--config=README.md",), "--config=README.md is no Python file; there are configs/"),
     (("--config", "configs/none.py"), "--config=configs/none.py is not a file; there are"),
     (
         ("--config=configs/toy.py", "--config.data.source.x=3"),
@@ -151,6 +152,43 @@ def test_a_wrong_command_line_is_one_line(arguments, line):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert line in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("def get_config(:", "SyntaxError: invalid syntax (mine.py, line 1); correct it"),
+        (
+            "import no_such_module",
+            "ModuleNotFoundError in line 1: No module named 'no_such_module'",
+        ),
+        ("def get_config():\n    return {}['model']", "KeyError in line 2: 'model'; correct it"),
+        ("open('no such file')", "No such file or directory: 'no such file'; correct it"),
+        ("", "AttributeError: module 'config_config' has no attribute 'get_config'"),
+    ],
+)
+def test_a_config_that_cannot_be_loaded_is_one_line(tmp_path, program, said):
+    (tmp_path / "mine.py").write_text(program)
+    done = run("main", f"--config={tmp_path}/mine.py", "--config.train.batch_size=8")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --config={tmp_path}/mine.py cannot be loaded: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+
+
+INTERRUPTED = """
+import signal
+from cocosnet_jax import command
+command.run(lambda: signal.default_int_handler(signal.SIGINT, None))
+"""
+
+
+def test_ctrl_c_is_one_line():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 130
+    assert done.stderr == "interrupted: run the same command again\n"
 
 
 @pytest.mark.parametrize(
