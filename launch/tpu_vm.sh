@@ -30,9 +30,11 @@ done
 [[ $tpu && $zone && $# -gt 0 ]] || usage
 cd "$(dirname "$0")/.."
 
-target=(--zone="$zone" "${project[@]}" --worker=all)
-archive=$(mktemp --suffix=.tar.gz)
-trap 'rm -f "$archive"' EXIT
+# For macOS: its bash takes an empty array for one that is not set, its mktemp has no long options.
+target=(--zone="$zone" ${project[@]+"${project[@]}"} --worker=all)
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+archive=$folder/cocosnet_jax.tar.gz
 if [[ $(git status --porcelain --untracked-files=no) ]]; then
   echo "note: what is not committed is not copied:" >&2
   git status --short --untracked-files=no >&2
