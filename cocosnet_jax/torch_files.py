@@ -352,7 +352,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       UserError: the file is missing, truncated, in another format, or asks for anything that
         weights do not need; the message names the file.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         with path.open("rb") as file:
             head = file.read(64)

@@ -67,6 +67,12 @@ def test_prefix_stays_unless_all_have_it(tmp_path):
     assert list(torch_files.read(tmp_path / "x.pth")) == names
 
 
+def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch_files.write(tmp_path / "x.pth", {"w": W})
+    np.testing.assert_array_equal(torch_files.read("~/x.pth")["w"], W)
+
+
 def test_round_trip(tmp_path):
     path = tmp_path / "x.pth"
     many = STATE | {f"w{i}": np.full(i, i, np.int32) for i in range(300)}
