@@ -8,16 +8,14 @@ contact sheet of pairs and distortions as training will see them.
 """
 
 import dataclasses
-import os
 import signal
 import sys
 from pathlib import Path
 
 from absl import flags
-from PIL import Image
 
 from cocosnet_jax import command, data
-from cocosnet_jax.errors import UserError
+from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import DataSettings
 
 _SETTINGS = command.define_config(trains=False)
@@ -31,9 +29,16 @@ def main() -> int:
     if config is not None and _SOURCE.value:
         config.data.source = _SOURCE.value
     settings = _SETTINGS().data
-    preview = _PREVIEW.value
-    if preview and (not preview.endswith(".png") or not Path(preview).absolute().parent.is_dir()):
-        raise UserError(f"--preview={preview} must name a .png file in a folder that exists")
+    preview = Path(_PREVIEW.value).expanduser().absolute() if _PREVIEW.value else None
+    if preview is not None:
+        # Slow to import, and only needed here.
+        from cocosnet_jax import checkpoint, workdir
+
+        if preview.suffix != ".png" or not preview.parent.is_dir():
+            raise UserError(
+                f"--preview={_PREVIEW.value} must name a .png file in a folder that exists"
+            )
+        workdir.check_writable(checkpoint.absolute(preview.parent), "preview")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if settings.channels == 0:
@@ -48,13 +53,18 @@ def main() -> int:
         f"{settings.dataset} is prepared in {builder.data_dir}: "
         + ", ".join(f"{count} {split}" for split, count in counts.items())
     )
-    if preview:
+    if preview is not None:
+        from cocosnet_jax import pictures
         from cocosnet_jax.data.preview import contact_sheet
 
-        partial = f"{preview}.partial"
-        Image.fromarray(contact_sheet(settings)).save(partial, "png")
-        os.replace(partial, preview)
-        print(f"contact sheet: {preview}")
+        try:
+            pictures.write_png(checkpoint.absolute(preview), contact_sheet(settings))
+        except OSError as error:
+            raise StorageError(
+                f"--preview={_PREVIEW.value} cannot be written ({error}); make room, or choose"
+                " another --preview"
+            ) from error
+        print(f"contact sheet: {_PREVIEW.value}")
     return 0
 
 

@@ -25,3 +25,25 @@ def test_sigterm_leaves_nothing(program, tmp_path):
     assert process.returncode == 130, said
     assert b"interrupted: nothing is prepared; the same command starts again" in said
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_preview_that_cannot_be_written(program, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arguments = ["--config=configs/toy.py", f"--config.data.data_dir={tmp_path}/prepared"]
+    done = program.run("prepare", *arguments, "--preview=/proc/1/sheet.png")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --preview=/proc/1 cannot be written to: ")
+    assert not (tmp_path / "prepared").exists()
+    # The home folder is meant by ~; what is written there first is on a disk that is full.
+    partial = tmp_path / "sheet.png.partial"
+    partial.symlink_to("/dev/full")
+    done = program.run("prepare", *arguments, "--preview=~/sheet.png")
+    assert done.returncode == 75
+    assert done.stderr.splitlines()[-1] == (
+        "error: --preview=~/sheet.png cannot be written ([Errno 28] No space left on device);"
+        " make room, or choose another --preview"
+    )
+    assert not partial.is_symlink()
+    done = program.run("prepare", *arguments, "--preview=~/sheet.png")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sheet.png").exists()
