@@ -5,7 +5,8 @@ r"""Translates label maps, edges or poses to photographs in the style of exempla
 
 What an input is follows from the checkpoint's dataset: a label map; OpenPose's file; an edge map;
 or a photograph in the dataset's own layout (CelebA-HQ, DeepFashion), whose annotations are found
-as in training. An exemplar in such a layout needs no `--exemplar-label`.
+as in training. An exemplar in such a layout needs no `--exemplar-label`. A checkpoint of a plain
+translation network (`configs/ade20k.py:plain`) takes no exemplar at all.
 
 `--input` may be a folder of inputs; `--output` is one then as well. All of them take the one
 exemplar, or `--exemplar` and `--exemplar-label` are folders and `--list` says which input takes
@@ -24,7 +25,7 @@ from absl import flags
 
 from cocosnet_jax import command
 from cocosnet_jax.data import exemplars, images, inputs, problems
-from cocosnet_jax.errors import UserError
+from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import DataSettings, Settings
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "a run's workdir, or one checkpoint in it")
@@ -45,17 +46,17 @@ _ORIGINAL_SIZE = flags.DEFINE_bool(
 
 
 class Pair(NamedTuple):
-    """One translation to make, as files; `exemplar_label` is None where none is needed."""
+    """One translation to make, as files; what the model does not take is None."""
 
     label: Path
-    exemplar: Path
+    exemplar: Path | None
     exemplar_label: Path | None
     output: Path
 
 
 def main() -> int:
     """Reads the flags, checks every file, translates."""
-    for flag in (_CHECKPOINT, _INPUT, _EXEMPLAR, _OUTPUT):
+    for flag in (_CHECKPOINT, _INPUT, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing; --help shows an example")
     # Slow to import: missing flags are said first.
@@ -64,12 +65,21 @@ def main() -> int:
     restored = checkpoint.restore_for_inference(_CHECKPOINT.value)
     settings = restored.settings
     side = side_of(settings.data, _SIZE.value)
+    given = [flag.name for flag in (_EXEMPLAR, _EXEMPLAR_LABEL, _LIST) if flag.value]
+    needed = needs_exemplar(settings)
+    if needed and not _EXEMPLAR.value:
+        raise UserError(
+            "--exemplar is missing: name the photograph whose style the results take; only a"
+            " checkpoint of a plain translation network (configs/ade20k.py:plain) needs none"
+        )
+    if not needed and given:
+        print(f"note: this checkpoint takes no exemplar: --{given[0]} is not read")
     pairs = find_pairs(
-        Path(_INPUT.value),
-        Path(_EXEMPLAR.value),
-        Path(_EXEMPLAR_LABEL.value) if _EXEMPLAR_LABEL.value else None,
-        _LIST.value,
-        Path(_OUTPUT.value),
+        Path(_INPUT.value).expanduser(),
+        Path(_EXEMPLAR.value).expanduser() if needed else None,
+        Path(_EXEMPLAR_LABEL.value).expanduser() if needed and _EXEMPLAR_LABEL.value else None,
+        _LIST.value if needed else "",
+        Path(_OUTPUT.value).expanduser(),
         settings.data,
         needs_label=needs_exemplar_label(settings),
     )
@@ -97,6 +107,11 @@ def side_of(data: DataSettings, size: int) -> int:
     return size
 
 
+def needs_exemplar(settings: Settings) -> bool:
+    """Whether the networks of these settings look at an exemplar."""
+    return settings.model.generator_condition != "input"
+
+
 def needs_exemplar_label(settings: Settings) -> bool:
     """Whether the correspondence network of these settings is given the exemplar's map."""
     model = settings.model
@@ -105,7 +120,7 @@ def needs_exemplar_label(settings: Settings) -> bool:
 
 def find_pairs(
     labels: Path,
-    exemplar: Path,
+    exemplar: Path | None,
     exemplar_label: Path | None,
     list_file: str,
     output: Path,
@@ -117,7 +132,8 @@ def find_pairs(
 
     Args:
       labels: an input, or a folder of them.
-      exemplar: a photograph, or a folder that `list_file` names photographs in.
+      exemplar: a photograph, or a folder that `list_file` names photographs in; None where the
+        model takes none.
       exemplar_label: the same of its label maps, under the photographs' names with .png.
       list_file: exemplar list, or empty.
       output: where to write.
@@ -130,8 +146,8 @@ def find_pairs(
     if not labels.exists():
         raise UserError(f"--input={labels} does not exist")
 
-    def map_of(photograph: Path, given: Path | None) -> Path | None:
-        if given is not None or not needs_label:
+    def map_of(photograph: Path | None, given: Path | None) -> Path | None:
+        if photograph is None or given is not None or not needs_label:
             return given
         if inputs.stands_for_itself(data, photograph):
             return photograph
@@ -154,7 +170,7 @@ def find_pairs(
     if output.suffix.lower() in images.EXTENSIONS or output.is_file():
         raise UserError(f"--output={output} must be a folder, because --input={labels} is one")
     if not list_file:
-        if exemplar.is_dir():
+        if exemplar is not None and exemplar.is_dir():
             raise UserError(
                 f"--exemplar={exemplar} is a folder: name one photograph for all inputs, or say"
                 " with --list which input takes which"
@@ -165,7 +181,7 @@ def find_pairs(
             for name in names
         ]
 
-    if not exemplar.is_dir():
+    if exemplar is None or not exemplar.is_dir():
         raise UserError(f"--exemplar={exemplar} must be a folder, because --list is given")
     if exemplar_label is not None and not exemplar_label.is_dir():
         raise UserError(f"--exemplar-label={exemplar_label} must be a folder: --list is given")
@@ -225,8 +241,12 @@ def check(pairs: list[Pair], data: DataSettings, *, warped: bool = False) -> Non
       UserError: lists what cannot be read, and what would be written over.
     """
     wrong = _written_over(pairs, data, warped)
-    photographs = sorted({pair.exemplar for pair in pairs})
-    maps = {(pair.exemplar_label, pair.exemplar) for pair in pairs if pair.exemplar_label}
+    photographs = sorted({pair.exemplar for pair in pairs if pair.exemplar})
+    maps = {
+        (pair.exemplar_label, pair.exemplar)
+        for pair in pairs
+        if pair.exemplar_label and pair.exemplar
+    }
     reads: list[Callable[[], Any]]
     alone = {pair.label for pair in pairs} | {path for path, _ in maps}
     reads = [partial(inputs.read_input, data, path) for path in sorted(alone)]
@@ -282,6 +302,7 @@ def translate(pairs: list[Pair], settings: Settings, size: int, state: Any) -> N
 
     Raises:
       UserError: pictures of this size do not fit in the device's memory.
+      StorageError: a picture cannot be written.
     """
     import jax
     import tqdm
@@ -299,8 +320,10 @@ def translate(pairs: list[Pair], settings: Settings, size: int, state: Any) -> N
 
     def read(pair: Pair) -> tuple[Batch, tuple[int, int]]:
         """The batch that is the pair, and the input's own height and width."""
-        exemplar = images.read_photograph(pair.exemplar)
-        exemplar = images.resize_photograph(exemplar, (size, size))[None]
+        exemplar = np.zeros((1, size, size, 3), np.uint8)
+        if pair.exemplar is not None:
+            photograph = images.read_photograph(pair.exemplar)
+            exemplar = images.resize_photograph(photograph, (size, size))[None]
         given = inputs.read_input(settings.data, pair.label, size)
         # A model that is not given the exemplar's map does not look at it.
         own = given
@@ -339,7 +362,12 @@ def translate(pairs: list[Pair], settings: Settings, size: int, state: Any) -> N
             picture = pictures.to_bytes(image)
             if _ORIGINAL_SIZE.value:
                 picture = images.resize_photograph(picture, original_size)
-            pictures.write_png(absolute(path), picture)
+            try:
+                pictures.write_png(absolute(path), picture)
+            except OSError as error:
+                raise StorageError(
+                    f"{path} cannot be written ({error}); make room, or choose another --output"
+                ) from error
 
 
 if __name__ == "__main__":

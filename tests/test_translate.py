@@ -1,13 +1,15 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
-from cocosnet_jax import translate
+from cocosnet_jax import checkpoint, state, translate
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.settings import DataSettings, ModelSettings, Settings
+from cocosnet_jax.settings import DataSettings, LossSettings, ModelSettings, Settings
 from cocosnet_jax.translate import Pair
 from tests.data.conftest import draw_label, write_pair
 
@@ -148,6 +150,63 @@ def test_a_place_that_cannot_be_written_to_is_said_before_compiling(program, tra
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: --output=/proc/1 cannot be written to")
+
+
+def test_a_full_disk_is_one_line(program, trained, tmp_path, monkeypatch):
+    # All files are in the home folder, by ~, which the shell leaves alone after =.
+    monkeypatch.setenv("HOME", str(program.folder))
+    partial = program.folder / "full.png.partial"
+    partial.symlink_to("/dev/full")
+    arguments = program.translation_arguments(Path("~/trained"), Path("~/full.png"))
+    arguments = [argument.replace(str(program.folder), "~") for argument in arguments]
+    done = program.run("translate", *arguments)
+    assert done.stderr == (
+        f"error: {program.folder}/full.png cannot be written ([Errno 28] No space left on device);"
+        " make room, or choose another --output\n"
+    )
+    assert done.returncode == 75
+    assert not partial.is_symlink()
+    assert not (program.folder / "full.png").exists()
+
+
+def test_a_checkpoint_that_takes_an_exemplar_says_so(program, trained, tmp_path):
+    arguments = program.translation_arguments(trained, tmp_path / "out.png")
+    done = program.run("translate", *[a for a in arguments if not a.startswith("--exemplar=")])
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --exemplar is missing: name the photograph whose style")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", [[], ["--exemplar=none.jpg"]])
+def test_a_plain_network_needs_no_exemplar(program, tmp_path, given):
+    zero = ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp")
+    plain = Settings(
+        data=dataclasses.replace(DATA, image_size=64, load_size=64),
+        model=ModelSettings(
+            base_filters=2,
+            generator_condition="input",
+            warped_mask="none",
+            mask_input="none",
+            non_local=False,
+        ),
+        loss=LossSettings(**dict.fromkeys(zero, 0.0)),
+    )
+    checkpoints = checkpoint.Checkpoints(epath.Path(tmp_path) / "plain", plain)
+    checkpoints.save(1, state.create_state(plain, jax.random.key(0), 1), force=True)
+    checkpoints.close()
+    done = program.run(
+        "translate",
+        f"--checkpoint={tmp_path}/plain",
+        f"--input={program.folder}/ade/validation/ADE_val_0.png",
+        f"--output={tmp_path}/out.png",
+        *given,
+    )
+    assert done.returncode == 0, done.stderr
+    note = "note: this checkpoint takes no exemplar: --exemplar is not read\n"
+    assert (note in done.stdout) is bool(given)
+    picture = np.asarray(Image.open(tmp_path / "out.png"))
+    assert picture.shape == (64, 64, 3)
+    assert picture.std() > 0
 
 
 def test_an_exemplar_in_its_datasets_layout_needs_no_map(tmp_path):
