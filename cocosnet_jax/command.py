@@ -1,5 +1,6 @@
 """What all entry points share: the config flag, and one line where others show a traceback."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -63,7 +64,8 @@ def run(main: Callable[[], int | None]) -> None:
             # Orbax tells its whole inner life at absl's default level.
             logging.set_verbosity(logging.WARNING)
         # What fails in a background thread is raised here as well, without that thread's history.
-        logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
+        others = re.compile(r"[/\\](orbax|clu)[/\\]")
+        logging.get_absl_handler().addFilter(lambda record: not others.search(record.pathname))
         return main()
 
     try:
@@ -73,7 +75,8 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(error.status)
     except KeyboardInterrupt:
         print("interrupted: run the same command again", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         # At once: Python's own way out waits for threads, and XLA's may crash it.
         os._exit(130)
 

@@ -13,7 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool
 
-from cocosnet_jax import checkpoint, mesh, pictures
+from cocosnet_jax import checkpoint, files, mesh, pictures
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.metrics import warp_accuracy
@@ -127,8 +127,7 @@ def _report(
         if positions:
             metrics["warp_accuracy"] = right / positions
             metrics["warp_accuracy_by_chance"] = expected / positions
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    files.write(target / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
     for name, value in metrics.items():
         print(f"{name:<26}{value:.4f}" if isinstance(value, float) else f"{name:<26}{value}")
     print(f"pictures and metrics.json: {target}")

@@ -9,6 +9,7 @@ from etils import epath
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
+from cocosnet_jax import files
 from cocosnet_jax.types import Batch, Outputs
 
 # What the columns of `grid` show.
@@ -72,14 +73,7 @@ def tile(
 
 
 def write_png(path: epath.Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
-    """Writes a PNG file, whole or not at all; folders above it are made."""
+    """Writes a PNG file as `files.write` does."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_bytes(buffer.getvalue())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    files.write(path, buffer.getvalue())

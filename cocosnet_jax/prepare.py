@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from cocosnet_jax import command, data
-from cocosnet_jax.errors import StorageError, UserError
+from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
 _SETTINGS = command.define_config(trains=False)
@@ -57,13 +57,7 @@ def main() -> int:
         from cocosnet_jax import pictures
         from cocosnet_jax.data.preview import contact_sheet
 
-        try:
-            pictures.write_png(checkpoint.absolute(preview), contact_sheet(settings))
-        except OSError as error:
-            raise StorageError(
-                f"--preview={_PREVIEW.value} cannot be written ({error}); make room, or choose"
-                " another --preview"
-            ) from error
+        pictures.write_png(checkpoint.absolute(preview), contact_sheet(settings))
         print(f"contact sheet: {_PREVIEW.value}")
     return 0
 

@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 from cocosnet_jax import data, mesh, pictures, rng, vgg_weights, workdir
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.data import pipeline
-from cocosnet_jax.errors import UserError
+from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, create_state
@@ -347,9 +347,9 @@ class _Pictures:
         grid = pictures.grid(batch, outputs, self._settings.data.condition)
         try:
             pictures.write_png(self._folder / f"step_{step:07d}.png", grid)
-        except OSError as error:
+        except StorageError as error:
             # What is learned matters more: checkpoints say so themselves.
-            _say(f"the pictures of step {step} cannot be written: {error}")
+            _say(f"pictures: {error}")
         board.image(step, " | ".join(pictures.COLUMNS), grid)
 
     def _first(self) -> tuple[Batch, np.ndarray]:

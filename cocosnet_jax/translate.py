@@ -25,7 +25,7 @@ from absl import flags
 
 from cocosnet_jax import command
 from cocosnet_jax.data import exemplars, images, inputs, problems
-from cocosnet_jax.errors import StorageError, UserError
+from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings, Settings
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "a run's workdir, or one checkpoint in it")
@@ -362,12 +362,7 @@ def translate(pairs: list[Pair], settings: Settings, size: int, state: Any) -> N
             picture = pictures.to_bytes(image)
             if _ORIGINAL_SIZE.value:
                 picture = images.resize_photograph(picture, original_size)
-            try:
-                pictures.write_png(absolute(path), picture)
-            except OSError as error:
-                raise StorageError(
-                    f"{path} cannot be written ({error}); make room, or choose another --output"
-                ) from error
+            pictures.write_png(absolute(path), picture)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from cocosnet_jax import files
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.checkpoint import absolute
 from cocosnet_jax.errors import UserError
@@ -135,7 +136,4 @@ def in_use(folder: epath.Path) -> Iterator[None]:
 
 def claim(folder: epath.Path, settings: Settings) -> None:
     """Makes the folder and writes its settings."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{_FILE}.partial"
-    partial.write_text(settings_lib.to_json(settings) + "\n")
-    partial.replace(folder / _FILE)
+    files.write(folder / _FILE, (settings_lib.to_json(settings) + "\n").encode())

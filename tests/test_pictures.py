@@ -4,6 +4,7 @@ from etils import epath
 from PIL import Image
 
 from cocosnet_jax import pictures
+from cocosnet_jax.errors import StorageError
 from cocosnet_jax.types import Batch, Outputs
 
 
@@ -42,7 +43,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(path), "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match=r"cannot be written \(.*No space"):
         pictures.write_png(path, image + 1)
     np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
     assert [file.name for file in path.parent.iterdir()] == ["picture.png"]

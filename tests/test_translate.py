@@ -162,7 +162,7 @@ def test_a_full_disk_is_one_line(program, trained, tmp_path, monkeypatch):
     done = program.run("translate", *arguments)
     assert done.stderr == (
         f"error: {program.folder}/full.png cannot be written ([Errno 28] No space left on device);"
-        " make room, or choose another --output\n"
+        " make room, or choose another place\n"
     )
     assert done.returncode == 75
     assert not partial.is_symlink()

@@ -27,7 +27,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from cocosnet_jax import checkpoint, command, data, pictures, workdir
+from cocosnet_jax import checkpoint, command, data, files, pictures, workdir
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.settings import from_mapping
 from cocosnet_jax.steps import PredictStep, predict_step
@@ -101,7 +101,7 @@ def main() -> int:
     }
     picture = folder / "demo.png"
     pictures.write_png(picture, sheet(scenes, chosen, blind.images))
-    (folder / "demo.json").write_text(json.dumps(measured, indent=2) + "\n")
+    files.write(folder / "demo.json", (json.dumps(measured, indent=2) + "\n").encode())
     report(measured, len(scenes.images))
     print(f"\nlook at {picture}")
     return 0
