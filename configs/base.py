@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 from cocosnet_jax import settings
 from cocosnet_jax.errors import UserError
 
-# Variants at another size than 256, and the samples per step there, for eight chips.
-SIZES = {"512": 16, "1024": 8}
+# Variants at another size than 256: the samples per step there, for eight chips, and what the
+# backward pass computes again for that.
+SIZES = {"512": (16, "elementwise"), "1024": (8, "blocks")}
 
 
 def get_config() -> ConfigDict:
@@ -78,9 +79,9 @@ def unknown_variant(file: str, variant: str, known: tuple[str, ...]) -> UserErro
 def at_sizes(get_config: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]:
     """Adds `:512` and `:1024`, and `:VARIANT-512`, to what a config file has.
 
-    The recipe stays; the picture grows. Activations are bfloat16 and the backward pass makes
-    residual blocks again, for memory; batches are two 512 x 512 pictures, or one of 1024 x 1024,
-    on each of eight chips. `cocosnet_jax.compile_check` says what they need.
+    The recipe stays; the picture grows. Activations are bfloat16, and at 1024 the backward pass
+    makes residual blocks again, for memory; batches are two 512 x 512 pictures, or one of
+    1024 x 1024, on each of eight chips. `cocosnet_jax.compile_check` says what they need.
     """
 
     @functools.wraps(get_config)
@@ -97,8 +98,8 @@ def at_sizes(get_config: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]
         config.data.image_size = int(size)
         config.data.load_size = int(size) * 286 // 256
         config.model.dtype = "bfloat16"
-        config.model.rematerialise = "blocks"
-        config.train.batch_size = config.train.evaluation_batch_size = SIZES[size]
+        batch, config.model.rematerialise = SIZES[size]
+        config.train.batch_size = config.train.evaluation_batch_size = batch
         return config
 
     return sized

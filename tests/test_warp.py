@@ -117,7 +117,7 @@ def test_streaming_of_features_with_a_large_mean(ratio):
 
 def test_blocks_of_grids_that_do_not_divide_well():
     def block(*grid):
-        return streaming._Grid(*grid, 3).block()
+        return streaming._Grid(*grid, 3).block(2048)
 
     assert block(64, 64) == 32 * 65
     assert block(272, 272) == 8 * 273

@@ -22,7 +22,7 @@ _Precision = jax.lax.Precision | None
 PRECISION = jax.lax.Precision.HIGHEST
 # Up to so many rows (256 x 256 pixels at stride 4) all pairs are held.
 DENSE_POSITIONS = 4096
-# Above it: about how many rows and columns a block has.
+# Above it: about how many rows and columns a block has; of neighbourhoods, twice the columns.
 BLOCK = 2048
 
 
@@ -72,11 +72,11 @@ class _Grid(NamedTuple):
         b, _, k = x.shape
         return x.reshape(b, self.height, self.stride, k)[:, :, : self.width].reshape(b, -1, k)
 
-    def block(self, parts: int = 1) -> int:
-        """Positions in line of one block: whole grid rows that divide a part, near BLOCK."""
+    def block(self, near: int, parts: int = 1) -> int:
+        """Positions in line of one block: whole grid rows that divide a part, `near` so many."""
         rows = min(
             _divisors(self.height // parts),
-            key=lambda rows: abs(math.log(rows * self.width / BLOCK)),
+            key=lambda rows: abs(math.log(rows * self.width / near)),
         )
         return rows * self.stride
 
@@ -290,9 +290,12 @@ def attend(
         raise ValueError(f"neighbourhoods differ: {rows.grid.side} and {columns.grid.side}")
     values = values.astype(jnp.promote_types(values.dtype, columns.compared.features.dtype))
     parts = 1 if over is None or rows.grid.height % over.size else over.size
+    # What a block looks at beyond its own costs products: of more columns it is a smaller share,
+    # for less memory than in larger squares.
+    wide = BLOCK if columns.grid.side == 1 else 2 * BLOCK
     blocks = _Blocks(
-        rows.grid.block(parts),
-        columns.grid.block(),
+        rows.grid.block(BLOCK, parts),
+        columns.grid.block(wide),
         rows.grid,
         columns.grid,
         temperature,
