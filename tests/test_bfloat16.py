@@ -5,8 +5,9 @@ import numpy as np
 from tests import parity
 
 # Of full scale at the worst pixel, and of each loss. Parameters, norms, correlation and losses are
-# float32; a mistake there would cost far more.
-BOUNDS = {"image": 0.05, "losses": 0.05}
+# float32; a mistake there would cost far more. The worst loss, a small mean of logits, depends on
+# how a processor rounds: one with AVX-512 has twice the error of one without.
+BOUNDS = {"image": 0.05, "losses": 0.1}
 
 
 def test_bfloat16_stays_near():
