@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, and whether it may be used.
 
 settings.json   what the run is; another run's folder is refused by it
+.in_use         locked while a run has the folder; it has its process
 checkpoints/    see `cocosnet_jax.checkpoint`
 tensorboard/    losses, speed and pictures
 pictures/       the same pictures as PNG files
