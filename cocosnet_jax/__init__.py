@@ -9,8 +9,8 @@ _XLA_FLAGS = (
     # On CPUs, XLA of jax 0.10 to 0.12 hands convolutions without padding to a library that takes
     # five times as long over them as XLA's own (docs/performance.md).
     ("--xla_cpu_experimental_ynn_fusion_type", ""),
-    # On TPUs, XLA makes a larger batch of a small one from rows of its pictures, and moves eight
-    # times the bytes; and libtpu 0.0.52 ends in this pass at 512 x 512, two samples per chip.
+    # On TPUs, XLA makes a larger batch of a small one from rows of its pictures, and a step at
+    # 512 x 512 moves nearly three times the bytes; where libtpu 0.0.52 does not end in this pass.
     ("--xla_disable_hlo_passes", "space-to-batch-converter"),
 )
 for _name, _value in _XLA_FLAGS:

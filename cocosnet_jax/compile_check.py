@@ -5,10 +5,9 @@ r"""Compiles the training step for accelerators that are not there: does it fit,
         --topology=v5e:2x4 --config.train.batch_size=64
 
 `--topology=here` takes the devices of this machine. The batch size is that of all chips together.
-For a TPU slice this takes 2 to 8 minutes at 256 x 256 and 4 to 14 at 512 x 512, by machine; without
-O1, several times as long. A line every half minute says that it is at work. A step that does not
-fit is an error, which says what to set. Nothing is read or written: neither data nor weights need
-be there.
+For a TPU slice this takes 2 to 18 minutes, by size and machine; without O1, several times as long.
+A line every half minute says that it is at work. A step that does not fit is an error, which says
+what to set. Nothing is read or written: neither data nor weights need be there.
 """
 
 import collections

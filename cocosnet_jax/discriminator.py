@@ -43,7 +43,7 @@ class PatchDiscriminator(nn.Module):
     ) -> list[Float[Array, "b_images h w k"]]:
         """See `Discriminator`; returns the five layers' outputs."""
         s, f = self.settings, self.settings.base_filters
-        features: list[Array] = []
+        features = []
         x = images
         layers = ((f, 2), (2 * f, 2), (4 * f, 2), (8 * f, 1), (1, 1))
         last = len(layers) - 1
