@@ -1,6 +1,10 @@
 """The terms of the objective, each a pure function (paper section 3.3, SPEC section 6).
 
 Weights are applied in `cocosnet_jax.steps`; every function here returns the bare term.
+
+Three terms are taken per group of consecutive samples, and averaged over the groups: the release
+trains data-parallel, and each of its replicas takes them over its own samples. Most terms are the
+same either way; these are not, because a group's samples share one divisor.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,9 +47,21 @@ def mean_abs(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]
     return jnp.mean(jnp.abs(wide(a) - wide(b)))
 
 
-def self_reference_weights(self_reference: Float[Array, "b"]) -> Float[Array, "b 1 1 1"]:
-    """q: shares the loss among the samples that are their own exemplar."""
-    return (self_reference / (self_reference.sum() + 1e-5))[:, None, None, None]
+def in_groups(x: Float[Array, "b"], group_size: int) -> Float[Array, "groups size"]:
+    """Groups of consecutive samples; a batch smaller than a group is one group."""
+    return x.reshape(-1, min(group_size, len(x)))
+
+
+def self_reference_weights(
+    self_reference: Float[Array, "b"], group_size: int
+) -> Float[Array, "b 1 1 1"]:
+    """q: shares a group's loss among its samples that are their own exemplar.
+
+    A batch smaller than a group weighs as much as a full group does.
+    """
+    groups = in_groups(self_reference, group_size)
+    q = groups / (groups.sum(1, keepdims=True) + 1e-5) * (groups.shape[1] / group_size)
+    return q.reshape(-1, 1, 1, 1)
 
 
 def alignment(
@@ -80,10 +96,10 @@ def discriminator_features(
 
 
 def pseudo_exemplar(
-    fake: Features, truth: Features, self_reference: Float[Array, "b"]
+    fake: Features, truth: Features, self_reference: Float[Array, "b"], group_size: int
 ) -> Float[Array, ""]:
     """Distance of VGG features to the truth's, where the exemplar is the truth (equation 8)."""
-    q = self_reference_weights(self_reference)
+    q = self_reference_weights(self_reference, group_size)
     terms = (
         weight * jnp.mean(jnp.abs(wide(fake[layer]) - wide(truth[layer])) * q)
         for layer, weight in PSEUDO_EXEMPLAR_WEIGHTS.items()
@@ -141,8 +157,9 @@ def warped_mask(
     mask: Float[Array, "b h w classes"],
     label: Int[Array, "b height width"],
     exemplar_label: Int[Array, "b height width"],
+    group_size: int,
 ) -> Float[Array, ""]:
-    """Cross-entropy of the warped mask, at positions that can be right.
+    """Cross-entropy of the warped mask, at positions that can be right; mean over groups.
 
     Class 0 is unknown, and a class that the exemplar lacks at h x h cannot be found there:
     both weigh nothing.
@@ -151,6 +168,7 @@ def warped_mask(
       mask: (b, h, w, C), each position a distribution over classes.
       label: (b, H, W) class map of the input.
       exemplar_label: (b, H, W) class map of the exemplar.
+      group_size: samples that share one divisor, the number of their positions that weigh.
     """
     b, h, w, classes = mask.shape
     mask = wide(mask)
@@ -160,15 +178,19 @@ def warped_mask(
     present = one_hot.any(1).at[:, 0].set(False)
     weights = jnp.take_along_axis(present, label, 1).astype(mask.dtype)
     picked = jnp.take_along_axis(mask.reshape(b, -1, classes), label[..., None], -1)[..., 0]
+    entropy = in_groups((-jnp.log(picked + 1e-10) * weights).sum(1), group_size).sum(1)
+    count = in_groups(weights.sum(1), group_size).sum(1)
     # The release takes this divisor in float32, whatever the rest runs in.
-    count = (weights.sum().astype(jnp.float32) + jnp.float32(1e-5)).astype(mask.dtype)
-    return jnp.sum(-jnp.log(picked + 1e-10) * weights) / count
+    divisor = (count.astype(jnp.float32) + jnp.float32(1e-5)).astype(mask.dtype)
+    return jnp.mean(entropy / divisor)
 
 
 def self_warp(
     warped: Float[Array, "b height width 3"],
     truth: Float[Array, "b height width 3"],
     self_reference: Float[Array, "b"],
+    group_size: int,
 ) -> Float[Array, ""]:
     """Distance of the warped exemplar to the truth, where the exemplar is the truth."""
-    return jnp.mean(jnp.abs(wide(warped) - wide(truth)) * self_reference_weights(self_reference))
+    q = self_reference_weights(self_reference, group_size)
+    return jnp.mean(jnp.abs(wide(warped) - wide(truth)) * q)

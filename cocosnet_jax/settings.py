@@ -118,6 +118,8 @@ class ModelSettings:
         adaptor's input (paper's warm-up), or `none`.
       mask_epochs: training epochs after which noise takes the mask's place; negative: never.
       mask_at_inference: give the mask at evaluation and translation, instead of noise.
+      projection: the 1x1 convolutions that end in what is compared: `separate` ones for input
+        and exemplar (release), or one that is `shared`, the feature block's last layer (paper).
       warped_mask: which warped mask the loss sees: `direct`, `cycle` or `none`.
       generator_input: the downsampled `condition` (release) or a learned `constant` (paper).
       generator_condition: what SPADE reads: `warped_and_input`, `warped`, or `input` alone (a
@@ -144,6 +146,7 @@ class ModelSettings:
     mask_input: Literal["none", "features", "adaptor"] = "features"
     mask_epochs: int = -1
     mask_at_inference: bool = True
+    projection: Literal["separate", "shared"] = "separate"
     warped_mask: Literal["none", "direct", "cycle"] = "direct"
     generator_input: Literal["condition", "constant"] = "condition"
     generator_condition: Literal["warped_and_input", "warped", "input"] = "warped_and_input"
@@ -172,8 +175,14 @@ class LossSettings:
       contextual: equation 11 (`contextual`) over relu3_2 to relu5_2, and relu2_2 with
         `contextual_relu2_2`; features are centred by the exemplar's mean over `contextual_centre`.
       mask: cross-entropy of the warped mask.
+      mask_schedule: `always`, or only while masks are given to the correspondence network, its
+        `warm_up` (`model.mask_epochs`).
       regularisation: cycle of the warp, equation 12 (`G_warp_cycle`).
       self_warp: the warped exemplar against the truth on self exemplars (`G_warp_self`).
+      group_size: r, consecutive samples of a batch over which `pseudo_exemplar`, `self_warp` and
+        `mask` are taken, before the mean over the groups: the samples that one of the release's
+        replicas had. So their weight does not depend on the batch size. It divides the batch;
+        a smaller batch is one group, and weighs as much as a full one.
     """
 
     alignment: float = 10.0
@@ -187,8 +196,10 @@ class LossSettings:
     contextual_relu2_2: bool = False
     contextual_centre: Literal["channels", "positions"] = "channels"
     mask: float = 0.0
+    mask_schedule: Literal["always", "warm_up"] = "always"
     regularisation: float = 0.0
     self_warp: float = 0.0
+    group_size: int = 4
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -197,6 +208,7 @@ class LossSettings:
                 _require(
                     value >= 0 and math.isfinite(value), f"loss.{field.name}", value, "0 or more"
                 )
+        _require(self.group_size >= 1, "loss.group_size", self.group_size, "1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,6 +342,21 @@ class Settings:
                 f"config.loss.mask is {self.loss.mask}, but there is no warped mask to weigh:"
                 " set config.model.warped_mask to 'direct' or 'cycle' (label maps only), or"
                 " config.loss.mask=0"
+            )
+
+        batch, group = self.train.batch_size, self.loss.group_size
+        if batch > group and batch % group:
+            below = batch // group * group
+            raise UserError(
+                f"config.train.batch_size is {batch}, which groups of config.loss.group_size="
+                f"{group} samples do not divide: set the batch size to {below} or"
+                f" {below + group}, or the group size to a divisor of {batch}"
+            )
+        if self.loss.mask_schedule == "warm_up" and self.model.mask_input == "none":
+            raise UserError(
+                "config.loss.mask_schedule is 'warm_up', but without masks"
+                " (config.model.mask_input='none') there is no warm-up: set it to 'always', or"
+                " config.model.mask_input to 'features' or 'adaptor'"
             )
 
         if self.model.generator_condition == "input":

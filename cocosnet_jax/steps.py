@@ -37,8 +37,19 @@ def generator_losses(
     vgg_weights: vgg.VggWeights,
     fake_features: list[Any],
     real_features: list[Any],
+    give_mask: Any,
 ) -> Metrics:
-    """All weighted terms of the generator's and the correspondence network's objective."""
+    """All weighted terms of the generator's and the correspondence network's objective.
+
+    Args:
+      settings: of the run.
+      inputs: the batch.
+      translation: of the batch.
+      vgg_weights: of the perceptual terms.
+      fake_features: what the discriminator makes of the output.
+      real_features: what it makes of the truth.
+      give_mask: whether masks were given to the correspondence network.
+    """
     weights, terms = settings.loss, {}
     found = translation.correspondence
     fake = translation.image
@@ -58,10 +69,9 @@ def generator_losses(
         pictures = interleave(inputs.image, inputs.exemplar)
         truth, style = separate(vgg.features(vgg_weights, pictures, dtype=dtype))
     if weights.pseudo_exemplar:
-        terms["pseudo_exemplar"] = losses.pseudo_exemplar(drawn, truth, inputs.self_reference)
-        if settings.model.generator_condition == "input":
-            # Without exemplars every sample counts: a mean over the batch, as SPADE's VGG loss is.
-            terms["pseudo_exemplar"] *= len(inputs.self_reference)
+        terms["pseudo_exemplar"] = losses.pseudo_exemplar(
+            drawn, truth, inputs.self_reference, weights.group_size
+        )
     if weights.perceptual:
         layer = weights.perceptual_layer
         terms["perceptual"] = losses.perceptual(drawn[layer], truth[layer], weights.perceptual_norm)
@@ -73,9 +83,11 @@ def generator_losses(
         assert translation.warped_mask is not None
         assert inputs.label is not None
         assert inputs.exemplar_label is not None
-        terms["mask"] = losses.warped_mask(
-            translation.warped_mask, inputs.label, inputs.exemplar_label
+        mask = losses.warped_mask(
+            translation.warped_mask, inputs.label, inputs.exemplar_label, weights.group_size
         )
+        in_force = give_mask if weights.mask_schedule == "warm_up" else True
+        terms["mask"] = jnp.where(in_force, mask, 0)
     if weights.regularisation:
         assert translation.warped_cycle is not None
         assert translation.cycle_target is not None
@@ -85,7 +97,7 @@ def generator_losses(
     if weights.self_warp:
         assert translation.warped_exemplar is not None
         terms["self_warp"] = losses.self_warp(
-            translation.warped_exemplar, inputs.image, inputs.self_reference
+            translation.warped_exemplar, inputs.image, inputs.self_reference, weights.group_size
         )
     return {name: getattr(weights, name) * value for name, value in terms.items()}
 
@@ -132,7 +144,7 @@ def gradients(
         fake, real, judge_variables = judge(
             state.params["discriminator"], state.variables["discriminator"], translation.image
         )
-        terms = generator_losses(settings, inputs, translation, vgg_weights, fake, real)
+        terms = generator_losses(settings, inputs, translation, vgg_weights, fake, real, give_mask)
         return sum(terms.values(), jnp.zeros(())), (terms, translation, new, judge_variables)
 
     (total, (terms, translation, new_generator, judge_variables)), generator_grads = (

@@ -20,9 +20,16 @@ from cocosnet_jax.types import Batch
 SETTINGS = settings.from_mapping(
     {
         "data": {"image_size": 64, "load_size": 64, "channels": 5, "exemplar_list": "random"},
-        # Batch norm and the masks' loss look across samples, and so across devices.
+        # Batch norm looks across samples, and so across devices; so do the losses of groups of 4,
+        # where each device has one sample.
         "model": {"base_filters": 2, "feature_norm": "batch"},
-        "loss": {"mask": 100.0, "contextual": 0.0, "perceptual": 0.0, "pseudo_exemplar": 0.0},
+        "loss": {
+            "mask": 100.0,
+            "self_warp": 10.0,
+            "contextual": 0.0,
+            "perceptual": 0.0,
+            "pseudo_exemplar": 0.0,
+        },
         "optimiser": {"ema": 0.9},
         "vgg": {"weights": "random", "width": 2},
     }

@@ -1,9 +1,11 @@
 """Our numbers beside the release's, on weights and inputs made by rule (tests/golden/rule.py).
 
     python -m tests.parity [--dtype=float64|float32|bfloat16] [--precision=highest|default]
-        [--golden=FOLDER] [CASE ...]
+        [--golden=FOLDER] [--repeat=N] [CASE ...]
 
-prints one line per case, the worst relative error of each kind. `test_parity.py` asserts them.
+prints one line per case, the worst relative error of each kind. `test_parity.py` asserts them. With
+`--repeat` the training step sees the case's batch N times over, in groups of the batch's own size:
+losses and gradients must stay what they are (SPEC section 6, losses per replica).
 """
 
 import argparse
@@ -255,11 +257,17 @@ def _tensors(
 
 
 def measure(
-    case: str, dtype: Any = np.float64, folder: pathlib.Path = FOLDER, *, bfloat16: bool = False
+    case: str,
+    dtype: Any = np.float64,
+    folder: pathlib.Path = FOLDER,
+    *,
+    bfloat16: bool = False,
+    repeat: int = 1,
 ) -> dict[str, tuple[float, str]]:
     """Worst relative error of each kind and where it is; float32 leaves gradients out.
 
-    With `bfloat16`, activations have that type, and parameters and inputs `dtype`.
+    With `bfloat16`, activations have that type, and parameters and inputs `dtype`. With `repeat`,
+    the batch is repeated, and what is no mean over it, arrays and buffers, is left out.
 
     Arrays and images: largest difference over largest value. Losses and norms: relative.
     Projections of gradients and updates: over the norm. Buffers: over the norm.
@@ -268,13 +276,18 @@ def measure(
     s = release_settings(meta)
     # Each program runs once, and has room for what the backward pass reads.
     network = dataclasses.replace(
-        s.model, rematerialise="nothing", dtype="bfloat16" if bfloat16 else "float32"
+        s.model,
+        rematerialise="nothing" if repeat == 1 else "elementwise",
+        dtype="bfloat16" if bfloat16 else "float32",
     )
-    s = dataclasses.replace(s, model=network)
     with jax.enable_x64(dtype == np.float64):
         batch = golden_batch(meta, s.data.condition, dtype)
+        # The release ran on one replica.
+        loss = dataclasses.replace(s.loss, group_size=len(batch.image))
+        s = dataclasses.replace(s, model=network, loss=loss)
         start, weights = golden_state(folder, case, s, dtype)
-        computed = evaluation_arrays(s, start, weights, batch)
+        computed = evaluation_arrays(s, start, weights, batch) if repeat == 1 else {}
+        batch = jax.tree.map(lambda x: np.concatenate([x] * repeat), batch)
 
         def train(start: state.TrainState, weights: vgg.VggWeights, batch: Batch) -> Any:
             inputs = model.network_inputs(batch, s.data)
@@ -306,23 +319,22 @@ def measure(
             computed[f"train_{name}"] = _nchw(x)
 
     unmet = set(arrays.files) - set(computed)
-    assert not unmet, f"{case}: nothing computed for {sorted(unmet)}"
+    assert repeat > 1 or not unmet, f"{case}: nothing computed for {sorted(unmet)}"
     expected = {name.removeprefix("loss/") for name in step if name.startswith("loss/")}
     assert expected == {LOSSES[name] for name in metrics}, f"{case}: other losses than {expected}"
-    errors: dict[str, dict[str, float]] = {
-        "arrays": {
-            name: float(np.abs(computed[name] - arrays[name]).max() / np.abs(arrays[name]).max())
-            for name in arrays.files
-        },
+    errors: dict[str, dict[str, float]] = {}
+    if repeat == 1:
+        differences = {name: np.abs(computed[name] - arrays[name]).max() for name in arrays.files}
+        errors["arrays"] = {
+            name: float(difference / np.abs(arrays[name]).max())
+            for name, difference in differences.items()
+        }
         # Over full scale, -1 to 1.
-        "image": {
-            name: float(np.abs(computed[name] - arrays[name]).max() / 2)
-            for name in ("eval_fake_image", "train_fake_image")
-        },
-        "losses": {
-            name: abs(float(value) / step[f"loss/{LOSSES[name]}"] - 1)
-            for name, value in metrics.items()
-        },
+        pictures_of = ("eval_fake_image", "train_fake_image")
+        errors["image"] = {name: float(differences[name] / 2) for name in pictures_of}
+    errors["losses"] = {
+        name: abs(float(value) / step[f"loss/{LOSSES[name]}"] - 1)
+        for name, value in metrics.items()
     }
     if rest:
         matched: set[str] = set()
@@ -357,7 +369,8 @@ def measure(
             and ".dec." not in name
         } - matched
         assert not unmet, f"{case}: nothing computed for {sorted(unmet)}"
-    return {kind: _worst(values) for kind, values in errors.items()}
+    kinds = ("losses", "grad_norm", "grad_proj") if repeat > 1 else tuple(errors)
+    return {kind: _worst(errors[kind]) for kind in kinds}
 
 
 def line(case: str, dtype: str, worst: dict[str, tuple[float, str]]) -> str:
@@ -373,13 +386,14 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float64", "float32", "bfloat16"), default="float64")
     parser.add_argument("--precision", choices=("default", "highest"), default="default")
     parser.add_argument("--golden", type=pathlib.Path, default=FOLDER)
+    parser.add_argument("--repeat", type=int, default=1)
     arguments = parser.parse_args()
     print(json.dumps({"device": jax.devices()[0].device_kind, "precision": arguments.precision}))
     with jax.default_matmul_precision(arguments.precision):
         for case in arguments.cases or cases(arguments.golden):
             low = arguments.dtype == "bfloat16"
             dtype = np.float32 if low else np.dtype(arguments.dtype).type
-            worst = measure(case, dtype, arguments.golden, bfloat16=low)
+            worst = measure(case, dtype, arguments.golden, bfloat16=low, repeat=arguments.repeat)
             print(line(case, arguments.dtype, worst), flush=True)
             for kind, (error, name) in worst.items():
                 print(f"    {kind}: {error:.2e} at {name}")

@@ -92,7 +92,7 @@ def test_warped_mask_weighs_only_what_can_be_right():
     # At 2 x 2: classes 1, 2 / 0, 3; the exemplar has 0, 1 and 3 there.
     label = np.kron([[1, 2], [0, 3]], np.ones((2, 2), int))[None]
     exemplar = np.kron([[1, 1], [3, 0]], np.ones((2, 2), int))[None]
-    got = losses.warped_mask(jnp.asarray(mask), jnp.asarray(label), jnp.asarray(exemplar))
+    got = losses.warped_mask(jnp.asarray(mask), jnp.asarray(label), jnp.asarray(exemplar), 4)
     expected = -(np.log(mask[0, 0, 0, 1] + 1e-10) + np.log(mask[0, 1, 1, 3] + 1e-10))
     assert float(got) == pytest.approx(
         expected / float(np.float32(2) + np.float32(1e-5)), rel=1e-12
@@ -101,9 +101,52 @@ def test_warped_mask_weighs_only_what_can_be_right():
 
 def test_self_reference_shares_the_loss():
     warped, truth = RNG.normal(size=(2, 3, 4, 4, 3))
-    got = losses.self_warp(warped, truth, jnp.asarray([0.0, 1.0, 1.0]))
+    got = losses.self_warp(warped, truth, jnp.asarray([0.0, 1.0, 1.0]), 3)
     per_sample = np.abs(warped - truth).mean((1, 2, 3))
     assert float(got) == pytest.approx((per_sample[1] + per_sample[2]) / (2 + 1e-5) / 3, rel=1e-12)
+
+
+def terms_of_groups(samples, itself, group_size):
+    """The three terms that are taken per replica, on the same random samples."""
+    rng = np.random.default_rng(7)
+    mask = rng.random((8, 4, 4, 3))
+    mask /= mask.sum(-1, keepdims=True)
+    labels = rng.integers(0, 3, (2, 8, 8, 8))
+    warped, truth = rng.normal(size=(2, 8, 4, 4, 3))
+    fake, real = (
+        {name: rng.normal(size=(8, 2, 2, 3)) for name in losses.PSEUDO_EXEMPLAR_WEIGHTS}
+        for _ in "ab"
+    )
+
+    def take(x):
+        return jax.tree.map(lambda y: jnp.asarray(y)[np.asarray(samples)], x)
+
+    q = jnp.asarray(itself, jnp.float64)
+    return np.array(
+        [
+            losses.pseudo_exemplar(take(fake), take(real), q, group_size),
+            losses.self_warp(take(warped), take(truth), q, group_size),
+            losses.warped_mask(take(mask), *map(take, labels), group_size),
+        ]
+    )
+
+
+def test_groups_are_the_releases_replicas():
+    itself = [0, 1, 1, 0, 0, 0, 1, 0]
+    together = terms_of_groups(range(8), itself, 2)
+    # Each replica takes the losses of its own samples alone; then comes the mean.
+    replicas = [terms_of_groups([i, i + 1], itself[i : i + 2], 2) for i in range(0, 8, 2)]
+    np.testing.assert_allclose(together, np.mean(replicas, 0), rtol=1e-12)
+    # It does make a difference.
+    assert (np.abs(terms_of_groups(range(8), itself, 8) / together - 1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("samples", [1, 2, 4, 8, 32])
+def test_weights_of_groups_do_not_depend_on_the_batch(samples):
+    expected = terms_of_groups([3] * 4, [1] * 4, 4)
+    found = terms_of_groups([3] * samples, [1] * samples, 4)
+    # 1e-5 in a divisor counts a little more where the group is smaller.
+    np.testing.assert_allclose(found, expected, rtol=1e-12 if samples >= 4 else 1e-5)
 
 
 def test_hinges():
@@ -127,7 +170,7 @@ def test_discriminator_features_leave_out_logits():
 def test_pseudo_exemplar_weights():
     names = ["relu1_2", "relu2_2", "relu3_2", "relu4_2", "relu5_2"]
     fake, truth = ({k: RNG.normal(size=(2, 2, 2, 3)) for k in names} for _ in "ab")
-    got = losses.pseudo_exemplar(fake, truth, jnp.asarray([0.0, 1.0]))
+    got = losses.pseudo_exemplar(fake, truth, jnp.asarray([0.0, 1.0]), 2)
     expected = sum(
         w * np.abs(fake[k][1] - truth[k][1]).mean() / 2 / (1 + 1e-5)
         for k, w in zip(names, [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1], strict=True)

@@ -18,6 +18,7 @@ FLOAT64 = {
     "buffers": 1e-10,
 }
 FLOAT32 = {"losses": 1e-4, "image": 1e-3}
+REPEATED = {"losses": 1e-10, "grad_norm": 1e-10, "grad_proj": 1e-10}
 CASES = parity.cases()
 
 
@@ -35,3 +36,13 @@ def test_release(case, dtype, bounds, record_property):
     assert set(bounds) <= set(worst)
     off = {kind: worst[kind] for kind, bound in bounds.items() if not worst[kind][0] <= bound}
     assert not off
+
+
+# One has the warped mask's loss, the other that of self exemplars; both that of features.
+@pytest.mark.parametrize("case", ["ade20k", "deepfashion"])
+def test_losses_are_per_replica(case):
+    worst = parity.measure(case, np.float64, parity.HERE, repeat=2)
+    assert set(worst) == set(REPEATED)
+    assert not {
+        kind: worst[kind] for kind, bound in REPEATED.items() if not worst[kind][0] <= bound
+    }
