@@ -25,7 +25,6 @@ from cocosnet_jax.types import Batch
 from cocosnet_jax.warp import soft_match
 
 GLASSES = 16  # channel of x_A that `labels_glasses` fills from the second plane (SPEC section 1)
-NOISE_DEVIATION = 0.01  # of the noise that takes a mask's place
 
 
 class Inputs(NamedTuple):
@@ -35,7 +34,7 @@ class Inputs(NamedTuple):
       image: x_B, the truth, in [-1, 1].
       exemplar: y_B in [-1, 1].
       semantics: x_A, (b, H, W, C), as what SPADE and the adaptors read.
-      exemplar_semantics: the exemplar's map in the input domain.
+      exemplar_semantics: the exemplar's map in the input domain, likewise.
       label, exemplar_label: (b, H, W) class maps, or None where the domain has no classes.
       self_reference: (b,), 1 where the exemplar is the image itself, distorted.
     """
@@ -43,7 +42,7 @@ class Inputs(NamedTuple):
     image: Float[Array, "b height width 3"]
     exemplar: Float[Array, "b height width 3"]
     semantics: Condition
-    exemplar_semantics: Float[Array, "b height width classes"]
+    exemplar_semantics: Condition
     label: Int[Array, "b height width"] | None
     exemplar_label: Int[Array, "b height width"] | None
     self_reference: Float[Array, "b"]
@@ -81,7 +80,7 @@ def network_inputs(batch: Batch, data: DataSettings) -> Inputs:
         image,
         unit_image(exemplars),
         semantics(label, data, image.dtype),
-        semantics(exemplar_label, data, image.dtype).tensor(),
+        semantics(exemplar_label, data, image.dtype),
         label[..., 0].astype(jnp.int32) if has_classes else None,
         exemplar_label[..., 0].astype(jnp.int32) if has_classes else None,
         self_reference.astype(image.dtype),
@@ -149,24 +148,15 @@ class CoCosNet(nn.Module):
         if s.generator_condition == "input":
             return Translation(generator(inputs.semantics, height, width, train=train))
 
-        def mask_or_noise(
-            mask: Float[Array, "b height width classes"], stream: int
-        ) -> Float[Array, "b height width classes"]:
-            if s.mask_input == "none" or give_mask is True:
-                return mask
-            stream_key = jax.random.fold_in(key, stream)
-            # At inference a picture does not depend on the others of its batch.
-            shape = mask.shape if train else (1, *mask.shape[1:])
-            noise = NOISE_DEVIATION * jax.random.normal(stream_key, shape, mask.dtype)
-            return jnp.where(give_mask, mask, noise)
-
         network = CorrespondenceNetwork(s, dtype, name="correspondence")
         found = network(
             inputs.semantics,
             inputs.exemplar,
-            mask_or_noise(inputs.exemplar_semantics, 0),
+            inputs.exemplar_semantics,
             inputs.image if with_truth else None,
-            mask_or_noise(inputs.semantics.tensor(), 1) if with_truth else None,
+            inputs.semantics if with_truth else None,
+            key=key,
+            give_mask=give_mask,
             train=train,
         )
         warp = soft_match(
@@ -193,7 +183,7 @@ class CoCosNet(nn.Module):
         colours = carried.shape[-1]
         together = carried
         if s.warped_mask != "none":
-            mask = flat(nearest(inputs.exemplar_semantics, h, w))
+            mask = flat(inputs.exemplar_semantics.resize(h, w, "nearest").tensor())
             if s.warped_mask == "cycle":
                 own = inputs.semantics.resize(h, w, "nearest").tensor()
                 mask = warp.to_exemplar(flat(own))

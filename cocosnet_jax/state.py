@@ -119,7 +119,8 @@ def create_state(settings: Settings, key: jax.Array, steps_per_epoch: int) -> Tr
     image = jnp.zeros((1, INIT_SIZE, INIT_SIZE, 3))
     semantics = jnp.zeros((1, INIT_SIZE, INIT_SIZE, settings.data.channels))
     label = jnp.zeros((1, INIT_SIZE, INIT_SIZE), jnp.int32)
-    inputs = model.Inputs(image, image, Condition(semantics), semantics, label, label, jnp.zeros(1))
+    condition = Condition(semantics)
+    inputs = model.Inputs(image, image, condition, condition, label, label, jnp.zeros(1))
     variables = {
         "generator": _initialise(model.build(settings), generator_key, inputs, generator_key),
         "discriminator": _initialise(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax import model, settings, state, steps, vgg_weights
+from cocosnet_jax import losses, model, settings, state, steps, vgg, vgg_weights
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.types import Batch
 
@@ -17,31 +17,31 @@ SETTINGS = settings.from_mapping(
 )
 
 
-@pytest.mark.parametrize(("condition", "repeated"), [("input", 1.0), ("warped", 1 / 4)])
-def test_the_plain_recipes_vgg_loss_is_a_mean_over_the_batch(condition, repeated):
+@pytest.mark.parametrize(("group_size", "share"), [(1, 1.0), (4, 1 / 4)])
+def test_the_weight_of_pseudo_exemplars_does_not_depend_on_the_batch(group_size, share):
     only = dataclasses.replace(
         settings.LossSettings(**{name: 0.0 for name in ("contextual", "perceptual", "alignment")}),
         adversarial=0.0,
         discriminator_features=0.0,
         pseudo_exemplar=10.0,
+        group_size=group_size,
     )
-    plain = dataclasses.replace(
-        SETTINGS,
-        loss=only,
-        model=dataclasses.replace(SETTINGS.model, generator_condition=condition),
-    )
+    config = dataclasses.replace(SETTINGS, loss=only)
     weights = vgg_weights.load("random", 2)
     drawn, truth = jax.random.uniform(jax.random.key(0), (2, 1, 32, 32, 3), minval=-1)
 
     def loss(count):
         image = jnp.repeat(truth, count, 0)
-        inputs = model.Inputs(image, image, Condition(image), image, None, None, jnp.ones(count))
+        condition = Condition(image)
+        inputs = model.Inputs(image, image, condition, condition, None, None, jnp.ones(count))
         translation = model.Translation(jnp.repeat(drawn, count, 0))
-        return steps.generator_losses(plain, inputs, translation, weights, [], [])
+        terms = steps.generator_losses(config, inputs, translation, weights, [], [], True)
+        return terms["pseudo_exemplar"]
 
-    one, four = loss(1)["pseudo_exemplar"], loss(4)["pseudo_exemplar"]
-    assert one > 0
-    np.testing.assert_allclose(four, repeated * one, rtol=1e-4)
+    features = (vgg.features(weights, image) for image in (drawn, truth))
+    distances = losses.pseudo_exemplar(*features, jnp.ones(1), 1)
+    for count in (1, 4, 8, 32):
+        np.testing.assert_allclose(loss(count), 10 * share * distances, rtol=1e-4)
 
 
 def test_a_picture_does_not_depend_on_the_others_of_its_batch():
@@ -60,3 +60,140 @@ def test_a_picture_does_not_depend_on_the_others_of_its_batch():
     together = image_of(slice(None))
     np.testing.assert_allclose(image_of(slice(2, 3)), together[2:], atol=1e-3)
     assert np.abs(image_of(slice(None), give_mask=True) - together).max() > 1e-2
+
+
+def training(**model_settings):
+    config = settings.from_mapping(
+        {
+            "data": {"channels": 7, "image_size": 64, "load_size": 64, "exemplar_list": "random"},
+            "model": {"base_filters": 2, "mask_epochs": 1, **model_settings},
+            "loss": {"mask": 5.0, "mask_schedule": "warm_up", "contextual": 0.0, "perceptual": 0.0},
+            "vgg": {"weights": "random", "width": 2},
+        }
+    )
+    config = dataclasses.replace(
+        config, loss=dataclasses.replace(config.loss, pseudo_exemplar=0.0, adversarial=0.0)
+    )
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
+    label = rng.integers(0, 7, (2, 64, 64, 1), np.uint8)
+    batch = Batch(image, image[::-1], label, label[::-1], np.zeros(2, np.float32))
+    return config, batch
+
+
+def random_shapes(jaxpr, found=()):
+    """Shapes of everything random in a program, conditionals and loops included."""
+    shapes = list(found)
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "random_bits":
+            shapes.append(equation.outvars[0].aval.shape)
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            shapes = random_shapes(inner, shapes)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("mask_input", "give_mask", "drawn"),
+    [
+        # At the size of the features, for the exemplar alone; in place of the masks only.
+        ("features", "traced", [(2, 16, 16, 7)]),
+        ("features", False, [(2, 16, 16, 7)]),
+        ("features", True, []),
+        # The adaptor reads pictures, of exemplar and truth.
+        ("adaptor", "traced", [(2, 64, 64, 7)] * 2),
+        ("adaptor", True, []),
+        ("none", "traced", []),
+    ],
+)
+def test_noise_is_drawn_at_the_size_at_which_it_is_read(mask_input, give_mask, drawn):
+    config, batch = training()
+    changed = dataclasses.replace(config.model, mask_input=mask_input)
+    network = model.CoCosNet(changed, 2)
+    inputs = model.network_inputs(batch, config.data)
+    key = jax.random.key(0)
+    variables = jax.eval_shape(lambda: network.init(key, inputs, key, train=False))
+
+    def run(variables, give):
+        return network.apply(
+            variables,
+            inputs,
+            key,
+            give if give_mask == "traced" else give_mask,
+            train=True,
+            with_truth=True,
+            mutable=steps.MUTABLE,
+        )[0].image
+
+    program = jax.make_jaxpr(run)(variables, True).jaxpr
+    assert random_shapes(program) == drawn
+
+
+@pytest.mark.parametrize(("schedule", "after"), [("warm_up", 0.0), ("always", 1.0)])
+def test_the_masks_loss_ends_with_the_warm_up(schedule, after):
+    config, batch = training()
+    terms = settings.LossSettings(
+        **{name: 0.0 for name in ("alignment", "adversarial", "discriminator_features")},
+        **{name: 0.0 for name in ("pseudo_exemplar", "perceptual", "contextual")},
+        mask=5.0,
+        mask_schedule=schedule,
+    )
+    config = dataclasses.replace(config, loss=terms)
+    inputs = model.network_inputs(batch, config.data)
+    mask = jax.nn.softmax(jax.random.normal(jax.random.key(0), (2, 16, 16, 7)))
+    translation = model.Translation(inputs.image, warped_mask=mask)
+
+    @jax.jit
+    def loss(step):
+        given = steps.gives_mask(config, step, steps_per_epoch=3)
+        weights = vgg_weights.load("random", 2)
+        return steps.generator_losses(config, inputs, translation, weights, [], [], given)["mask"]
+
+    whole = 5 * losses.warped_mask(mask, inputs.label, inputs.exemplar_label, 4)
+    assert whole > 1
+    # One epoch of three steps.
+    np.testing.assert_allclose([loss(2), loss(3)], [whole, after * whole], rtol=1e-5)
+
+
+def test_losses_and_gradients_of_a_batch_that_is_repeated():
+    """In groups of 2, any number of copies trains as 2 samples do (SPEC section 6)."""
+    config, _ = training()
+    terms = {"mask": 100.0, "self_warp": 100.0, "group_size": 2, "alignment": 0.0}
+    config = dataclasses.replace(
+        config, loss=settings.LossSettings(**terms, adversarial=0.0, discriminator_features=0.0)
+    )
+    rng = np.random.default_rng(0)
+    images, outputs = rng.uniform(-1, 1, (2, 2, 2, 32, 32, 3))
+    labels = rng.integers(0, 7, (2, 2, 32, 32, 1), np.uint8)
+    # The groups' divisors differ between samples: the second exemplar lacks two classes.
+    labels[1, 1][labels[1, 1] > 4] = 1
+    mask = rng.uniform(0.01, 1, (2, 8, 8, 7))
+
+    def run(copies):
+        def copied(x):
+            return np.concatenate([x] * copies)
+
+        batch = Batch(*images, *labels, np.array([1.0, 0.0]))
+        inputs = model.network_inputs(jax.tree.map(copied, batch), config.data)
+        weights = jax.tree.map(lambda x: x.astype(float), vgg_weights.load("random", 2))
+
+        def total(image, warped, mask):
+            translation = model.Translation(image, warped, warped_mask=mask)
+            found = steps.generator_losses(config, inputs, translation, weights, [], [], True)
+            return sum(found.values()), found
+
+        gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
+        arguments = [copied(x) for x in (*outputs, mask)]
+        fast = gradients.lower(*arguments).compile({"xla_backend_optimization_level": 0})
+        (_, found), grads = fast(*arguments)
+        return jax.device_get((found, grads))
+
+    with jax.enable_x64(True):
+        (wanted, wanted_grads), *repeated = (run(copies) for copies in (1, 2, 4, 16))
+    names = {"mask", "self_warp", "pseudo_exemplar", "perceptual", "contextual"}
+    assert set(wanted) == names
+    for copies, (found, grads) in zip((2, 4, 16), repeated, strict=True):
+        for name in names:
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-10)
+        for got, want in zip(grads, wanted_grads, strict=True):
+            shares = np.concatenate([want] * copies) / copies
+            np.testing.assert_allclose(got, shares, rtol=0, atol=1e-10 * np.abs(shares).max())
