@@ -48,6 +48,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
         config.model.mask_at_inference = False
         config.model.warped_mask = "direct"
         config.loss.mask = 100.0
+        config.loss.mask_schedule = "warm_up"
         config.optimiser.constant_epochs = 50
         config.optimiser.decay_epochs = 50
         return config
@@ -72,8 +73,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
 def plain(config: ConfigDict) -> ConfigDict:
     """A translation network alone, with SPADE's objective: hinge, feature matching, VGG features.
 
-    Every image counts as its own exemplar, so `loss.pseudo_exemplar` compares all of them with the
-    truth: it is SPADE's VGG loss, with its weight 10.
+    Every image counts as its own exemplar, and each by itself, so `loss.pseudo_exemplar` is the
+    mean over all of them of the distance to the truth: SPADE's VGG loss, with its weight 10.
     """
     config.data.exemplar_probability = 0.0
     config.model.generator_condition = "input"
@@ -82,6 +83,7 @@ def plain(config: ConfigDict) -> ConfigDict:
     config.model.warped_mask = "none"
     config.model.non_local = False
     config.loss.pseudo_exemplar = 10.0
+    config.loss.group_size = 1
     for term in ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp"):
         config.loss[term] = 0.0
     return config

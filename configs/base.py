@@ -29,6 +29,7 @@ def released(config: ConfigDict) -> ConfigDict:
     """Sets what all of the release's recipes have in common (SPEC sections 3 to 8)."""
     model, loss, optimiser, data = config.model, config.loss, config.optimiser, config.data
     data.distortion = "crop_flip"
+    model.projection = "separate"
     model.block_norm = model.generator_norm = "positional"
     model.feature_norm = "instance"
     model.match_kernel = 3
@@ -39,6 +40,8 @@ def released(config: ConfigDict) -> ConfigDict:
     model.spectral_everywhere = False
     loss.perceptual_norm = "l2"
     loss.contextual_relu2_2 = False
+    loss.mask_schedule = "always"
+    loss.group_size = 4  # 32 samples on 8 GPUs
     loss.discriminator_features = 10.0
     optimiser.beta1, optimiser.beta2 = 0.0, 0.9
     return config
@@ -47,12 +50,14 @@ def released(config: ConfigDict) -> ConfigDict:
 def paper(config: ConfigDict) -> ConfigDict:
     """Sets what the paper says of every task (SPEC section 9); the release fills its silences."""
     model, loss, optimiser, data = config.model, config.loss, config.optimiser, config.data
+    data.load_size = data.image_size  # section 4, "all the images are resized to 256 x 256"
     data.distortion = "geometric"  # section 3.3, "pseudo exemplars"
     model.adaptor_kernel = 4  # supplement, table 1
     model.block_norm = model.feature_norm = "batch"  # supplement, section E
     model.generator_norm = "positional"  # section 3.2
     model.match_kernel = 1  # equation 2
     model.centre = "channels"
+    model.projection = "shared"  # supplement, table 1
     model.mask_input = "none"
     model.warped_mask = "none"
     model.generator_input = "constant"  # section 3.2
@@ -63,6 +68,7 @@ def paper(config: ConfigDict) -> ConfigDict:
     loss.perceptual, loss.perceptual_layer, loss.perceptual_norm = 0.001, "relu4_2", "l1"
     loss.contextual_relu2_2 = True
     loss.mask = 0.0
+    loss.group_size = 4  # equation 8 gives no weight: the release's
     loss.regularisation = 1.0  # equation 12, with the weight of the release's edge recipe
     loss.self_warp = 0.0
     optimiser.beta1, optimiser.beta2 = 0.0, 0.999
@@ -95,8 +101,9 @@ def at_sizes(get_config: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]
                 )
             return get_config(variant) if variant else get_config()
         config = get_config(recipe) if recipe else get_config()
+        # As much larger than the picture as at 256: 286, or in the paper's recipes not at all.
+        config.data.load_size = int(size) * config.data.load_size // config.data.image_size
         config.data.image_size = int(size)
-        config.data.load_size = int(size) * 286 // 256
         config.model.dtype = "bfloat16"
         batch, config.model.rematerialise = SIZES[size]
         config.train.batch_size = config.train.evaluation_batch_size = batch

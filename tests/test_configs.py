@@ -34,6 +34,9 @@ def test_ade20k_follows_the_paper_unless_told_otherwise():
     assert paper.loss.discriminator_features == 0
     assert paper.data.distortion == "geometric"
     assert paper.model.spectral_everywhere
+    # The masks' loss is the warm-up's alone.
+    assert (paper.loss.mask, paper.loss.mask_schedule) == (100.0, "warm_up")
+    assert load("ade20k", "released").loss.mask_schedule == "always"
 
 
 def test_noise_recipe_differs_by_the_noise_only():
@@ -55,9 +58,10 @@ def test_toy_has_the_toys_classes():
 def test_larger_pictures_are_the_same_recipe(name):
     for variant, size in (("512", 512), ("1024", 1024), ("released-512", 512)):
         recipe = variant.split("-")[0] if "-" in variant else "paper"
+        load_size = 256 if recipe == "paper" else 286
         wanted = {
             "data.image_size": f"256, {size}",
-            "data.load_size": f"286, {size * 286 // 256}",
+            "data.load_size": f"{load_size}, {size * load_size // 256}",
             "model.dtype": "'float32', 'bfloat16'",
             "train.batch_size": f"32, {8192 // size}",
         }
@@ -125,6 +129,15 @@ WRONG = [
     (
         ("--config=configs/toy.py", "--config.data.image_size=32"),
         "config.data.image_size is 32; it must be at least 64: of less, the second discriminator",
+    ),
+    (
+        ("--config=configs/toy.py", "--config.train.batch_size=6"),
+        "config.train.batch_size is 6, which groups of config.loss.group_size=4 samples do not"
+        " divide: set the batch size to 4 or 8, or the group size to a divisor of 6",
+    ),
+    (
+        ("--config=configs/toy.py:no_mask", "--config.loss.mask_schedule=warm_up"),
+        "config.loss.mask_schedule is 'warm_up', but without masks",
     ),
     (
         ("--config=configs/ade20k.py", "--workdir=/nowhere"),

@@ -64,6 +64,10 @@ def test_paper_recipes(file):
     assert (paper.model.match_kernel, paper.model.adaptor_kernel) == (1, 4)
     assert paper.loss.regularisation > 0
     assert paper.loss.discriminator_features == paper.loss.self_warp == 0
+    assert paper.model.projection == "shared"
+    assert paper.data.load_size == paper.data.image_size == 256
+    # Exemplars of others in training, DeepFashion's too, and distortions of the image itself.
+    assert (paper.data.exemplar_probability, paper.data.self_pair_list) == (0.7, "")
     assert (paper.optimiser.beta1, paper.optimiser.beta2) == (0.0, 0.999)
     assert (paper.loss.mask > 0) == (paper.model.mask_input != "none") == (file == "ade20k")
 
@@ -86,6 +90,7 @@ def test_plain_has_no_exemplar():
     plain = load("ade20k", "plain")
     assert plain.model.generator_condition == "input"
     assert plain.data.exemplar_probability == 0
+    assert plain.loss.group_size == 1
     # SPADE's objective: hinge, feature matching 10, VGG features 10.
     used = {name: value for name, value in vars(plain.loss).items() if value and name != "mask"}
     weights = {name: value for name, value in used.items() if isinstance(value, float)}
