@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from cocosnet_jax.data import exemplars, images, problems
+from cocosnet_jax.data import downloads, exemplars, images, problems
 from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.listed import files_below
 from cocosnet_jax.data.records import PairBuilder
@@ -88,6 +88,8 @@ class Ade20k(PairBuilder):
                 found.append(f"{photographs[name]} has no label map {Path(name).name}.png")
             for name in sorted(labels.keys() - photographs.keys()):
                 found.append(f"{labels[name]} has no photograph {Path(name).name}.jpg")
+            if found and (foreign := downloads.mistaken(self._root)):
+                raise UserError(foreign)
             found += filter(None, map(exemplars.problem_of_name, self._pairs[split]))
             pairs += self._pairs[split].values()
         check = functools.partial(_check_pair, self.builder_config.classes)
@@ -110,7 +112,8 @@ class Ade20k(PairBuilder):
             if (root / "images").is_dir() or any((root / f).is_dir() for f in _FOLDERS.values()):
                 return root
         raise UserError(
-            f"{source} holds neither images/training and annotations/training nor training with"
+            downloads.mistaken(Path(source))
+            or f"{source} holds neither images/training and annotations/training nor training with"
             " label maps beside the photographs; set config.data.source (or --source) to the"
             " folder that does"
         )
