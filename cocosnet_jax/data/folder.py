@@ -210,8 +210,8 @@ class Folder(OwnBuilder):
     def _read(self, path: Path) -> np.ndarray:
         """The class of each pixel of a label map, (H, W) int32."""
         value_255 = self.builder_config.value_255
-        label = label_maps.read(path, self.class_list, value_255, str(self._classes_file))
-        return self._marked(label)
+        unlisted = f"which {self._classes_file} does not list: correct the map, or the list"
+        return self._marked(label_maps.read(path, self.class_list, value_255, unlisted))
 
     def _marked(self, label: np.ndarray) -> np.ndarray:
         if self.unmarked is not None and not self.class_list.colours:
@@ -249,8 +249,9 @@ class Folder(OwnBuilder):
             return None
 
         found = problems.find(look, list(self._maps.values()), "label maps")
-        shared = survey.maps_in_colour(self._classes_file) or survey.conflict(self._classes_file)
-        if shared is None and self.unmarked is None:
+        if shared := survey.in_colour() or survey.conflict():
+            shared = f"{shared}. {survey.list_to_write(self._classes_file)}"
+        elif self.unmarked is None:
             shared = survey.marks_255(value_255)
         if shared is not None:
             raise UserError(f"dataset {self.builder_config.source}: {shared}")

@@ -128,7 +128,8 @@ def read_input(
 def _read_label_map(data: DataSettings, path: Path) -> np.ndarray:
     """The class of each pixel, (H, W) int32, as the model's training numbered classes."""
     classes = label_maps.parse_classes(data.classes, "config.data.classes of the checkpoint")
-    label = label_maps.read(path, classes, data.value_255, "the model's list of classes")
+    unlisted = "which no class of the model has: correct the map"
+    label = label_maps.read(path, classes, data.value_255, unlisted)
     if classes.colours:
         return label
     label_maps.check_palette(path, label_maps.parse_palette(data.palette), "the training's maps")

@@ -24,6 +24,7 @@ import numpy as np
 
 from cocosnet_jax.data import images, problems
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import DataSettings
 
 _BLACK, _WHITE = 0x000000, 0xFFFFFF
 # The highest number of 8 bits and of 16.
@@ -33,6 +34,8 @@ _COLOUR_LAST = re.compile(rf"(\S.*?)[\s,:]+({_COLOUR}(?:[\s,]+{_COLOUR})*)")
 _COLOUR_FIRST = re.compile(rf"({_COLOUR}(?:[\s,]+{_COLOUR})*)[\s,:]+(\S.*)")
 # What was meant to be a colour.
 _MISTYPED = re.compile(r"(?:^|.*\s)#[0-9a-fA-F]{3,8}(?:\s.*|$)")
+# What class numbers look like.
+_DARK_GREYS = range(0, 0x404040, 0x010101)
 # Maps whose edges were smoothed hold many colours that nobody drew.
 _MANY_COLOURS = 16
 
@@ -120,14 +123,14 @@ def _colour(text: str) -> int:
     return (red << 16) + (green << 8) + blue if max(red, green, blue) < 256 else -1
 
 
-def read(path: Path, classes: ClassList, value_255: str, where: str) -> np.ndarray:
+def read(path: Path, classes: ClassList, value_255: str, unlisted: str) -> np.ndarray:
     """The class of each pixel of a label map.
 
     Args:
       path: its file.
       classes: whose colours the map has, if they have any.
       value_255: see `DataSettings`.
-      where: what errors call the list of classes.
+      unlisted: what errors say of colours that no class has: "which ...".
 
     Returns:
       (H, W) int32; not checked against the number of classes where the map holds numbers.
@@ -136,14 +139,15 @@ def read(path: Path, classes: ClassList, value_255: str, where: str) -> np.ndarr
       UserError: the file cannot be read, or holds a colour that no class has.
     """
     if value_255 == "class_1":
-        advice = (
-            "with config.data.value_255=class_1 a label map is black and white: correct the map, or"
-            " the setting"
+        unlisted = (
+            "but by config.data.value_255=class_1 label maps are black and white: correct the map"
+            " (its edges must not be smoothed)"
         )
-        return _by_colour(path, {_BLACK: 0, _WHITE: 1}, advice)
+        other = "leave config.data.value_255 out, or set it to unknown"
+        return _by_colour(path, {_BLACK: 0, _WHITE: 1}, unlisted, other)
     if classes.colours:
         numbers = {colour: number for number, own in enumerate(classes.colours) for colour in own}
-        return _by_colour(path, numbers, f"{where} has no such class: correct the map, or the list")
+        return _by_colour(path, numbers, unlisted, "take the colours out of classes.txt")
     return without_void(images.read_label_map(path), value_255)
 
 
@@ -154,7 +158,10 @@ def without_void(label: np.ndarray, value_255: str) -> np.ndarray:
     return label
 
 
-def _by_colour(path: Path, numbers: Mapping[int, int], advice: str) -> np.ndarray:
+def _by_colour(
+    path: Path, numbers: Mapping[int, int], unlisted: str, if_numbers: str
+) -> np.ndarray:
+    """The number of each pixel's colour; the last two are what an error says of other colours."""
     colours = images.read_colours(path)
     known = np.array(sorted(numbers), np.int32)
     places = np.minimum(np.searchsorted(known, colours), len(known) - 1)
@@ -163,11 +170,12 @@ def _by_colour(path: Path, numbers: Mapping[int, int], advice: str) -> np.ndarra
         counts = collections.Counter(colours[~listed].tolist()).most_common()
         shown = ", ".join(f"{show(colour)} ({count} pixels)" for colour, count in counts[:5])
         more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
+        note = ""
         if len(counts) > _MANY_COLOURS:
-            advice += "; so many colours come from smoothed edges or JPEG compression"
-        elif all(colour == (colour & 255) * 0x010101 for colour, _ in counts):
-            advice += " (if maps hold class numbers, the list must not have colours)"
-        raise UserError(f"{path} holds the colours {shown}{more}; {advice}")
+            note = "; so many colours come from smoothed edges or JPEG compression"
+        elif all(colour in _DARK_GREYS for colour, _ in counts):
+            note = f"; if these are class numbers, {if_numbers}"
+        raise UserError(f"{path} holds the colours {shown}{more}, {unlisted}{note}")
     return np.array([numbers[colour] for colour in known.tolist()], np.int32)[places]
 
 
@@ -214,6 +222,29 @@ def parse_palette(text: str) -> Mapping[int, int]:
 def _code(rgb: Iterable[int]) -> int:
     red, green, blue = map(int, rgb)
     return (red << 16) + (green << 8) + blue
+
+
+def check_same_colours(theirs: DataSettings, ours: DataSettings) -> None:
+    """Raises a `UserError` where the colours of a class differ between a run and its dataset now.
+
+    Args:
+      theirs: of the run so far.
+      ours: of the dataset as it is.
+    """
+    before, now = _colours_by_class(theirs), _colours_by_class(ours)
+    for number in sorted(before.keys() & now.keys()):
+        if before[number] != now[number]:
+            raise UserError(
+                f"class {number} of the label maps is {now[number]}, but was {before[number]} when"
+                " this run began: set the colours back (classes.txt, or the maps' palette), or"
+                " choose another --workdir"
+            )
+
+
+def _colours_by_class(data: DataSettings) -> dict[int, str]:
+    if listed := parse_classes(data.classes, "config.data.classes").colours:
+        return {number: " ".join(sorted(map(show, own))) for number, own in enumerate(listed)}
+    return {number: show(colour) for number, colour in parse_palette(data.palette).items()}
 
 
 class _Seen(NamedTuple):
@@ -276,23 +307,15 @@ class Survey:
             for number in seen.pixels
         }
 
-    def maps_in_colour(self, classes: Path) -> str | None:
-        """What is wrong where most maps are in colour; `classes` is the list that is missing."""
+    def in_colour(self) -> str | None:
+        """Whether most maps are in colour, as what is wrong with that."""
         count, total = len(self._in_colour), len(self._in_colour) + len(self._seen)
         if 2 * count <= total:
             return None
-        return (
-            f"{count} of {total} label maps are in colour, for example {min(self._in_colour)}."
-            f" {self._ask_for_list(classes)}"
-        )
+        return f"{count} of {total} label maps are in colour, for example {min(self._in_colour)}"
 
-    def conflict(self, classes: Path) -> str | None:
+    def conflict(self) -> str | None:
         """Where palettes contradict each other: one number has two colours, or the reverse."""
-        if (found := self._conflict()) is None:
-            return None
-        return f"{found}, so that numbers do not tell classes. {self._ask_for_list(classes)}"
-
-    def _conflict(self) -> str | None:
         of_number: dict[int, tuple[int, Path]] = {}
         of_colour: dict[int, tuple[int, Path]] = {}
         for path, seen in sorted(self._seen.items()):
@@ -304,7 +327,8 @@ class Survey:
                 if other != colour:
                     return (
                         f"palettes differ from map to map: number {number} is {show(other)} in"
-                        f" {where} and {show(colour)} in {path}"
+                        f" {where} and {show(colour)} in {path}, so that numbers do not tell"
+                        " classes"
                     )
                 also, where = of_colour.setdefault(colour, (number, path))
                 # A palette may have a colour twice, and mean two classes by it.
@@ -312,68 +336,62 @@ class Survey:
                 if also != number and larger.colour(min(number, also)) != colour:
                     return (
                         f"palettes differ from map to map: {show(colour)} is number {also} in"
-                        f" {where} and number {number} in {path}"
+                        f" {where} and number {number} in {path}, so that numbers do not tell"
+                        " classes"
                     )
         return None
 
     def marks_255(self, value_255: str) -> str | None:
         """What is wrong where maps hold 255 and `DataSettings.value_255` does not fit it."""
-        marked = {
-            path: seen
-            for path, seen in sorted(self._seen.items())
-            if not seen.black_and_white and any(white in seen.pixels for white in _WHITE_NUMBERS)
-        }
+        # Black and white maps say by themselves what is white.
+        maps = {path: seen for path, seen in sorted(self._seen.items()) if not seen.black_and_white}
+        marked = [path for path, seen in maps.items() if seen.pixels.keys() & {*_WHITE_NUMBERS}]
         if not marked:
             return None
         pixels: collections.Counter[int] = collections.Counter()
-        for seen in self._seen.values():
-            if not seen.black_and_white:
-                pixels.update(seen.pixels)
-        white = sum(pixels.pop(value, 0) for value in _WHITE_NUMBERS)
-        others = sorted(value for value in pixels if value)
-        flag = "--config.data.value_255"
-        if not others:
+        for seen in maps.values():
+            pixels.update(seen.pixels)
+        others = sorted(pixels.keys() - {0, *_WHITE_NUMBERS})
+        if not others and maps[marked[0]].colour(255) == _WHITE:
+            way = "set --config.data.value_255=class_1, which makes white class 1 and black class 0"
             if value_255 == "unknown":
                 return (
-                    "label maps hold only 0 and 255, so that with config.data.value_255=unknown"
-                    f" nothing is left but class 0: set {flag}=class_1, which makes white class 1"
+                    "label maps hold only 0 and 255, so that config.data.value_255=unknown leaves"
+                    f" nothing but class 0: {way}"
                 )
-            return (
-                "label maps hold only 0 and 255, black and white, for example"
-                f" {next(iter(marked))}: set {flag}=class_1, which makes white class 1 (0 stays"
-                " class 0), here and for training"
-            )
+            return f"label maps hold only 0 and 255, for example {marked[0]}: {way}"
         if value_255 == "unknown":
             return None
-        between = sum(pixels[value] for value in others)
-        total = between + pixels[0] + white
-        example = next(
-            path
-            for path, seen in sorted(self._seen.items())
-            if not seen.black_and_white and others[-1] in seen.pixels
-        )
-        if len(others) >= 8 and others[-1] >= 128 and between <= 0.2 * total:
-            return (
-                f"label maps hold 0, 255 and {len(others)} grey levels between them, on"
-                f" {between / total:.1%} of the pixels, for example {others[-1]} in {example}:"
-                " masks of black and white whose edges were smoothed. Make them black and white"
-                f" again (resize masks with nearest neighbour), and set {flag}=class_1"
-            )
-        listed = ", ".join(map(str, others[:8])) + (", ..." if len(others) > 8 else "")
-        ways = [f"if it marks what is unknown (void), set {flag}=unknown, which makes it class 0"]
+        ways = [
+            "if it marks what is unknown (void), set --config.data.value_255=unknown, which makes"
+            " it class 0"
+        ]
+        beside = ""
+        if others:
+            last = next(path for path, seen in maps.items() if others[-1] in seen.pixels)
+            listed = ", ".join(map(str, others[:8])) + (", ..." if others[8:] else "")
+            beside = f", beside {listed} (the last in {last})"
         if others == [1]:
             ways.append("if it is the same as 1, correct the maps")
-        elif others[-1] >= 64 and 4 * len(others) < others[-1]:
+        elif others and 64 <= others[-1] < 255:
+            share = sum(pixels[value] for value in others) / pixels.total()
+            if share < 0.2:
+                smoothed = (
+                    f"if what is between, {share:.1%} of the pixels, is smoothed edges of black and"
+                    " white masks, make these black and white again (resize masks with nearest"
+                    " neighbour) and set --config.data.value_255=class_1"
+                )
+                ways.insert(0, smoothed)
             ways.append(
-                f"if grey levels stand for classes ({others[-1]} in {example}), list them as"
-                " colours in classes.txt, one class per line: NAME #RRGGBB"
+                "if grey levels stand for classes, list them as colours in classes.txt, one class"
+                " per line, NAME #RRGGBB"
             )
         return (
-            f"{len(marked)} of {len(self._seen)} label maps hold 255, for example"
-            f" {next(iter(marked))}, beside the class numbers 0, {listed}: {'; '.join(ways)}"
+            f"{len(marked)} of {len(self._seen)} label maps hold 255, for example {marked[0]}"
+            f"{beside}: {'; '.join(ways)}"
         )
 
-    def _ask_for_list(self, classes: Path) -> str:
+    def list_to_write(self, classes: Path) -> str:
         """What to write into `classes`, with the lines for the colours of all maps."""
         pixels = self._colours.copy()
         for seen in self._seen.values():
@@ -385,10 +403,10 @@ class Survey:
                 f"The maps hold more than {images.MAX_CLASSES} colours, which is too many for"
                 f" classes: {smoothed}"
             )
-        rare = [colour for colour, count in pixels.items() if count < 1e-4 * pixels.total()]
-        note = f" ({len(rare)} of them on hardly any pixel: {smoothed})" * (
-            len(rare) > _MANY_COLOURS
-        )
+        rare = [colour for colour, count in pixels.items() if count < 1e-3 * pixels.total()]
+        note = ""
+        if rare:
+            note = f" ({len(rare)} of them on less than 0.1% of the pixels; {smoothed})"
         lines = [
             f"class_{number} {show(colour)}"
             for number, (colour, _) in enumerate(pixels.most_common())

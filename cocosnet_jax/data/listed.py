@@ -4,9 +4,9 @@ Lists name the splits: `train.txt`, `val.txt` and `test.txt`, with one photograp
 folders right within the photographs' one: `images/train`, `images/val`, `images/test`. Where both
 name a split, the list counts.
 
-`val` validates, or `test` where there is no `val`. Where there are both, `test` is left out. Without
-either, what is not in `train.txt` validates. Without `train`, all other photographs train. A folder
-of one's own (`cocosnet_jax.data.folder`) may do without any of this.
+`val` validates, or `test` where there is no `val`. Where there are both, `test` is left out. Where
+there is neither, what is not in `train.txt` validates. Where there is no `train`, all other
+photographs train. A folder of one's own (`cocosnet_jax.data.folder`) may do without any of this.
 """
 
 import abc
@@ -237,10 +237,10 @@ class ListedBuilder(PairBuilder):
         by += ["the names of folders"] if named.keys() - lists.keys() else []
         summary = (
             f"{self.title}: {len(train)} photographs train and {len(validation)} validate, by"
-            f" {' and '.join(by) or f'the rule that one in {self.held_out} validates'}"
+            f" {', '.join(by) or f'the rule that one in {self.held_out} validates'}"
         )
         if out := len(set(every) - set(train) - set(validation)):
-            summary += f"; {out} are left out" + (f", {len(test)} of them as test" if test else "")
+            summary += f"; left out: {out}" + (f" (test: {len(test)})" if test else "")
         return _Splits(
             {"train": train, "validation": validation, "exemplars": train}, found, summary
         )
@@ -281,8 +281,8 @@ class ListedBuilder(PairBuilder):
             return {}
         if loose := keys.pop("", []):
             found.append(
-                f"{loose[0]}{f' and {len(loose) - 1} others' if loose[1:] else ''} beside folders"
-                " that name a split (train, val, test): move them into one of these, or list the"
+                f"beside folders that name a split (train, val, test) there are {len(loose)}"
+                f" photographs in none, for example {loose[0]}: move them into one, or list the"
                 " splits in train.txt and val.txt"
             )
         return keys
