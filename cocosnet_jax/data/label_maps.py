@@ -1,7 +1,7 @@
 """One's own label maps: which class each pixel has.
 
 A map holds class numbers, or colours that `classes.txt` gives numbers. This file has one class per
-line, from class 0 on, and blank lines do not count:
+line, from class 0 on; blank lines do not count:
 
     NAME                    maps hold class numbers
     NAME COLOUR             maps are read by colour, whether in colour, grey or with a palette

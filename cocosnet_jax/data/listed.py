@@ -222,28 +222,28 @@ class ListedBuilder(PairBuilder):
             )
         others = {*validation, *test}
         train = named.get("train", [key for key in every if key not in others])
-        for split in lists.keys() - {"train"} if "train" in lists else ():
+        for split in [
+            split for split in ("validation", "test") if {"train", split} <= lists.keys()
+        ]:
             twice = set(train) & set(lists[split])
             found += [f"{key} is both in train.txt and in {_LISTS[split]}" for key in sorted(twice)]
-        for keys, what in ((train, "training"), (validation, "validation")):
-            if not keys and "train" in lists and what == "validation" and len(named) == 1:
-                found.append(
-                    f"train.txt names all {len(every)} photographs, and none is left for"
-                    " validation: take some out of it, or write val.txt"
-                )
-            elif not keys:
-                found.append(f"there are no photographs for the {what} split")
-        by = [_LISTS[split] for split in _LISTS if split in lists]
+        if not train:
+            found.append("there are no photographs for the training split")
+        if not validation:
+            why = ""
+            if "train" in lists and len(train) == len(every):
+                why = ": train.txt names all there are, so write val.txt too"
+            found.append(f"there are no photographs for the validation split{why}")
+        by = [name for split, name in _LISTS.items() if split in lists]
         by += ["the names of folders"] if named.keys() - lists.keys() else []
         summary = (
             f"{self.title}: {len(train)} photographs train and {len(validation)} validate, by"
             f" {', '.join(by) or f'the rule that one in {self.held_out} validates'}"
         )
-        if out := len(set(every) - set(train) - set(validation)):
+        if out := len(set(every) - {*train, *validation}):
             summary += f"; left out: {out}" + (f" (test: {len(test)})" if test else "")
-        return _Splits(
-            {"train": train, "validation": validation, "exemplars": train}, found, summary
-        )
+        keys_of = {"train": train, "validation": validation, "exemplars": train}
+        return _Splits(keys_of, found, summary)
 
     def _read_lists(self, every: Sequence[str], found: list[str]) -> dict[str, list[str]]:
         """The keys of every list that there is, by split; adds what is wrong to `found`."""
