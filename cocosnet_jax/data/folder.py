@@ -33,8 +33,18 @@ import tensorflow_datasets as tfds
 from cocosnet_jax.data import edges, images, label_maps, poses, problems
 from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.label_maps import ClassList
-from cocosnet_jax.data.listed import SPLIT_NAMES, ListedBuilder, Place, files_below, read_text
+from cocosnet_jax.data.listed import (
+    LIST_FILES,
+    SPLIT_NAMES,
+    ListedBuilder,
+    Place,
+    files_below,
+    read_text,
+)
 from cocosnet_jax.errors import UserError
+
+# A folder of photographs in SPADE's layout.
+_SPADE = re.compile(f"({'|'.join(SPLIT_NAMES)})_(?:img|image|images)", re.IGNORECASE)
 
 
 class OwnBuilder(ListedBuilder):
@@ -53,18 +63,14 @@ class OwnBuilder(ListedBuilder):
         folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
         singular = self.annotations.removesuffix("s")
         for name in folders:
-            splits = "|".join(SPLIT_NAMES)
-            if match := re.fullmatch(f"({splits})_(img|image|images)", name, re.IGNORECASE):
+            if match := _SPADE.fullmatch(name):
                 own = [f"{match[1]}_{kind}" for kind in (singular, self.annotations)]
                 annotations = next((other for other in own if other in folders), own[0])
                 found.append(Place(name, annotations, SPLIT_NAMES[match[1].lower()]))
         for name, path in folders.items() if not found else ():
             if name.lower() in SPLIT_NAMES and (path / self.photographs).is_dir():
-                photographs, annotations = (
-                    f"{name}/{self.photographs}",
-                    f"{name}/{self.annotations}",
-                )
-                found.append(Place(photographs, annotations, SPLIT_NAMES[name.lower()]))
+                below = (f"{name}/{kind}" for kind in (self.photographs, self.annotations))
+                found.append(Place(*below, SPLIT_NAMES[name.lower()]))
         if not self.needs_annotations:
             return found
         whole = [place for place in found if (root / place.annotations).is_dir()]
@@ -87,7 +93,7 @@ class OwnBuilder(ListedBuilder):
                 found.append(f"{stems[stem]} and {key} have one name; rename one of them")
             stems[stem] = key
         # With lists, photographs that they leave out may have annotations.
-        if not any((self.root / name).exists() for name in self.read_files):
+        if not any((self.root / name).exists() for name in LIST_FILES):
             every = set(map(_stem, self._photographs()))
             found += [
                 f"{path} has no photograph {stem}.jpg"
@@ -149,9 +155,9 @@ class Folder(OwnBuilder):
         return images.resize_label(annotation, size).astype(np.uint8)[..., None]
 
     def check(self) -> None:
-        """As every dataset's; and all label maps must number their classes alike."""
+        """As every dataset's; and all label maps must number classes alike."""
         self.check_channels()
-        _ = self._survey
+        _ = self._survey  # raises where they do not
         super().check()
 
     def check_channels(self) -> None:

@@ -193,13 +193,12 @@ def check_palette(path: Path, palette: Mapping[int, int], where: str) -> None:
     number_of = {colour: number for number, colour in palette.items()}
     for number in np.unique(image.numbers).tolist():
         colour = _code(image.palette[number])
-        if palette.get(number, colour) != colour or (number not in palette and colour in number_of):
-            other = palette.get(number)
-            theirs = (
-                f"{number} is {show(other)}"
-                if other is not None
-                else (f"{show(colour)} is {number_of[colour]}")
-            )
+        if number in palette:
+            differs, theirs = palette[number] != colour, f"{number} is {show(palette[number])}"
+        else:
+            other = number_of.get(colour)
+            differs, theirs = other is not None, f"{show(colour)} is {other}"
+        if differs:
             raise UserError(
                 f"{path} has another palette than {where}: number {number} is {show(colour)} in it,"
                 f" but there {theirs}; save the map with that palette, or its class numbers as an"

@@ -24,6 +24,7 @@ from cocosnet_jax.data.records import PairBuilder
 from cocosnet_jax.errors import UserError
 
 _LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
+LIST_FILES = tuple(_LISTS.values())
 # What folders call a split, in any case.
 SPLIT_NAMES = {
     "train": "train",
@@ -75,7 +76,7 @@ class ListedBuilder(PairBuilder):
     needs_annotations: ClassVar[bool] = True
     channels: ClassVar[int]
     held_out: ClassVar[int] = 0
-    read_files: ClassVar[tuple[str, ...]] = tuple(_LISTS.values())
+    read_files: ClassVar[tuple[str, ...]] = LIST_FILES
 
     @abc.abstractmethod
     def read_input(self, key: str, size: tuple[int, int]) -> Any:
@@ -222,10 +223,8 @@ class ListedBuilder(PairBuilder):
             )
         others = {*validation, *test}
         train = named.get("train", [key for key in every if key not in others])
-        for split in [
-            split for split in ("validation", "test") if {"train", split} <= lists.keys()
-        ]:
-            twice = set(train) & set(lists[split])
+        for split, keys in lists.items():
+            twice = set(lists.get("train", [])) & set(keys) if split != "train" else ()
             found += [f"{key} is both in train.txt and in {_LISTS[split]}" for key in sorted(twice)]
         if not train:
             found.append("there are no photographs for the training split")

@@ -98,6 +98,11 @@ def test_only_own_label_maps_may_be_uncounted(settings):
 def test_named_classes_must_agree(settings, own):
     (own / "classes.txt").write_text("unknown\nsky\nsea\nsand\nrock\ntree\nboat\n")
     assert len(data.found_classes(dataclasses.replace(settings, channels=0))) == 7
+    save(own / "labels/stray.png", draw_label(0))
+    assert "has no photograph images/stray.jpg" in problems(
+        dataclasses.replace(settings, channels=7)
+    )
+    (own / "labels/stray.png").unlink()
     assert "channels is 6, but" in problems(settings)
     data.prepare(dataclasses.replace(settings, channels=7))
     (own / "classes.txt").write_text("unknown\nsky\n")

@@ -101,6 +101,11 @@ def test_a_palette_that_is_not_the_trainings(tmp_path):
     in_palette(2 - label, 0x14DC28, 0xC81E3C, 0x000000).save(path)
     with pytest.raises(UserError, match=r"number 0 is #14DC28 in it, but there 0 is #000000"):
         inputs.read_input(settings, path)
+    # A number that training did not see, in the colour of another class.
+    in_palette(np.where(label == 2, 5, label), *[0x000000, 0xC81E3C] * 2, 1, 0x14DC28).save(path)
+    settings = dataclasses.replace(settings, channels=6)
+    with pytest.raises(UserError, match=r"number 5 is #14DC28 in it, but there #14DC28 is 2"):
+        inputs.read_input(settings, path)
 
 
 def test_what_255_means_is_what_it_meant_in_training(tmp_path):
