@@ -69,8 +69,10 @@ class OwnBuilder(ListedBuilder):
                 found.append(Place(name, annotations, SPLIT_NAMES[match[1].lower()]))
         for name, path in folders.items() if not found else ():
             if name.lower() in SPLIT_NAMES and (path / self.photographs).is_dir():
-                below = (f"{name}/{kind}" for kind in (self.photographs, self.annotations))
-                found.append(Place(*below, SPLIT_NAMES[name.lower()]))
+                split = SPLIT_NAMES[name.lower()]
+                found.append(
+                    Place(f"{name}/{self.photographs}", f"{name}/{self.annotations}", split)
+                )
         if not self.needs_annotations:
             return found
         whole = [place for place in found if (root / place.annotations).is_dir()]

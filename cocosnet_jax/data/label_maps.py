@@ -32,6 +32,7 @@ _WHITE_NUMBERS = (255, 65535)
 _COLOUR = r"(?:#[0-9a-fA-F]{6}|\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3})(?![^\s,:])"
 _COLOUR_LAST = re.compile(rf"(\S.*?)[\s,:]+({_COLOUR}(?:[\s,]+{_COLOUR})*)")
 _COLOUR_FIRST = re.compile(rf"({_COLOUR}(?:[\s,]+{_COLOUR})*)[\s,:]+(\S.*)")
+_COLOUR_BEHIND = re.compile(rf"(?:^|[\s,:]){_COLOUR}$")
 # What was meant to be a colour.
 _MISTYPED = re.compile(r"(?:^|.*\s)#[0-9a-fA-F]{3,8}(?:\s.*|$)")
 # What class numbers look like.
@@ -92,6 +93,8 @@ def parse_classes(text: str, where: str) -> ClassList:
         elif _MISTYPED.fullmatch(line):
             wrong.append(f"line {number}, {line!r}, has no colour #RRGGBB of six digits")
         found = tuple(map(_colour, re.findall(_COLOUR, own)))
+        if own and _COLOUR_BEHIND.search(name):
+            wrong.append(f"line {number}, {line!r}, has colours before and behind a name")
         if -1 in found:
             wrong.append(f"line {number}, {line!r}, has a number above 255 in its colour")
         names.append(name)

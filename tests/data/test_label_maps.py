@@ -59,6 +59,8 @@ def test_names_alone_may_repeat():
         ("a 0 0 0\nb 0 0 256", "line 2, 'b 0 0 256', has a number above 255 in its colour"),
         ("a #000000\nb 0 0 0", "#000000 is in line 1 and in line 2"),
         ("a #000000\na #000001", "'a' is in line 1 and in line 2"),
+        ("#000000 a #000001\n0 0 2 b", "'#000000 a #000001', has colours before and behind"),
+        ("1 2 3 4 5 6\n0 0 2 b", "line 1, '1 2 3 4 5 6', has colours before and behind"),
         ("a #000000\n#000001", "line 2, '#000001', has no name"),
     ],
 )
