@@ -408,15 +408,19 @@ class Survey:
         rare = [colour for colour, count in pixels.items() if count < 1e-3 * pixels.total()]
         note = ""
         if rare:
-            note = f" ({len(rare)} of them on less than 0.1% of the pixels; {smoothed})"
+            note = (
+                f" ({len(rare)} of them on less than 0.1% of the pixels: if nobody drew these,"
+                f" {smoothed})"
+            )
         lines = [
             f"class_{number} {show(colour)}"
             for number, (colour, _) in enumerate(pixels.most_common())
         ]
         return (
             f"List their colours in {classes}, one class per line, NAME #RRGGBB, and all maps are"
-            f" read by colour. The first line is class 0, unknown. The maps hold {len(lines)}"
-            f" colours{note}, most frequent first:\n" + "\n".join(lines)
+            f" read by colour. Class 0 is unknown: its colour, where there is one, stands in the"
+            f" first line. The maps hold {len(lines)} colours{note}, most frequent first:\n"
+            + "\n".join(lines)
         )
 
 
