@@ -72,7 +72,10 @@ def _with_found_classes(settings: DataSettings) -> DataSettings:
             f"note: only {len(shares)} of the numbers 0 to {len(pixels) - 1} occur, and every"
             f" number costs memory and time: consider numbering the classes 0 to {len(shares) - 1}"
         )
-    print(f"to train on them, add --config.data.channels={len(pixels)}")
+    needed = f"--config.data.channels={len(pixels)}"
+    if settings.value_255:
+        needed += f" --config.data.value_255={settings.value_255}"
+    print(f"to train on them, add {needed}")
     return dataclasses.replace(settings, channels=len(pixels))
 
 

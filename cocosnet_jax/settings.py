@@ -34,6 +34,13 @@ class DataSettings:
         `labels_glasses` the same with the glasses mask as channel 16, `channels` value / 255.
       channels: C, channels of x_A; 0 before one's own label maps have been counted
         (`python -m cocosnet_jax.prepare` counts them).
+      value_255: what 255 means in one's own label maps (`folder`): `class_1` where maps are black
+        and white, `unknown` where it marks what is unknown (void), which becomes class 0; empty
+        where it is not to occur.
+      classes: the lines of `classes.txt`, with the colours that label maps are read by. Training
+        takes them from the dataset, for translation; nobody has to set them.
+      palette: the colours of class numbers, `NUMBER #RRGGBB` a line, where label maps are palette
+        images; taken from the dataset as well.
       flip: random horizontal flips in training.
       exemplar_list: list file for training images (`key,ref1,ref2,...`), or `random` for any
         other image, or empty for none.
@@ -54,6 +61,9 @@ class DataSettings:
     load_size: int = 286
     condition: Literal["labels", "labels_glasses", "channels"] = "labels"
     channels: int = 151
+    value_255: Literal["", "class_1", "unknown"] = ""
+    classes: str = ""
+    palette: str = ""
     flip: bool = True
     exemplar_list: str = ""
     validation_exemplar_list: str = ""
@@ -78,6 +88,16 @@ class DataSettings:
         )
         if not (self.channels == 0 and self.dataset == "folder"):
             _require(1 <= self.channels <= 255, "data.channels", self.channels, "between 1 and 255")
+        if self.value_255 and self.dataset != "folder":
+            raise UserError(
+                f"config.data.value_255 is {self.value_255!r}, which only one's own label maps have"
+                f" (config.data.dataset=folder), not {self.dataset}: leave it out"
+            )
+        if self.value_255 == "class_1" and self.channels not in (0, 2):
+            raise UserError(
+                f"config.data.channels is {self.channels}, but config.data.value_255=class_1 makes"
+                " 2 classes, black and white: set config.data.channels=2"
+            )
         for field in ("exemplar_probability", "hard_probability"):
             value = getattr(self, field)
             _require(0 <= value <= 1, f"data.{field}", value, "between 0 and 1")

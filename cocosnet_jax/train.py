@@ -1,6 +1,7 @@
 """The training loop, nothing else."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import signal
@@ -50,6 +51,8 @@ def train(settings: Settings, folder: epath.Path) -> int:
     if settings.vgg.weights == "random":
         _say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
     prepare_data(settings)
+    settings = dataclasses.replace(settings, data=data.with_found(settings.data))
+    workdir.check_colours(folder, settings)
     examples = pipeline.examples_per_epoch(settings.data)
     steps_per_epoch = max(1, examples // settings.train.batch_size)
     total = settings.epochs * steps_per_epoch

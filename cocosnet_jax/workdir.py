@@ -19,6 +19,7 @@ from etils import epath
 from cocosnet_jax import files
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.checkpoint import absolute
+from cocosnet_jax.data import label_maps
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 
@@ -29,6 +30,9 @@ _LOCK = ".in_use"
 _FREE = (
     "data.source",
     "data.data_dir",
+    # Found in the dataset after this check; see `check_colours`.
+    "data.classes",
+    "data.palette",
     "data.validation_exemplar_list",
     "train.stop_after",
     "train.log_every",
@@ -75,6 +79,13 @@ def check(workdir: str, settings: Settings) -> epath.Path:
             " set them back. They differ in (there, here):\n  " + "\n  ".join(differences)
         )
     return folder
+
+
+def check_colours(folder: epath.Path, settings: Settings) -> None:
+    """Raises UserError where the run in the folder has learned other colours of classes."""
+    if (file := folder / _FILE).exists():
+        theirs = settings_lib.from_json(file.read_text())
+        label_maps.check_same_colours(theirs.data, settings.data)
 
 
 def _file_names(settings: Settings) -> Settings:

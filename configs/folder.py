@@ -12,9 +12,10 @@ ADE20k, for CelebA-HQ edges and for DeepFashion.
         --config.data.channels=N --config.vgg.weights=vgg19.pth \
         --config.data.exemplar_list=exemplars.txt --workdir=runs/own
 
-The first command says N, the number of classes; edges and poses need none. The second may be left
-out: without a list, any two photographs are paired. `--config.model.base_filters=16` and
-`--config.data.image_size=128 --config.data.load_size=144` make a smaller, faster model.
+The first command says N, the number of classes; edges and poses need none. It also says when label
+maps in colour need `classes.txt`, and when maps that hold 255 need `--config.data.value_255`. The
+second may be left out: without a list, any two photographs are paired. A smaller, faster model is
+made by `--config.model.base_filters=16 --config.data.image_size=128 --config.data.load_size=144`.
 """
 
 from ml_collections import ConfigDict

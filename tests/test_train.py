@@ -12,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
 from cocosnet_jax import checkpoint, mesh, settings, train, workdir
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import UserError
 from tests import test_checkpoint
 from tests.conftest import ROOT, STEPS
+from tests.data.conftest import colours, draw_label
+from tests.data.test_label_maps import rgb
 
 
 def final_state(folder):
@@ -35,6 +38,35 @@ def test_a_run_leaves_what_it_should(trained):
     assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["3", "6"]
     assert [path.name for path in (trained / "pictures").iterdir()] == ["step_0000006.png"]
     assert list((trained / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_run_carries_the_colours_of_its_label_maps(tmp_path, monkeypatch):
+    label = draw_label(0) % 2
+    for name in "ab":
+        for folder, array in (
+            ("images", colours(label)),
+            ("labels", rgb(0x000000, 0xFF0000)[label]),
+        ):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / f"{folder}/{name}.png")
+    (tmp_path / "classes.txt").write_text("ground 0 0 0\n255 0 0 a house\n")
+    data = settings.DataSettings(
+        dataset="folder",
+        source=str(tmp_path),
+        data_dir=str(tmp_path / "prepared"),
+        image_size=64,
+        load_size=64,
+        channels=2,
+        exemplar_list="random",
+    )
+    config = settings.Settings(data=data, vgg=settings.VggSettings(weights="random", width=2))
+    runs = []
+    monkeypatch.setattr(train, "_train", lambda config, *_: runs.append(config) or 0)
+    train.train(config, epath.Path(tmp_path / "run"))
+    assert runs[0].data.classes == "ground #000000\na house #FF0000"
+    # The run's own settings are no other run's to the same command.
+    workdir.claim(epath.Path(tmp_path / "run"), runs[0])
+    workdir.check(str(tmp_path / "run"), config)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

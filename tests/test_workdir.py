@@ -47,6 +47,18 @@ def test_what_is_not_learned_may_change(tmp_path, settings_now):
     workdir.check(str(tmp_path), settings_now)
 
 
+def test_colours_of_classes_may_not_change(tmp_path):
+    folder = epath.Path(tmp_path)
+    before = changed("data", classes="sky #0000FF\nsea #00FF00")
+    workdir.check_colours(folder, before)
+    workdir.claim(folder, before)
+    # What a config says before the dataset is read.
+    workdir.check(str(tmp_path), SETTINGS)
+    workdir.check_colours(folder, before)
+    with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
+        workdir.check_colours(folder, changed("data", classes="sea #00FF00\nsky #0000FF"))
+
+
 def test_another_list_is_another_run(tmp_path):
     workdir.claim(epath.Path(tmp_path), SETTINGS)
     with pytest.raises(UserError, match=r"data\.exemplar_list: 'list\.txt', 'other\.txt'"):

@@ -2,6 +2,7 @@
 
     found_classes(settings)           the classes in one's own label maps
     prepare(settings)                 checks a dataset's files and makes its TFDS records
+    with_found(settings)              the settings with what preparation found in the files
     open_split(settings, split)       prepared pairs by position
     pipeline.training_batches(...)    endless batches, exact in (seed, step)
     pipeline.evaluation_batches(...)  every image exactly once
@@ -11,6 +12,7 @@ Importing this package is light: TensorFlow is loaded by the first function that
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import TYPE_CHECKING
 
@@ -93,6 +95,15 @@ def prepare(settings: DataSettings) -> None:
     pipeline.read_lists(settings)
     records.prepare(builder)
     pipeline.check_lists(settings)
+
+
+def with_found(settings: DataSettings) -> DataSettings:
+    """The settings with those fields that the prepared dataset's own files decide.
+
+    Translation from a checkpoint has only the settings: classes and their colours travel in them.
+    """
+    found = open_builder(settings).info.metadata.get("settings", {})
+    return dataclasses.replace(settings, **found)
 
 
 def open_split(settings: DataSettings, split: str) -> Split:

@@ -25,8 +25,9 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from cocosnet_jax.data import exemplars, images, problems
+from cocosnet_jax.data import downloads, exemplars, images, problems
 from cocosnet_jax.data.inputs import UNMARKED
+from cocosnet_jax.data.label_maps import Survey
 from cocosnet_jax.data.listed import files_below
 from cocosnet_jax.data.records import PairBuilder
 from cocosnet_jax.errors import UserError
@@ -88,10 +89,15 @@ class Ade20k(PairBuilder):
                 found.append(f"{photographs[name]} has no label map {Path(name).name}.png")
             for name in sorted(labels.keys() - photographs.keys()):
                 found.append(f"{labels[name]} has no photograph {Path(name).name}.jpg")
+            if found and (foreign := downloads.mistaken(self._root)):
+                raise UserError(foreign)
             found += filter(None, map(exemplars.problem_of_name, self._pairs[split]))
             pairs += self._pairs[split].values()
-        check = functools.partial(_check_pair, self.builder_config.classes)
+        survey = Survey()
+        check = functools.partial(_check_pair, self.builder_config.classes, survey)
         found += problems.find(check, pairs, "pairs")
+        if conflict := survey.conflict():
+            found.append(f"{conflict}: save class numbers as 8-bit grey PNG")
         problems.raise_if_any(f"dataset {self.builder_config.source}", found)
 
     @functools.cached_property
@@ -110,7 +116,8 @@ class Ade20k(PairBuilder):
             if (root / "images").is_dir() or any((root / f).is_dir() for f in _FOLDERS.values()):
                 return root
         raise UserError(
-            f"{source} holds neither images/training and annotations/training nor training with"
+            downloads.mistaken(Path(source))
+            or f"{source} holds neither images/training and annotations/training nor training with"
             " label maps beside the photographs; set config.data.source (or --source) to the"
             " folder that does"
         )
@@ -223,10 +230,11 @@ def _find(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
     }
 
 
-def _check_pair(classes: int, pair: _Pair) -> str | None:
+def _check_pair(classes: int, survey: Survey, pair: _Pair) -> str | None:
     """What is wrong with a pair, or None."""
     try:
-        _, label = images.read_pair(*pair)
+        size = images.read_photograph(pair.photograph).shape[:2]
+        label = images.align(pair.photograph, size, survey.add(pair.label), pair.label)
         label[label == _UNMARKED] = 0
         images.check_classes(pair.label, label, classes, f", and {_UNMARKED}")
     except UserError as error:

@@ -5,7 +5,8 @@ source folder or in a folder of it:
 
     CelebA-HQ-img/NUMBER.jpg
     CelebAMask-HQ-mask-anno/FOLDER/NUMBER_PART.png, see `cocosnet_jax.data.face_parts`
-    val.txt, numbers of the validation photographs; train.txt likewise, all others without it
+    val.txt, numbers of the validation photographs; train.txt and test.txt likewise, see
+        `cocosnet_jax.data.listed`
 """
 
 from typing import ClassVar

@@ -3,94 +3,150 @@
 Layout, in the source folder or in a folder of it:
 
     images/.../NAME.jpg         photographs: .jpg, .png, .webp, .bmp or .tif
-    labels/.../NAME.png         `folder`: a class number per pixel, 0 is unknown
+    labels/.../NAME.png         `folder`: a class number per pixel, 0 is unknown; or a colour
     edges/.../NAME.png          `folder_edges`: white lines on black; without this folder, Canny's
                                 edges of the photographs
     poses/.../NAME_keypoints.json, NAME.json, or NAME_candidate.txt and NAME_subset.txt
                                 `folder_poses`: OpenPose's files
-    classes.txt                 optional, for label maps: a class name per line, from class 0 on
-    val.txt, train.txt          optional: photographs of the two splits, one per line. Without
-                                val.txt every tenth photograph, from the first on, is for validation
+    classes.txt                 optional, for label maps: a class per line, from class 0 on, with
+                                colours where maps are in colour, see `cocosnet_jax.data.label_maps`
+    val.txt, train.txt, test.txt
+                                optional: photographs of the splits, one per line; folders named
+                                train, val or test within `images` name the splits as well
+                                (`cocosnet_jax.data.listed`). Without either every tenth photograph,
+                                from the first on, is for validation
+
+or, for every split, `train/images/` and `train/labels/`, or SPADE's `train_img/` and
+`train_label/` (`train_edge/`, `train_pose/`).
 """
 
 import functools
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import tensorflow_datasets as tfds
 
-from cocosnet_jax.data import edges, images, poses, problems
+from cocosnet_jax.data import edges, images, label_maps, poses, problems
 from cocosnet_jax.data.inputs import UNMARKED
-from cocosnet_jax.data.listed import ListedBuilder, files_below, read_lines
+from cocosnet_jax.data.label_maps import ClassList
+from cocosnet_jax.data.listed import (
+    LIST_FILES,
+    SPLIT_NAMES,
+    ListedBuilder,
+    Place,
+    files_below,
+    read_text,
+)
 from cocosnet_jax.errors import UserError
 
-# A class map travels in bytes, and one-hot maps of more classes fit no accelerator.
-_MAX_CLASSES = 255
+# A folder of photographs in SPADE's layout.
+_SPADE = re.compile(f"({'|'.join(SPLIT_NAMES)})_(?:img|image|images)", re.IGNORECASE)
 
 
 class OwnBuilder(ListedBuilder):
     """What all of one's own datasets share: an annotation is found by its photograph's name."""
 
+    # Since 1.1.0 folders name splits, and palettes are compared.
+    VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.1.0")
     title: ClassVar[str] = "your data"
     photographs: ClassVar[str] = "images"
     held_out: ClassVar[int] = 10
 
+    def find_places(self, root: Path) -> list[Place]:
+        """The dataset's folders, those of every split, or SPADE's; none if there are none."""
+        if found := super().find_places(root):
+            return found
+        folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
+        singular = self.annotations.removesuffix("s")
+        for name in folders:
+            if match := _SPADE.fullmatch(name):
+                own = [f"{match[1]}_{kind}" for kind in (singular, self.annotations)]
+                annotations = next((other for other in own if other in folders), own[0])
+                found.append(Place(name, annotations, SPLIT_NAMES[match[1].lower()]))
+        for name, path in folders.items() if not found else ():
+            if name.lower() in SPLIT_NAMES and (path / self.photographs).is_dir():
+                split = SPLIT_NAMES[name.lower()]
+                found.append(
+                    Place(f"{name}/{self.photographs}", f"{name}/{self.annotations}", split)
+                )
+        if not self.needs_annotations:
+            return found
+        whole = [place for place in found if (root / place.annotations).is_dir()]
+        for place in found if whole else ():
+            # What is asked of a model is often without an answer.
+            if place not in whole and place.split != "test":
+                raise UserError(
+                    f"{root / place.photographs} has no folder {root / place.annotations} beside"
+                    " it; add it, or remove the photographs"
+                )
+        return whole
+
     def stray_files(self) -> list[str]:
         """Annotations without photograph, and photographs that share a name."""
-        keys, _ = self._split_keys
+        keys, _, _ = self._splits
         found, stems = [], dict[str, str]()
         for key in sorted({*keys["train"], *keys["validation"]}):
-            stem = self._stem(key)
+            stem = _stem(key)
             if stem in stems:
                 found.append(f"{stems[stem]} and {key} have one name; rename one of them")
             stems[stem] = key
         # With lists, photographs that they leave out may have annotations.
-        if not any((self.root / name).exists() for name in ("train.txt", "val.txt")):
+        if not any((self.root / name).exists() for name in LIST_FILES):
+            every = set(map(_stem, self._photographs()))
             found += [
-                f"{path} has no photograph {self.photographs}/{stem}.jpg"
+                f"{path} has no photograph {stem}.jpg"
                 for stem, path in self._maps.items()
-                if stem not in stems
+                if stem not in every
             ]
         return found
 
     def annotation_of(self, key: str) -> Path:
         """The map of a photograph."""
-        stem = self._stem(key)
-        if stem not in self._maps:
-            raise UserError(f"{key} has no {self.annotations}/{stem}.png; add it or remove {key}")
-        return self._maps[stem]
+        path = self._maps.get(_stem(key))
+        if path is None:
+            expected = self.annotation_stem(key).relative_to(self.root)
+            raise UserError(f"{key} has no {expected}.png; add it or remove {key}")
+        return path
 
-    def _stem(self, key: str) -> str:
-        return Path(key).relative_to(self.photographs).with_suffix("").as_posix()
+    def annotation_stem(self, key: str) -> Path:
+        """The path of a photograph's annotation, less what its name ends in."""
+        place = self.place_of(key)
+        return self.root / place.annotations / _stem(key.removeprefix(f"{place.photographs}/"))
 
     @functools.cached_property
     def _maps(self) -> Mapping[str, Path]:
-        """Images in the annotation folder, by path below it without extension."""
-        folder = self.root / self.annotations
-        paths = [Path(name) for name, _ in files_below(folder)] if folder.is_dir() else []
-        return {
-            path.relative_to(folder).with_suffix("").as_posix(): path
-            for path in paths
-            if path.suffix.lower() in images.EXTENSIONS
-        }
+        """Images in the annotation folders, by their photographs' paths without extension."""
+        maps = {}
+        for place in self.places:
+            folder = self.root / place.annotations
+            for name, _ in files_below(folder) if folder.is_dir() else ():
+                path = Path(name)
+                if path.suffix.lower() in images.EXTENSIONS:
+                    below = path.relative_to(folder).with_suffix("").as_posix()
+                    maps[f"{place.photographs}/{below}"] = path
+        return maps
+
+
+def _stem(key: str) -> str:
+    return Path(key).with_suffix("").as_posix()
 
 
 class Folder(OwnBuilder):
     """One's own label maps."""
 
     annotations: ClassVar[str] = "labels"
+    read_files: ClassVar[tuple[str, ...]] = (*ListedBuilder.read_files, "classes.txt")
     unmarked: ClassVar[int | None] = None
 
     def read_input(self, key: str, size: tuple[int, int]) -> np.ndarray:
         """The class map, turned as the photograph is."""
         path = self.annotation_of(key)
-        label = images.read_label_of(self.root / key, size, path)
-        classes = self.builder_config.classes
-        if self.unmarked is not None:
-            label[label == self.unmarked] = classes - 1
-        images.check_classes(path, label, classes)
+        label = images.align(self.root / key, size, self._read(path), path)
+        images.check_classes(path, label, self.builder_config.classes)
         return label
 
     def input_map(
@@ -100,9 +156,15 @@ class Folder(OwnBuilder):
         del photograph
         return images.resize_label(annotation, size).astype(np.uint8)[..., None]
 
+    def check(self) -> None:
+        """As every dataset's; and all label maps must number classes alike."""
+        self.check_channels()
+        _ = self._survey  # raises where they do not
+        super().check()
+
     def check_channels(self) -> None:
         """The number of classes must be known, and agree with classes.txt where there is one."""
-        classes, names = self.builder_config.classes, self._class_names
+        classes, names = self.builder_config.classes, self.class_list.names
         if classes == 0:
             raise UserError(
                 "config.data.channels is 0, the number of classes is not known yet: set"
@@ -110,43 +172,98 @@ class Folder(OwnBuilder):
             )
         if names and len(names) != classes:
             raise UserError(
-                f"config.data.channels is {classes}, but {self.root / 'classes.txt'} names"
+                f"config.data.channels is {classes}, but {self._classes_file} names"
                 f" {len(names)} classes: set config.data.channels={len(names)}, or correct the file"
             )
 
     def found_classes(self) -> np.ndarray:
         """How many pixels of all label maps each class has, (classes,) int64.
 
-        There are as many classes as names in classes.txt, or else up to the highest number found.
+        There are as many classes as lines in classes.txt, or else up to the highest number found.
 
         Raises:
-          UserError: label maps cannot be read, or hold class numbers that are too high.
+          UserError: label maps cannot be read, hold class numbers that are too high, or do not
+            number their classes alike.
         """
-        names = self._class_names
-        pixels = np.zeros(len(names) or _MAX_CLASSES, np.int64)
-        lock = threading.Lock()
+        _, pixels, found = self._survey
+        problems.raise_if_any(f"dataset {self.builder_config.source}", found)
+        whole = self.class_list.names or self.builder_config.value_255 == "class_1"
+        return pixels if whole else np.trim_zeros(pixels, "b")
 
-        def count(path: Path) -> str | None:
+    def found_settings(self) -> dict[str, str]:
+        """`classes` and `palette` of `DataSettings`: what a translation must know of the maps."""
+        return {
+            "classes": self.class_list.text(),
+            "palette": label_maps.palette_text(self._survey[0].palette()),
+        }
+
+    @functools.cached_property
+    def class_list(self) -> ClassList:
+        """The classes of classes.txt; none without it."""
+        path = self._classes_file
+        if not path.exists():
+            return ClassList()
+        found = label_maps.parse_classes(read_text(path), str(path))
+        if found.colours and self.builder_config.value_255:
+            raise UserError(
+                f"config.data.value_255 is {self.builder_config.value_255!r}, which is for maps of"
+                f" class numbers, but {path} gives classes colours: leave one of them out"
+            )
+        return found
+
+    @property
+    def _classes_file(self) -> Path:
+        return self.root / "classes.txt"
+
+    def _read(self, path: Path) -> np.ndarray:
+        """The class of each pixel of a label map, (H, W) int32."""
+        value_255 = self.builder_config.value_255
+        unlisted = f"which {self._classes_file} does not list: correct the map, or the list"
+        return self._marked(label_maps.read(path, self.class_list, value_255, unlisted))
+
+    def _marked(self, label: np.ndarray) -> np.ndarray:
+        if self.unmarked is not None and not self.class_list.colours:
+            label[label == self.unmarked] = self.builder_config.classes - 1
+        return label
+
+    @functools.cached_property
+    def _survey(self) -> tuple[label_maps.Survey, np.ndarray, list[str]]:
+        """All label maps, pixels by class, and what is wrong with single maps.
+
+        Raises:
+          UserError: there are none, or they do not number their classes alike.
+        """
+        if not self._maps:
+            folders = " and ".join(str(self.root / place.annotations) for place in self.places)
+            raise UserError(f"{folders} holds no label maps (.png)")
+        classes, value_255 = self.class_list, self.builder_config.value_255
+        numbered = not classes.colours and value_255 != "class_1"
+        limit = 2 if value_255 == "class_1" else len(classes.names) or images.MAX_CLASSES
+        pixels = np.zeros(limit, np.int64)
+        survey, lock = label_maps.Survey(), threading.Lock()
+
+        def look(path: Path) -> str | None:
             try:
-                label = images.read_label_map(path)
-                images.check_classes(path, label, len(pixels))
+                if numbered:
+                    label = self._marked(label_maps.without_void(survey.add(path), value_255))
+                else:
+                    label = self._read(path)
+                images.check_classes(path, label, limit)
             except UserError as error:
                 return str(error)
-            counts = np.bincount(label.ravel(), minlength=len(pixels))
+            counts = np.bincount(label.ravel(), minlength=limit)
             with lock:
                 np.add(pixels, counts, out=pixels)
             return None
 
-        if not self._maps:
-            raise UserError(f"{self.root / self.annotations} holds no label maps (.png)")
-        found = problems.find(count, list(self._maps.values()), "label maps")
-        problems.raise_if_any(f"dataset {self.builder_config.source}", found)
-        return pixels if names else np.trim_zeros(pixels, "b")
-
-    @functools.cached_property
-    def _class_names(self) -> list[str]:
-        path = self.root / "classes.txt"
-        return [line for line in read_lines(path) if line] if path.exists() else []
+        found = problems.find(look, list(self._maps.values()), "label maps")
+        if shared := survey.in_colour() or survey.conflict():
+            shared = f"{shared}. {survey.list_to_write(self._classes_file)}"
+        elif self.unmarked is None:
+            shared = survey.marks_255(value_255)
+        if shared is not None:
+            raise UserError(f"dataset {self.builder_config.source}: {shared}")
+        return survey, pixels, found
 
 
 class Flickr(Folder):
@@ -162,14 +279,11 @@ class FolderEdges(OwnBuilder):
     annotations: ClassVar[str] = "edges"
     condition: ClassVar[str] = "channels"
     channels: ClassVar[int] = 2
-
-    def holds_dataset(self, root: Path) -> bool:
-        """Photographs are enough."""
-        return (root / self.photographs).is_dir()
+    needs_annotations: ClassVar[bool] = False
 
     def read_input(self, key: str, size: tuple[int, int]) -> np.ndarray | None:
         """The edge map, (H, W) uint8, or None where edges are found in the photograph."""
-        if not (self.root / self.annotations).is_dir():
+        if not (self.root / self.place_of(key).annotations).is_dir():
             return None
         path = self.annotation_of(key)
         lines = images.read_photograph(path).max(axis=-1)
@@ -191,8 +305,7 @@ class FolderPoses(OwnBuilder):
 
     def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
         """The joints, and the size of the photograph that they lie in."""
-        stem = self.root / self.annotations / self._stem(key)
-        return poses.read_pose(poses.find_pose(stem), size), size
+        return poses.read_pose(poses.find_pose(self.annotation_stem(key)), size), size
 
     def input_map(
         self,

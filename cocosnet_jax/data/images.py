@@ -6,6 +6,7 @@ Preparation and translation share these functions, so a file gives the same pixe
 
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -26,6 +27,8 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: lambda a: np.rot90(a),
 }
 _ORIENTATION = 0x0112
+# A class map travels in bytes, and one-hot maps of more classes fit no accelerator.
+MAX_CLASSES = 255
 # Of files that are taken for photographs or maps.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -75,18 +78,37 @@ def read_photograph(path: FileName) -> np.ndarray:
     return _upright(image.convert("RGB"), orientation)
 
 
-def read_label_map(path: FileName) -> np.ndarray:
-    """A label map as (H, W) int32 class numbers; a palette image yields its indices.
+class LabelImage(NamedTuple):
+    """A label map as its file holds it.
+
+    Attributes:
+      numbers: (H, W) int32; grey levels, indices into the palette, or 0 and 1 of a 1-bit image.
+      palette: (256, 3) uint8 RGB, the colour of each index; None where there is no palette.
+      bilevel: whether it is a 1-bit image, black and white.
+    """
+
+    numbers: np.ndarray
+    palette: np.ndarray | None
+    bilevel: bool
+
+
+class ColourError(UserError):
+    """A label map is in colour where class numbers are needed."""
+
+
+def read_label_image(path: FileName) -> LabelImage:
+    """A label map whose pixels are class numbers.
 
     Raises:
-      UserError: the file is missing, truncated, no image, in colour, or a JPEG.
+      ColourError: it is in colour.
+      UserError: the file is missing, truncated, no image, a JPEG, or a mask in an alpha channel.
     """
-    image, orientation = _read(path)
-    if image.format in ("JPEG", "MPO"):
-        raise UserError(
-            f"{path} is a JPEG, whose compression changes class numbers; save the map as PNG, from"
-            " where it was drawn"
-        )
+    image, orientation = _read_lossless(path)
+    palette = None
+    if image.mode == "P":
+        palette = np.zeros((256, 3), np.uint8)
+        colours = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
+        palette[: len(colours)] = colours
     array = _upright(image, orientation)
     if array.ndim == 3 and image.mode in ("LA", "PA"):
         array = array[..., 0]
@@ -94,11 +116,60 @@ def read_label_map(path: FileName) -> np.ndarray:
         # Some tools save a grey image in three equal channels.
         array = array[..., 0] if np.array_equal(array[..., 0], array[..., 2]) else array
     if array.ndim != 2 or array.dtype.kind not in "bui":
-        raise UserError(
+        raise ColourError(
             f"{path} is a colour image (mode {image.mode}); a label map has one channel that"
-            " holds the class number of each pixel: save it as an 8-bit grey or palette PNG"
+            " holds the class number of each pixel: save the numbers as an 8-bit grey PNG"
         )
-    return array.astype(np.int32)
+    return LabelImage(array.astype(np.int32), palette, image.mode == "1")
+
+
+def read_label_map(path: FileName) -> np.ndarray:
+    """The numbers of `read_label_image`, (H, W) int32; raises what it raises."""
+    return read_label_image(path).numbers
+
+
+def read_colours(path: FileName) -> np.ndarray:
+    """The colours of a label map of any kind, (H, W) int32: red * 65536 + green * 256 + blue.
+
+    Grey levels are colours with three equal channels; an alpha channel is dropped.
+
+    Raises:
+      UserError: the file is missing, truncated, no image, a JPEG, a mask in an alpha channel, or
+        holds numbers of more than 8 bits that are no colours.
+    """
+    image, orientation = _read_lossless(path)
+    if image.mode.startswith("I;16"):
+        levels, rest = np.divmod(np.asarray(image), 257)
+        if not rest.any():
+            image = Image.fromarray(levels.astype(np.uint8))
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+        raise UserError(
+            f"{path} holds numbers (mode {image.mode}) where colours are needed; save it as an"
+            " 8-bit picture in colour"
+        )
+    red, green, blue = np.moveaxis(
+        _upright(image.convert("RGB"), orientation).astype(np.int32), 2, 0
+    )
+    return (red << 16) + (green << 8) + blue
+
+
+def _read_lossless(path: FileName) -> tuple[Image.Image, int]:
+    """A label map's image as stored, and its EXIF orientation."""
+    image, orientation = _read(path)
+    if image.format in ("JPEG", "MPO"):
+        raise UserError(
+            f"{path} is a JPEG, whose compression changes class numbers and colours; save the map"
+            " as PNG, from where it was drawn"
+        )
+    if image.mode in ("LA", "RGBA"):
+        *colours, alpha = image.split()
+        uniform = all(len(set(band.getextrema())) == 1 for band in colours)
+        if uniform and len(set(alpha.getextrema())) == 2:
+            raise UserError(
+                f"{path} has one colour everywhere and its mask in the alpha channel, which is not"
+                " read; save the mask itself as a grey PNG without alpha channel"
+            )
+    return image, orientation
 
 
 def read_pair(photograph: FileName, label: FileName) -> tuple[np.ndarray, np.ndarray]:
@@ -114,12 +185,7 @@ def read_pair(photograph: FileName, label: FileName) -> tuple[np.ndarray, np.nda
       UserError: either file cannot be read, or the sizes differ.
     """
     image = read_photograph(photograph)
-    return image, read_label_of(photograph, (image.shape[0], image.shape[1]), label)
-
-
-def read_label_of(photograph: FileName, size: tuple[int, int], label: FileName) -> np.ndarray:
-    """The label map, (H, W) int32, of a photograph of that size; see `read_pair`."""
-    return align(photograph, size, read_label_map(label), label)
+    return image, align(photograph, (image.shape[0], image.shape[1]), read_label_map(label), label)
 
 
 def align(
@@ -144,11 +210,7 @@ def align(
 
 
 def check_classes(
-    path: FileName,
-    label: np.ndarray,
-    classes: int,
-    also: str = "",
-    advice: str = "correct the map, or config.data.channels",
+    path: FileName, label: np.ndarray, classes: int, also: str = "", advice: str = ""
 ) -> None:
     """Raises a `UserError` where a class map holds values outside 0 to `classes` - 1.
 
@@ -157,7 +219,8 @@ def check_classes(
       label: (H, W) integers.
       classes: number of classes.
       also: what the message says is allowed as well.
-      advice: what the message says is to be done.
+      advice: what the message says is to be done; if empty, to correct the map, or the setting
+        where that can be.
     """
     if label.min() >= 0 and label.max() < classes:
         return
@@ -168,6 +231,10 @@ def check_classes(
         if not 0 <= value < classes
     ]
     more = f" and {len(outside) - 5} more" if len(outside) > 5 else ""
+    if not advice:
+        advice = f"correct the map (class numbers end at {MAX_CLASSES - 1})"
+        if values[0] >= 0 and values[-1] < MAX_CLASSES:
+            advice = f"correct the map, or set config.data.channels={values[-1] + 1}"
     raise UserError(
         f"{path} holds the values {', '.join(outside[:5])}{more}; allowed are 0 to"
         f" {classes - 1}{also}: {advice}"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cocosnet_jax.data import edges, face_parts, images, poses
+from cocosnet_jax.data import edges, face_parts, images, label_maps, poses
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
@@ -118,14 +118,24 @@ def read_input(
             planes = list(face_parts.read_face(place.annotations, _number(path)))
         resized = [images.resize_label(plane, size).astype(np.uint8) for plane in planes]
         return Input(np.stack(resized, -1), _size(planes[0]))
-    if photograph is None:
-        label = images.read_label_map(path)
-    else:
-        _, label = images.read_pair(photograph, path)
-    if (unmarked := UNMARKED.get(data.dataset)) is not None:
-        label[label == unmarked] = data.channels - 1
+    label = _read_label_map(data, path)
+    if photograph is not None:
+        label = images.align(photograph, _size(images.read_photograph(photograph)), label, path)
     images.check_classes(path, label, data.channels, advice=_ADVICE)
     return Input(images.resize_label(label, size).astype(np.uint8)[..., None], _size(label))
+
+
+def _read_label_map(data: DataSettings, path: Path) -> np.ndarray:
+    """The class of each pixel, (H, W) int32, as the model's training numbered classes."""
+    classes = label_maps.parse_classes(data.classes, "config.data.classes of the checkpoint")
+    unlisted = "which no class of the model has: correct the map"
+    label = label_maps.read(path, classes, data.value_255, unlisted)
+    if classes.colours:
+        return label
+    label_maps.check_palette(path, label_maps.parse_palette(data.palette), "the training's maps")
+    if (unmarked := UNMARKED.get(data.dataset)) is not None:
+        label[label == unmarked] = data.channels - 1
+    return label
 
 
 class _Place(NamedTuple):

@@ -55,17 +55,21 @@ class PairConfig(tfds.core.BuilderConfig):
       image_size: side of the images of the other splits, in pixels.
       classes: number of classes that a label map may hold.
       source: absolute folder with the dataset's own files; empty where they are drawn.
+      value_255: what 255 means in one's own label maps, as in `DataSettings`.
     """
 
     load_size: int
     image_size: int
     classes: int
     source: str = ""
+    value_255: str = ""
 
 
 def pair_config(settings: DataSettings) -> PairConfig:
     """The builder config of these settings, with a name that no other values share."""
     name = f"{settings.load_size}_{settings.image_size}_{settings.channels}"
+    if settings.value_255:
+        name += f"_255-{settings.value_255}"
     source = ""
     if settings.source:
         source = os.path.abspath(os.path.expanduser(settings.source))
@@ -77,6 +81,7 @@ def pair_config(settings: DataSettings) -> PairConfig:
         image_size=settings.image_size,
         classes=settings.channels,
         source=source,
+        value_255=settings.value_255,
     )
 
 
@@ -112,6 +117,10 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         """Changes whenever the dataset's own files do; empty where there are none to see."""
         return ""
 
+    def found_settings(self) -> dict[str, str]:
+        """Fields of `DataSettings` that the dataset's own files decide."""
+        return {}
+
     def side(self, split: str) -> int:
         """S of a split's images, in pixels."""
         config = self.builder_config
@@ -138,6 +147,7 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         keys = {split: list(keys) for split, keys in self.split_keys().items()}
         self.info.metadata["keys"] = keys
         self.info.metadata["fingerprint"] = self.fingerprint()
+        self.info.metadata["settings"] = self.found_settings()
         return {split: self._generate_examples(split, keys[split]) for split in keys}
 
     def _generate_examples(self, split: str, keys: list[str]) -> Iterator[tuple[int, Any]]:

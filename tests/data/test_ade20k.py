@@ -13,6 +13,7 @@ from cocosnet_jax import data
 from cocosnet_jax.data import ade20k, images, preview, records
 from cocosnet_jax.errors import UserError
 from tests.data.conftest import CLASSES, colours, draw_label, write_pair
+from tests.data.test_label_maps import in_palette
 
 
 def problems(settings):
@@ -97,6 +98,25 @@ def test_missing_folders(settings, source, tmp_path):
     (tmp_path / "other").mkdir()
     other = dataclasses.replace(settings, source=str(tmp_path / "other"))
     assert "holds neither images/training" in problems(other)
+
+
+@pytest.mark.parametrize("folder", ["images/training/a/abbey", "images/ADE/training/abbey"])
+@pytest.mark.parametrize("dataset", ["ade20k", "ade20k_outdoor"])
+def test_the_full_ade20k_is_told(settings, tmp_path, folder, dataset):
+    stem = tmp_path / "full" / folder / "ADE_train_00000001"
+    write_pair(stem.parent, stem.name, draw_label(0))
+    stem.with_suffix(".png").rename(f"{stem}_seg.png")
+    full = dataclasses.replace(settings, dataset=dataset, source=str(tmp_path / "full"))
+    message = problems(full)
+    assert message.startswith(f"{stem}_seg.png is of the full ADE20K")
+    assert "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip" in message
+
+
+def test_palettes_that_differ(settings, source):
+    for index, colours_of in enumerate(([0x000000, 0xC81E3C], [0xC81E3C, 0x000000])):
+        label = draw_label(index) % 2
+        in_palette(label, *colours_of).save(source / f"training/ADE_train_{index}.png")
+    assert "palettes differ from map to map: number 0 is #000000 in" in problems(settings)
 
 
 def test_an_empty_split(settings, source):

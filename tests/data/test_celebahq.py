@@ -121,6 +121,16 @@ def test_missing_source(tmp_path):
         records.prepare(builder)
 
 
+def test_a_train_list_alone_leaves_the_others_to_validation(source, tmp_path):
+    (source / "val.txt").unlink()
+    (source / "train.txt").write_text("14721\n3\n")
+    builder = records.open_builder(celebahq.Celebahq, settings_for(source, tmp_path, 19))
+    keys = builder.split_keys()
+    every = {path.stem for path in (source / "CelebA-HQ-img").iterdir()}
+    assert {Path(key).stem for key in keys["train"]} == {"14721", "3"}
+    assert {Path(key).stem for key in keys["validation"]} == every - {"14721", "3"}
+
+
 def test_train_list_and_changed_files(source, tmp_path):
     (source / "train.txt").write_text("14721\n3\n")
     settings = settings_for(source.parent, tmp_path, 19)  # the folder above will do as well

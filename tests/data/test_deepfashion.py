@@ -61,6 +61,16 @@ def test_records(source, tmp_path):
     np.testing.assert_array_equal(label, poses.draw_pose(joints, (64, 48), (32, 32)))
 
 
+def test_the_test_list_validates_where_there_is_no_val(source, tmp_path):
+    (source / "val.txt").rename(source / "test.txt")
+    (source / "train.txt").write_text("WOMEN\\Dresses\\id_1\\01_1_front.jpg\n")
+    keys = records.open_builder(
+        deepfashion.Deepfashion, settings_for(source, tmp_path)
+    ).split_keys()
+    assert keys["train"] == ["img/WOMEN/Dresses/id_1/01_1_front.jpg"]
+    assert keys["validation"] == ["img/MEN/id_2/a.jpg"]
+
+
 def test_wrong_poses_are_reported_together(source, tmp_path):
     (source / "pose/MEN/id_2/a_subset.txt").write_text("")
     (source / "pose/WOMEN/Dresses/id_1/01_2_side_candidate.txt").unlink()

@@ -16,6 +16,7 @@ from cocosnet_jax.data import edges, images, pipeline, poses, preview
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from tests.data.conftest import CLASSES, colours, draw_label
+from tests.data.test_label_maps import in_palette, rgb
 
 NAMES = [f"holiday/photo {i} ü" for i in range(4)] + ["e"]
 
@@ -97,6 +98,11 @@ def test_only_own_label_maps_may_be_uncounted(settings):
 def test_named_classes_must_agree(settings, own):
     (own / "classes.txt").write_text("unknown\nsky\nsea\nsand\nrock\ntree\nboat\n")
     assert len(data.found_classes(dataclasses.replace(settings, channels=0))) == 7
+    save(own / "labels/stray.png", draw_label(0))
+    assert "has no photograph images/stray.jpg" in problems(
+        dataclasses.replace(settings, channels=7)
+    )
+    (own / "labels/stray.png").unlink()
     assert "channels is 6, but" in problems(settings)
     data.prepare(dataclasses.replace(settings, channels=7))
     (own / "classes.txt").write_text("unknown\nsky\n")
@@ -111,9 +117,14 @@ def test_values_out_of_range_name_file_value_and_pixels(settings, own):
     save(own / "labels/e.png", label)  # 16 bits
     expected = (
         f"dataset {own}: {own}/labels/e.png holds the values 6 (1 pixels), 1000 (21 pixels);"
-        " allowed are 0 to 5: correct the map, or config.data.channels"
+        " allowed are 0 to 5: correct the map (class numbers end at 254)"
     )
     assert problems(settings) == expected
+    label[label == 1000] = 7
+    save(own / "labels/e.png", label)
+    assert problems(settings).endswith("correct the map, or set config.data.channels=8")
+    label[:3, :7] = 1000
+    save(own / "labels/e.png", label)
     with pytest.raises(UserError, match=r"1000 \(21 pixels\); allowed are 0 to 254"):
         data.found_classes(dataclasses.replace(settings, channels=0))
 
@@ -261,6 +272,332 @@ def test_poses_in_json_and_text(settings, own):
     assert lines[0].endswith("has 3 problems:")
     for part in ("e_subset.txt does not exist", ".json holds no person", "not OpenPose's JSON"):
         assert sum(part in line for line in lines) == 1, part
+
+
+COLOURS = (0x000000, 0xC81E3C, 0x14DC28, 0x808080, 0xFFFFFF, 0x0000FF)
+CLASSES_TXT = """unknown #000000
+red thing 200 30 60
+green #14DC28
+grey #808080
+white #FFFFFF
+blue #0000FF
+"""
+
+
+def assert_prepared(settings):
+    """Every prepared map shows the classes that were drawn, whatever the file held."""
+    train, validation = (data.open_split(settings, name) for name in ("train", "validation"))
+    y = ((np.arange(32) + 0.5) * 90 / 32).astype(int)
+    x = ((np.arange(32) + 0.5) * 120 / 32).astype(int)
+    for split, numbers in ((train, range(4)), (validation, [4])):
+        for index, number in enumerate(numbers):
+            expected = draw_label(number)
+            expected[0, :CLASSES] = range(CLASSES)
+            np.testing.assert_array_equal(split[index][1][..., 0], expected[np.ix_(y, x)])
+
+
+def write_in_colour(own):
+    """Palette images with four orders of one palette, and an image in RGB."""
+    for i, name in enumerate(NAMES):
+        path = own / f"labels/{name}.png"
+        label = np.asarray(Image.open(path))
+        if i == 4:
+            Image.fromarray(rgb(*COLOURS)[label]).save(path)
+            continue
+        order = np.random.default_rng(i).permutation(CLASSES)
+        in_palette(np.argsort(order)[label].astype(np.uint8), *np.array(COLOURS)[order]).save(path)
+
+
+def test_palettes_that_differ_are_read_by_colour(settings, own):
+    write_in_colour(own)
+    for channels in (0, CLASSES):
+        message = problems(dataclasses.replace(settings, channels=channels))
+        assert "palettes differ from map to map: number" in message
+        assert f"List their colours in {own}/classes.txt" in message
+    # The lines that the message ends with are a list that works.
+    lines = message.splitlines()[1:]
+    assert len(lines) == CLASSES
+    (own / "classes.txt").write_text("\n".join(lines))
+    data.prepare(settings)
+    (own / "classes.txt").write_text(CLASSES_TXT)
+    with pytest.raises(UserError, match="have changed since they were prepared"):
+        data.prepare(settings)
+    shutil.rmtree(data.open_builder(settings).data_dir)
+    pixels = data.found_classes(dataclasses.replace(settings, channels=0))
+    assert len(pixels) == CLASSES
+    data.prepare(settings)
+    assert_prepared(settings)
+    found = data.with_found(settings)
+    assert found.classes.splitlines()[1] == "red thing #C81E3C"
+    assert found.palette == ""
+
+
+def test_a_common_palette_stays_numbers(settings, own):
+    for name in NAMES:
+        path = own / f"labels/{name}.png"
+        in_palette(np.asarray(Image.open(path)), *COLOURS).save(path)
+    data.prepare(settings)
+    assert_prepared(settings)
+    found = data.with_found(settings)
+    assert found.classes == ""
+    assert found.palette.splitlines()[1] == "1 #C81E3C"
+
+
+def test_colour_masks_without_a_list(settings, own):
+    for name in NAMES:
+        path = own / f"labels/{name}.png"
+        Image.fromarray(rgb(*COLOURS)[np.asarray(Image.open(path))]).save(path)
+    message = problems(settings)
+    assert message.startswith(f"dataset {own}: 5 of 5 label maps are in colour, for example {own}")
+    assert sorted(line[-7:] for line in message.splitlines()[1:]) == sorted(
+        f"#{colour:06X}" for colour in COLOURS
+    )
+    (own / "classes.txt").write_text(CLASSES_TXT.replace("blue #0000FF\n", ""))
+    message = problems(dataclasses.replace(settings, channels=CLASSES - 1))
+    assert "e.png holds the colours #0000FF (" in message
+    assert f", which {own}/classes.txt does not list: correct the map, or the list" in message
+
+
+def test_masks_of_0_and_255(settings, own):
+    masks = {name: draw_label(i) > 2 for i, name in enumerate(NAMES)}
+    for name, mask in masks.items():
+        save(own / f"labels/{name}.png", mask.astype(np.uint8) * 255)
+    for channels in (0, 2, CLASSES):
+        message = problems(dataclasses.replace(settings, channels=channels))
+        assert "label maps hold only 0 and 255" in message
+        assert "set --config.data.value_255=class_1" in message
+        assert "config.data.channels" not in message
+    with pytest.raises(UserError, match="value_255=class_1 makes 2 classes, black and white"):
+        dataclasses.replace(settings, value_255="class_1")
+    white = dataclasses.replace(settings, value_255="class_1", channels=0)
+    total = sum(mask.sum() for mask in masks.values())
+    np.testing.assert_array_equal(data.found_classes(white), [5 * 90 * 120 - total, total])
+    white = dataclasses.replace(white, channels=2)
+    data.prepare(white)
+    shares = [(data.open_split(white, "train")[i][1] == 1).mean() for i in range(4)]
+    np.testing.assert_allclose(shares, [masks[name].mean() for name in NAMES[:4]], atol=0.02)
+
+
+def test_void_of_255(settings, own):
+    void = draw_label(0)
+    void[:45] = 255
+    save(own / f"labels/{NAMES[0]}.png", void)
+    for channels in (0, CLASSES):
+        message = problems(dataclasses.replace(settings, channels=channels))
+        assert f"1 of 5 label maps hold 255, for example {own}/labels/{NAMES[0]}.png" in message
+        assert "set --config.data.value_255=unknown, which makes it class 0" in message
+    unknown = dataclasses.replace(settings, value_255="unknown", channels=0)
+    assert len(data.found_classes(unknown)) == CLASSES
+    unknown = dataclasses.replace(unknown, channels=CLASSES)
+    data.prepare(unknown)
+    label = data.open_split(unknown, "train")[0][1][..., 0]
+    np.testing.assert_array_equal(label[:16], 0)
+    assert label[17:].max() == void[48:].max()
+    # Another meaning of 255 is other data.
+    assert data.open_builder(unknown).data_dir != data.open_builder(settings).data_dir
+
+
+def test_only_own_label_maps_have_a_meaning_of_255(settings):
+    with pytest.raises(UserError, match=r"value_255 is 'unknown', which only one's own label maps"):
+        dataclasses.replace(settings, dataset="flickr", channels=151, value_255="unknown")
+
+
+def test_colours_and_a_meaning_of_255_exclude_each_other(settings, own):
+    (own / "classes.txt").write_text(CLASSES_TXT)
+    message = problems(dataclasses.replace(settings, value_255="unknown"))
+    assert "value_255 is 'unknown', which is for maps of class numbers, but" in message
+
+
+def write_tree(root, *names, photographs="images", maps="labels"):
+    for name in names:
+        save(root / f"{photographs}/{name}.jpg", colours(draw_label(len(name))))
+        save(root / f"{maps}/{name}.png", draw_label(len(name)))
+
+
+def splits(settings, root, capsys):
+    """The keys of both splits, and the line that tells how they came about."""
+    settings = dataclasses.replace(settings, source=str(root))
+    data.prepare(settings)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("your data: ")]
+    keys = (data.open_split(settings, name).keys for name in ("train", "validation"))
+    return *keys, *said
+
+
+def test_folders_name_the_splits(settings, tmp_path, capsys):
+    root = tmp_path / "split"
+    write_tree(root, "Train/a", "Train/b", "VALID/a", "test/c")
+    assert splits(settings, root, capsys) == (
+        ["images/Train/a.jpg", "images/Train/b.jpg"],
+        ["images/VALID/a.jpg"],
+        "your data: 2 photographs train and 1 validate, by the names of folders; left out: 1"
+        " (test: 1)",
+    )
+
+
+def test_test_validates_where_there_is_no_val(settings, tmp_path, capsys):
+    write_tree(tmp_path / "split", "training/a", "training/b", "testing/c")
+    train, validation, _ = splits(settings, tmp_path / "split", capsys)
+    assert train == ["images/training/a.jpg", "images/training/b.jpg"]
+    assert validation == ["images/testing/c.jpg"]
+
+
+def test_photographs_beside_folders_of_splits(settings, tmp_path, capsys):
+    root = tmp_path / "split"
+    write_tree(root, "train/a", "train/b", "val/c", "d", "more/e")
+    assert problems(dataclasses.replace(settings, source=str(root))) == (
+        f"dataset {root}: beside folders that name a split (train, val, test) there are 2"
+        " photographs in none, for example images/d.jpg: move them into one, or list the splits in"
+        " train.txt and val.txt"
+    )
+    (root / "train.txt").write_text("d\na\n")
+    (root / "val.txt").write_text("c\n")
+    assert splits(settings, root, capsys) == (
+        ["images/d.jpg", "images/train/a.jpg"],
+        ["images/val/c.jpg"],
+        "your data: 2 photographs train and 1 validate, by train.txt, val.txt; left out: 2",
+    )
+
+
+def test_a_folder_of_trains_is_no_split(settings, tmp_path, capsys):
+    write_tree(tmp_path / "split", "bus/a", "train/b", "train/c")
+    train, validation, said = splits(settings, tmp_path / "split", capsys)
+    assert train == ["images/train/b.jpg", "images/train/c.jpg"]
+    assert validation == ["images/bus/a.jpg"]
+    assert said.endswith("by the rule that one in 10 validates")
+
+
+def test_a_list_counts_for_more_than_a_folder(settings, tmp_path, capsys):
+    root = tmp_path / "split"
+    write_tree(root, "train/a", "train/b", "val/c")
+    (root / "val.txt").write_text("a\n")
+    train, validation, said = splits(settings, root, capsys)
+    # What a folder calls validation is not trained on.
+    assert (train, validation) == (["images/train/b.jpg"], ["images/train/a.jpg"])
+    assert "by val.txt, the names of folders; left out: 1" in said
+
+
+@pytest.mark.parametrize(
+    ("photographs", "maps"), [("{}_img", "{}_label"), ("{}/images", "{}/labels")]
+)
+def test_two_folders_for_every_split(settings, tmp_path, capsys, photographs, maps):
+    root = tmp_path / "split"
+    for split, names in (("train", "ab"), ("val", "a"), ("test", "z")):
+        write_tree(root, *names, photographs=photographs.format(split), maps=maps.format(split))
+    save(root / "train_inst/a.png", draw_label(0))
+    train, validation, said = splits(settings, root, capsys)
+    assert train == [f"{photographs.format('train')}/{name}.jpg" for name in "ab"]
+    assert validation == [f"{photographs.format('val')}/a.jpg"]
+    assert said.endswith("by the names of folders; left out: 1 (test: 1)")
+    shutil.rmtree(root / maps.format("val"))
+    moved = dataclasses.replace(settings, source=str(root), data_dir=settings.data_dir + "2")
+    assert f"has no folder {root / maps.format('val')} beside it" in problems(moved)
+
+
+def test_edges_have_splits_too(settings, tmp_path, capsys):
+    settings = dataclasses.replace(
+        settings, dataset="folder_edges", condition="channels", channels=2
+    )
+    write_tree(tmp_path / "alone", "train/a", "train/b", "val/c")
+    train, validation, _ = splits(settings, tmp_path / "alone", capsys)
+    assert (len(train), validation) == (2, ["images/val/c.jpg"])
+    line = np.zeros((90, 120), np.uint8)
+    line[47] = 200
+    for split, names in (("train", "ab"), ("val", "a")):
+        for name in names:
+            save(tmp_path / f"spade/{split}_img/{name}.jpg", colours(draw_label(0)))
+            save(tmp_path / f"spade/{split}_edge/{name}.png", line)
+    train, validation, _ = splits(settings, tmp_path / "spade", capsys)
+    assert (len(train), validation) == (2, ["val_img/a.jpg"])
+    label = data.open_split(
+        dataclasses.replace(settings, source=str(tmp_path / "spade")), "validation"
+    )[0][1]
+    assert label[:, 0, 0].max() == 200
+
+
+def test_poses_have_splits_too(settings, tmp_path, capsys):
+    settings = dataclasses.replace(
+        settings, dataset="folder_poses", condition="channels", channels=20
+    )
+    joints = np.random.default_rng(0).uniform(5, 85, (18, 2))
+    triples = np.column_stack([joints, np.ones(18)]).ravel().tolist()
+    for split, names in (("train", "ab"), ("val", "a")):
+        (tmp_path / f"spade/{split}_pose").mkdir(parents=True)
+        for name in names:
+            save(tmp_path / f"spade/{split}_img/{name}.jpg", colours(draw_label(0)))
+            text = json.dumps({"people": [{"pose_keypoints_2d": triples}]})
+            (tmp_path / f"spade/{split}_pose/{name}.json").write_text(text)
+    train, validation, _ = splits(settings, tmp_path / "spade", capsys)
+    assert (len(train), validation) == (2, ["val_img/a.jpg"])
+
+
+LISTS = [
+    ({"train": "012"}, "012", "34", "by train.txt"),
+    ({"train": "012", "test": "3"}, "012", "3", "by train.txt, test.txt; left out: 1"),
+    ({"test": "3"}, "0124", "3", "by test.txt"),
+    ({"val": "3", "test": "4"}, "012", "3", "by val.txt, test.txt; left out: 1 (test: 1)"),
+    (
+        {"train": "01", "val": "3", "test": "4"},
+        "01",
+        "3",
+        "by train.txt, val.txt, test.txt; left out: 2 (test: 1)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("lists", "train", "validation", "says"), LISTS)
+def test_any_lists_make_splits(settings, tmp_path, capsys, lists, train, validation, says):
+    root = tmp_path / "listed"
+    write_tree(root, *"01234")
+    for name, keys in lists.items():
+        (root / f"{name}.txt").write_text("".join(f"{key}.jpg\n" for key in keys))
+    found_train, found_validation, said = splits(settings, root, capsys)
+    assert found_train == [f"images/{key}.jpg" for key in train]
+    assert found_validation == [f"images/{key}.jpg" for key in validation]
+    assert said.endswith(says)
+
+
+def test_lists_that_leave_a_split_empty_or_share_photographs(settings, tmp_path):
+    root = tmp_path / "listed"
+    write_tree(root, *"012")
+    settings = dataclasses.replace(settings, source=str(root))
+    (root / "train.txt").write_text("0\n1\n2\n")
+    assert problems(settings) == (
+        f"dataset {root}: there are no photographs for the validation split: train.txt names all"
+        " there are, so write val.txt too"
+    )
+    (root / "test.txt").write_text("1\n")
+    assert (
+        problems(settings) == f"dataset {root}: images/1.jpg is both in train.txt and in test.txt"
+    )
+
+
+def test_a_changed_test_list_is_seen(settings, tmp_path):
+    write_tree(tmp_path / "listed", *"012")
+    settings = dataclasses.replace(settings, source=str(tmp_path / "listed"))
+    data.prepare(settings)
+    (tmp_path / "listed/test.txt").write_text("1\n")
+    assert "have changed since they were prepared" in problems(settings)
+
+
+def test_a_folder_of_several_datasets(settings, tmp_path):
+    for name in ("first", "second"):
+        write_tree(tmp_path / "many" / name, *"01")
+    many = dataclasses.replace(settings, source=str(tmp_path / "many"))
+    assert "holds 2 datasets, first, second: set config.data.source" in problems(many)
+
+
+@pytest.mark.parametrize("dataset", ["folder", "folder_edges"])
+@pytest.mark.parametrize("folder", ["images/training/a/abbey", "ADE20K/images/ADE/training/abbey"])
+def test_the_full_ade20k_is_told(settings, tmp_path, dataset, folder):
+    stem = tmp_path / "full" / folder / "ADE_train_00000001"
+    save(stem.with_suffix(".jpg"), colours(draw_label(0)))
+    save(stem.with_name(f"{stem.name}_seg.png"), colours(draw_label(0)))
+    full = dataclasses.replace(settings, dataset=dataset, source=str(tmp_path / "full"))
+    if dataset == "folder_edges":
+        full = dataclasses.replace(full, condition="channels", channels=2)
+    message = problems(full)
+    assert f"{stem}_seg.png is of the full ADE20K" in message
+    assert "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip" in message
 
 
 def test_flickr_takes_ade20ks_label_maps(settings, own):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from cocosnet_jax.data import edges, inputs, poses
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from tests.data.conftest import draw_label
+from tests.data.test_label_maps import in_palette, rgb
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
 
@@ -67,6 +69,53 @@ def test_label_maps(tmp_path, dataset):
             inputs.read_input(of(dataset), path)
     else:
         assert inputs.read_input(of(dataset), path).planes[0, 0, 0] == 5
+
+
+CLASSES_TXT = "unknown #000000\nred thing #C81E3C\ngreen #14DC28\nblue #0000FF"
+PALETTE = "0 #000000\n1 #C81E3C\n2 #14DC28"
+
+
+def test_label_maps_by_the_trainings_colours(tmp_path):
+    label = draw_label(0) % 4
+    shown = rgb(0x000000, 0xC81E3C, 0x14DC28, 0x0000FF)[label]
+    settings = dataclasses.replace(of("folder", 4), classes=CLASSES_TXT)
+    in_palette(3 - label, 0x0000FF, 0x14DC28, 0xC81E3C, 0x000000).save(tmp_path / "palette.png")
+    save(tmp_path / "rgb.png", shown)
+    for name in ("palette", "rgb"):
+        found = inputs.read_input(settings, tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(found.planes[..., 0], nearest(label))
+    shown[0, 0] = 1, 2, 3
+    with pytest.raises(UserError, match=r"#010203 \(1 pixels\), which no class of the model has"):
+        inputs.read_input(settings, save(tmp_path / "rgb.png", shown))
+
+
+def test_a_palette_that_is_not_the_trainings(tmp_path):
+    label = draw_label(0) % 3
+    settings = dataclasses.replace(of("folder", 3), palette=PALETTE)
+    path = tmp_path / "a.png"
+    in_palette(label, 0x000000, 0xC81E3C, 0x14DC28).save(path)
+    np.testing.assert_array_equal(inputs.read_input(settings, path).planes[..., 0], nearest(label))
+    # Grey numbers have no palette that could differ.
+    save(path, label)
+    np.testing.assert_array_equal(inputs.read_input(settings, path).planes[..., 0], nearest(label))
+    in_palette(2 - label, 0x14DC28, 0xC81E3C, 0x000000).save(path)
+    with pytest.raises(UserError, match=r"number 0 is #14DC28 in it, but there 0 is #000000"):
+        inputs.read_input(settings, path)
+    # A number that training did not see, in the colour of another class.
+    in_palette(np.where(label == 2, 5, label), *[0x000000, 0xC81E3C] * 2, 1, 0x14DC28).save(path)
+    settings = dataclasses.replace(settings, channels=6)
+    with pytest.raises(UserError, match=r"number 5 is #14DC28 in it, but there #14DC28 is 2"):
+        inputs.read_input(settings, path)
+
+
+def test_what_255_means_is_what_it_meant_in_training(tmp_path):
+    label = draw_label(0) % 2
+    white = save(tmp_path / "white.png", label * 255)
+    settings = dataclasses.replace(of("folder", 2), value_255="class_1")
+    np.testing.assert_array_equal(inputs.read_input(settings, white).planes[..., 0], nearest(label))
+    settings = dataclasses.replace(of("folder", 2), value_255="unknown")
+    void = save(tmp_path / "void.png", np.where(label == 0, 255, label).astype(np.uint8))
+    np.testing.assert_array_equal(inputs.read_input(settings, void).planes[..., 0], nearest(label))
 
 
 def test_a_label_map_lies_as_its_photograph(tmp_path):
