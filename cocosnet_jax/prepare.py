@@ -43,7 +43,7 @@ def main() -> int:
     try:
         if settings.channels == 0:
             settings = _with_found_classes(settings)
-        data.prepare(settings)
+        notes = data.prepare(settings)
     except KeyboardInterrupt:
         print("interrupted: nothing is prepared; the same command starts again", file=sys.stderr)
         return 130
@@ -53,6 +53,8 @@ def main() -> int:
         f"{settings.dataset} is prepared in {builder.data_dir}: "
         + ", ".join(f"{count} {split}" for split, count in counts.items())
     )
+    for note in notes:
+        print(note)
     if preview is not None:
         from cocosnet_jax import pictures
         from cocosnet_jax.data.preview import contact_sheet
