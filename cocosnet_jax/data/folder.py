@@ -21,7 +21,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from cocosnet_jax.data import edges, images, poses, problems
+from cocosnet_jax.data import edges, images, problems
+from cocosnet_jax.data.drawn_poses import DrawnPoses
 from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.listed import ListedBuilder, files_below, read_lines
 from cocosnet_jax.errors import UserError
@@ -182,24 +183,7 @@ class FolderEdges(OwnBuilder):
         return edges.own_edges(photograph, annotation, size)
 
 
-class FolderPoses(OwnBuilder):
+class FolderPoses(DrawnPoses, OwnBuilder):
     """One's own poses by OpenPose, drawn as for DeepFashion."""
 
     annotations: ClassVar[str] = "poses"
-    condition: ClassVar[str] = "channels"
-    channels: ClassVar[int] = poses.PLANES
-
-    def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-        """The joints, and the size of the photograph that they lie in."""
-        stem = self.root / self.annotations / self._stem(key)
-        return poses.read_pose(poses.find_pose(stem), size), size
-
-    def input_map(
-        self,
-        annotation: tuple[np.ndarray, tuple[int, int]],
-        photograph: np.ndarray,
-        size: tuple[int, int],
-    ) -> np.ndarray:
-        """The 20 planes, (h, w, 20)."""
-        del photograph
-        return poses.draw_pose(*annotation, size)

@@ -55,18 +55,22 @@ class PairConfig(tfds.core.BuilderConfig):
       image_size: side of the images of the other splits, in pixels.
       classes: number of classes that a label map may hold.
       source: absolute folder with the dataset's own files; empty where they are drawn.
+      pose_size: in which pictures poses were detected, as in `DataSettings`.
     """
 
     load_size: int
     image_size: int
     classes: int
     source: str = ""
+    pose_size: str = ""
 
 
 def pair_config(settings: DataSettings) -> PairConfig:
     """The builder config of these settings, with a name that no other values share."""
     name = f"{settings.load_size}_{settings.image_size}_{settings.channels}"
     source = ""
+    if settings.pose_size:
+        name += f"_poses-{settings.pose_size}"
     if settings.source:
         source = os.path.abspath(os.path.expanduser(settings.source))
         name += f"_{Path(source).name}_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
@@ -77,6 +81,7 @@ def pair_config(settings: DataSettings) -> PairConfig:
         image_size=settings.image_size,
         classes=settings.channels,
         source=source,
+        pose_size=settings.pose_size,
     )
 
 
