@@ -325,10 +325,12 @@ def _features(
 
     weights = Path(settings.vgg.weights).expanduser()
     seen = weights.stat() if weights.is_file() else None
+    metadata = data.open_builder(settings.data).info.metadata
     identity = {
         "what": f"{what}: {images.name} of {settings.data.dataset}",
         "prepared": str(settings.data),
-        "files": data.open_builder(settings.data).info.metadata["fingerprint"],
+        # Records of the first version have a digest of names, sizes and times alone.
+        "files": metadata.get("content", metadata.get("fingerprint", "")),
         "keys": hashlib.sha256("\n".join(images.keys).encode()).hexdigest(),
         "vgg": [str(settings.vgg), seen and [seen.st_size, seen.st_mtime_ns]],
         "layer": _LAYER,

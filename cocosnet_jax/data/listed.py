@@ -7,7 +7,6 @@ own (`cocosnet_jax.data.folder`) may do without `val.txt`.
 
 import abc
 import functools
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -81,20 +80,20 @@ class ListedBuilder(PairBuilder):
                 f" {self.channels} channels: set config.data.channels={self.channels}"
             )
 
-    def fingerprint(self) -> str:
-        """Changes with any file's name, size or time; empty where the source is not there."""
+    def own_files(self) -> Sequence[Path]:
+        """Photographs, annotations and lists; empty where the source is not there."""
         if not os.path.isdir(self.builder_config.source):
-            return ""
-        digest = hashlib.sha256()
-        for folder in (self.photographs, self.annotations):
-            if not (self.root / folder).is_dir():
-                continue
-            for name, stat in files_below(self.root / folder):
-                digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        for name in ("train.txt", "val.txt"):
-            if (self.root / name).exists():
-                digest.update((self.root / name).read_bytes())
-        return digest.hexdigest()
+            return ()
+        folders = [self.root / name for name in (self.photographs, self.annotations)]
+        found = [
+            Path(name)
+            for folder in folders
+            if folder.is_dir()
+            for name, _ in files_below(folder)
+            if name.lower().endswith((*images.EXTENSIONS, ".json", ".txt"))
+        ]
+        lists = [self.root / name for name in ("train.txt", "val.txt")]
+        return [*found, *(path for path in lists if path.exists())]
 
     @functools.cached_property
     def root(self) -> Path:

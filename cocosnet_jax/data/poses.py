@@ -184,13 +184,15 @@ def _stated_canvas(path: Path) -> tuple[int, int] | None:
     fields = ("canvas_height", "canvas_width")
     if not isinstance(content, dict) or not any(field in content for field in fields):
         return None
-    height, width = (content.get(field) for field in fields)
-    for field, value in zip(fields, (height, width), strict=True):
+    size = []
+    for field in fields:
+        value = content.get(field)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(
                 f"{path} has {field} {value!r}; it must be a whole number of pixels, 1 or more"
             )
-    return height, width
+        size.append(value)
+    return size[0], size[1]
 
 
 def read_pose(

@@ -27,6 +27,7 @@ import dataclasses
 import hashlib
 import io
 import itertools
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,13 +38,19 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 from absl import logging as absl_logging
+from etils import epath
 from PIL import Image
 
+from cocosnet_jax import files
+from cocosnet_jax.data import source_files
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import DataSettings
 
 # The accelerator belongs to JAX: TensorFlow would take its memory.
 tf.config.set_visible_devices([], "GPU")
+
+
+_INFO = "dataset_info.json"  # by TFDS
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -91,6 +98,8 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
     Construct with `config=pair_config(settings)` and `file_format="array_record"`.
     """
 
+    # Of the code that makes pixels and planes. It is part of the folder's name, so a new number
+    # leaves records of older code alone. `tests/data/test_version.py` says when one is due.
     VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.0.0")
     # What `data.condition` must be.
     condition: ClassVar[str] = "labels"
@@ -113,9 +122,12 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
     def check(self) -> None:
         """Raises a `UserError` that lists everything wrong with the dataset's own files."""
 
-    def fingerprint(self) -> str:
-        """Changes whenever the dataset's own files do; empty where there are none to see."""
-        return ""
+    def own_files(self) -> Sequence[Path]:
+        """The dataset's own files that records are made of, below the source folder, in order.
+
+        Empty where the data are drawn, or the source is not there.
+        """
+        return ()
 
     def side(self, split: str) -> int:
         """S of a split's images, in pixels."""
@@ -142,7 +154,10 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         del dl_manager
         keys = {split: list(keys) for split, keys in self.split_keys().items()}
         self.info.metadata["keys"] = keys
-        self.info.metadata["fingerprint"] = self.fingerprint()
+        if paths := self.own_files():
+            folder = Path(self.builder_config.source)
+            self.info.metadata["files"] = source_files.quick_digest(folder, paths)
+            self.info.metadata["content"] = source_files.content_digest(folder, paths)
         return {split: self._generate_examples(split, keys[split]) for split in keys}
 
     def _generate_examples(self, split: str, keys: list[str]) -> Iterator[tuple[int, Any]]:
@@ -215,7 +230,7 @@ def open_builder(builder_class: type[PairBuilder], settings: DataSettings) -> Pa
 
 def is_prepared(builder: PairBuilder) -> bool:
     """Whether the records are there, complete: TFDS renames their folder when all is written."""
-    return Path(builder.data_dir, "dataset_info.json").exists()
+    return (epath.Path(builder.data_dir) / _INFO).exists()
 
 
 def prepare(builder: PairBuilder) -> None:
@@ -225,8 +240,7 @@ def prepare(builder: PairBuilder) -> None:
       UserError: what is wrong with the files, or why the records cannot be written.
     """
     if is_prepared(builder):
-        fingerprint = builder.fingerprint()
-        if fingerprint not in ("", builder.info.metadata["fingerprint"]):
+        if not _is_of_these_files(builder):
             raise UserError(
                 f"the files in {builder.builder_config.source} have changed since they were"
                 f" prepared: delete {builder.data_dir} to prepare them again"
@@ -248,6 +262,32 @@ def prepare(builder: PairBuilder) -> None:
             f"prepared data cannot be written to {builder.data_dir} ({error}); free some"
             " space, or choose another folder with config.data.data_dir"
         ) from error
+
+
+# Beside the records: quick digests of copies whose content was compared and is the same.
+_SAME = "same_files.json"
+_COPIES = 100  # of which the newest are kept
+
+
+def _is_of_these_files(builder: PairBuilder) -> bool:
+    """Whether the records were made of the files that lie in the source folder now."""
+    paths, folder = builder.own_files(), Path(builder.builder_config.source)
+    if not paths:
+        return True
+    metadata, place = builder.info.metadata, epath.Path(builder.data_dir)
+    if "content" not in metadata:
+        # Records of the first version, which kept no digest of the content.
+        return not source_files.changed_after(paths, (place / _INFO).stat().mtime)
+    same = json.loads((place / _SAME).read_text()) if (place / _SAME).exists() else []
+    quick = source_files.quick_digest(folder, paths)
+    if quick in (metadata["files"], *same):
+        return True
+    if source_files.content_digest(folder, paths) != metadata["content"]:
+        return False
+    # The next start need not read them again. Where this cannot be written, it does.
+    with contextlib.suppress(StorageError):
+        files.write(place / _SAME, json.dumps([*same, quick][-_COPIES:]).encode())
+    return True
 
 
 class Split:
