@@ -10,11 +10,10 @@ contact sheet of pairs and distortions as training will see them.
 import dataclasses
 import signal
 import sys
-from pathlib import Path
 
 from absl import flags
 
-from cocosnet_jax import command, data
+from cocosnet_jax import command, data, files
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
@@ -29,7 +28,7 @@ def main() -> int:
     if config is not None and _SOURCE.value:
         config.data.source = _SOURCE.value
     settings = _SETTINGS().data
-    preview = Path(_PREVIEW.value).expanduser().absolute() if _PREVIEW.value else None
+    preview = files.local(_PREVIEW.value, "--preview").absolute() if _PREVIEW.value else None
     if preview is not None:
         # Slow to import, and only needed here.
         from cocosnet_jax import checkpoint, workdir

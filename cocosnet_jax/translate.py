@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from cocosnet_jax import command
+from cocosnet_jax import command, files
 from cocosnet_jax.data import exemplars, images, inputs, poses, problems
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings, Settings, is_pose_size
@@ -93,11 +93,13 @@ def main() -> int:
     if not needed and given:
         print(f"note: this checkpoint takes no exemplar: --{given[0]} is not read")
     pairs = find_pairs(
-        Path(_INPUT.value).expanduser(),
-        Path(_EXEMPLAR.value).expanduser() if needed else None,
-        Path(_EXEMPLAR_LABEL.value).expanduser() if needed and _EXEMPLAR_LABEL.value else None,
+        files.local(_INPUT.value, "--input"),
+        files.local(_EXEMPLAR.value, "--exemplar") if needed else None,
+        files.local(_EXEMPLAR_LABEL.value, "--exemplar-label")
+        if needed and _EXEMPLAR_LABEL.value
+        else None,
         _LIST.value if needed else "",
-        Path(_OUTPUT.value).expanduser(),
+        files.local(_OUTPUT.value, "--output"),
         settings.data,
         needs_label=needs_exemplar_label(settings),
     )

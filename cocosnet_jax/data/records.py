@@ -79,7 +79,7 @@ def pair_config(settings: DataSettings) -> PairConfig:
     if settings.pose_size:
         name += f"_poses-{settings.pose_size}"
     if settings.source:
-        source = os.path.abspath(os.path.expanduser(settings.source))
+        source = os.path.abspath(files.local(settings.source, "config.data.source"))
         name += f"_{Path(source).name}_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
         name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
     return PairConfig(
@@ -246,6 +246,14 @@ def prepare(builder: PairBuilder) -> None:
                 f" prepared: delete {builder.data_dir} to prepare them again"
             )
         return
+    if files.is_url(builder.data_dir):
+        root = builder.data_dir_root
+        raise UserError(
+            f"there is no prepared data in {builder.data_dir}, and records are written to folders"
+            " of this machine only: run python -m cocosnet_jax.prepare with the same config and"
+            f" --config.data.data_dir=FOLDER, then copy it: gcloud storage cp -r"
+            f" FOLDER/{builder.name} {root}/"
+        )
     builder.check()
     try:
         with _quiet_absl(), contextlib.redirect_stdout(io.StringIO()):
@@ -305,6 +313,13 @@ class Split:
         self._source = builder.as_data_source(
             name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
+        try:
+            self.record(0)  # Files are opened by the first record that is read.
+        except RuntimeError as error:
+            raise UserError(
+                f"the records in {builder.data_dir} cannot be read ({error}); copy them anew, or"
+                " delete the folder to prepare them again"
+            ) from error
 
     def __len__(self) -> int:
         return len(self.keys)
