@@ -273,9 +273,13 @@ def check(
         if pair.exemplar_label and pair.exemplar
     }
     corners: list[str] = []
+    exemplar_corners: list[str] = []
 
     def read_own(path: Path) -> None:
         corners.append(inputs.read_input(data, path, pose_size=pose_size).corner)
+
+    def read_map_of(path: Path, exemplar: Path) -> None:
+        exemplar_corners.append(inputs.read_input(data, path, photograph=exemplar).corner)
 
     reads: list[Callable[[], Any]]
     reads = [partial(read_own, path) for path in sorted({pair.label for pair in pairs})]
@@ -283,7 +287,7 @@ def check(
     alone = {path for path, _ in maps} if data.dataset not in POSE_DATASETS else set()
     reads += [partial(inputs.read_input, data, path) for path in sorted(alone)]
     reads += [partial(images.read_photograph, path) for path in photographs]
-    reads += [partial(inputs.read_input, data, path, photograph=of) for path, of in sorted(maps)]
+    reads += [partial(read_map_of, path, exemplar) for path, exemplar in sorted(maps)]
     for read in reads:
         try:
             read()
@@ -294,6 +298,11 @@ def check(
     poses.check_corners(
         [bool(text) for text in corners], next(filter(None, corners), ""), "--pose-size"
     )
+    if example := next(filter(None, exemplar_corners), ""):
+        print(
+            f"note: the joints of an exemplar lie in a corner of it ({example}): if its pose was"
+            " detected in a smaller picture, detect it in --exemplar itself"
+        )
     found = [pair.label for pair in pairs if inputs.finds_edges(data, pair.label)]
     if found:
         print(
@@ -304,7 +313,10 @@ def check(
 
 def _written_over(pairs: list[Pair], data: DataSettings, warped: bool) -> list[str]:
     """Files that a result would replace: what is read, or another result."""
-    read = {path.resolve() for pair in pairs for path in pair[:-1] if path is not None}
+    given = {path for pair in pairs for path in pair[:-1] if path is not None}
+    # A pose is drawn in its photograph's size.
+    given |= {path for pair in pairs if (path := inputs.photograph_of(data, pair.label))}
+    read = {path.resolve() for path in given}
     found = {inputs.annotations_of(data, pair.label) for pair in pairs}
     annotations = [folder.resolve() for folder in found if folder is not None]
     inputs_of: dict[Path, Path] = {}

@@ -9,7 +9,9 @@ authors' release.
 
 The folder holds `img/`, `pose/` with OpenPose's files and a `val.txt`; docs/data.md has the
 details. Training needs no list: the exemplar of a photograph is another view of the same person in
-the same clothes, which the dataset's file names tell, or the photograph itself.
+the same clothes, which the dataset's file names tell, or the photograph itself. Poses that were
+detected in pictures of 256 x 256, beside larger photographs, need
+`--config.data.pose_size=256x256`.
 
 What to expect (the paper's tables 1 to 3): FID 14.4, semantic consistency 0.968, style relevance
 0.982 (colour) and 0.958 (texture).

@@ -120,6 +120,13 @@ def test_the_releases_list_with_photographs_or_poses(people, inputs_in):
     translate.check(pairs, POSES)
 
 
+def test_no_result_replaces_the_photograph_of_a_pose(people):
+    pose = people / "pose/MEN/id_3/x_keypoints.json"
+    pair = Pair(pose, None, None, people / "img/MEN/id_3/x.jpg")
+    with pytest.raises(UserError, match=r"id_3/x\.jpg would replace a file that is read"):
+        translate.check([pair], POSES)
+
+
 def test_an_exemplars_pose_is_found_in_its_folder(people):
     (people / "list.txt").write_text("id_1/01_1_front,id_3/x\n")
     [pair] = translate.find_pairs(
@@ -148,6 +155,17 @@ def test_poses_in_a_corner_are_a_question(people):
     for answer in ("photograph", "128x192"):
         translate.check(women, POSES, pose_size=answer)
     translate.check(women, dataclasses.replace(POSES, pose_size="128x192"))
+
+
+def test_an_exemplars_pose_in_a_corner_is_said(people, capsys):
+    exemplar = people / "img/WOMEN/id_1/01_1_front.jpg"
+    pose = people / "pose/WOMEN/id_1/01_1_front_keypoints.json"
+    pair = Pair(people / "img/MEN/id_3/x.jpg", exemplar, pose, people / "out.png")
+    translate.check([pair], POSES)
+    assert capsys.readouterr().out == ""
+    Image.fromarray(np.zeros((576, 384, 3), np.uint8)).save(exemplar)
+    translate.check([pair], POSES)
+    assert f"({pose}: up to (99, 150) of 384x576 pixels)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
