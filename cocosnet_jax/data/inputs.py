@@ -226,7 +226,9 @@ def _pose(
         photograph = photograph_of(data, path)
     its_size = None if photograph is None else _size(images.read_photograph(photograph))
     said = pose_size or data.pose_size
-    canvas = poses.canvas_of(path, its_size, said)
+    # Without photograph a file's own canvas says more than the checkpoint.
+    canvas = poses.canvas_of(path, its_size, said if its_size else pose_size)
+    canvas = canvas or poses.parse_size(data.pose_size)
     if canvas is None:
         poses.read_pose(path, _ANY_CANVAS)  # What is wrong with the file itself is said first.
         raise UserError(

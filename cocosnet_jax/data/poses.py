@@ -105,14 +105,17 @@ def canvas_of(
     Args:
       path: as for `read_pose`.
       photograph: (H, W) of the photograph, where there is one.
-      pose_size: `WIDTHxHEIGHT`; `photograph`; or empty: what the file says, else the photograph.
+      pose_size: `WIDTHxHEIGHT`; `photograph`, where there is one; or empty: what the file says,
+        else the photograph.
 
     Raises:
       UserError: the file says a canvas that is no resized copy of its photograph.
     """
     if (size := parse_size(pose_size)) is not None:
         return size
-    stated = None if pose_size or path.suffix.lower() != ".json" else _stated_canvas(path)
+    if pose_size and photograph is not None:
+        return photograph
+    stated = _stated_canvas(path) if path.suffix.lower() == ".json" else None
     if stated is None or photograph is None:
         return photograph or stated
     # Sides of a copy are rounded to whole pixels.

@@ -195,6 +195,13 @@ def test_a_pose_without_photograph(tmp_path, dataset):
     found = inputs.read_input(settings, path, 128)
     np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
     assert found.size == (192, 128)
+    # It says more than a checkpoint whose poses were detected in pictures of one size.
+    for said in ("256x256", "photograph"):
+        found = inputs.read_input(dataclasses.replace(settings, pose_size=said), path, 128)
+        np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
+    write_pose(path, FIRST, LAST)
+    found = inputs.read_input(dataclasses.replace(settings, pose_size="128x192"), path, 128)
+    np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
     # What an exemplar's pose lies in is the exemplar, wherever that is.
     write_pose(path, FIRST, LAST)
     exemplar = save(tmp_path / "elsewhere/b.jpg", np.zeros((192, 128, 3), np.uint8))
