@@ -27,7 +27,7 @@ import numpy as np
 from absl import flags, logging
 from flax import traverse_util
 
-from cocosnet_jax import checkpoint, command, torch_files
+from cocosnet_jax import checkpoint, command, files, torch_files
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings, to_mapping
 from cocosnet_jax.state import TrainState, create_state
@@ -457,7 +457,7 @@ def _export(given: dict[str, Any]) -> None:
     if not given["checkpoint"]:
         raise UserError("--checkpoint is missing: --to-torch reads a workdir or one checkpoint")
     settings, state, *_ = checkpoint.restore_for_inference(given["checkpoint"], all_networks=True)
-    for path in write_torch(settings, state, Path(given["output"]).expanduser()):
+    for path in write_torch(settings, state, files.local(given["output"], "--output")):
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
 
 

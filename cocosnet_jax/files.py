@@ -1,8 +1,34 @@
-"""Small files, written whole or not at all."""
+"""Small files, written whole or not at all; and which places are on this machine."""
+
+import os
+from pathlib import Path
 
 from etils import epath
 
-from cocosnet_jax.errors import StorageError
+from cocosnet_jax.errors import StorageError, UserError
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a bucket's, as `gs://BUCKET/FOLDER`, which pathlib would spoil."""
+    return "://" in os.fspath(path)
+
+
+def local(path: str | os.PathLike[str], name: str) -> Path:
+    """A path on this machine, with `~` as the home folder.
+
+    Args:
+      path: as the user wrote it.
+      name: of the flag or setting that it is from.
+
+    Raises:
+      UserError: it is a bucket's.
+    """
+    if is_url(path):
+        raise UserError(
+            f"{name}={os.fspath(path)} is in a bucket, and this is read and written on this"
+            " machine only: copy it (gcloud storage cp -r), or mount the bucket (gcsfuse)"
+        )
+    return Path(path).expanduser()
 
 
 def write(path: epath.Path, content: bytes) -> None:
@@ -17,7 +43,7 @@ def write(path: epath.Path, content: bytes) -> None:
         try:
             partial.write_bytes(content)
             partial.replace(path)
-        except OSError:
+        except BaseException:  # Ctrl-C as well
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:

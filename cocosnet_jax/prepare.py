@@ -10,11 +10,10 @@ contact sheet of pairs and distortions as training will see them.
 import dataclasses
 import signal
 import sys
-from pathlib import Path
 
 from absl import flags
 
-from cocosnet_jax import command, data
+from cocosnet_jax import command, data, files
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
@@ -29,7 +28,7 @@ def main() -> int:
     if config is not None and _SOURCE.value:
         config.data.source = _SOURCE.value
     settings = _SETTINGS().data
-    preview = Path(_PREVIEW.value).expanduser().absolute() if _PREVIEW.value else None
+    preview = files.local(_PREVIEW.value, "--preview").absolute() if _PREVIEW.value else None
     if preview is not None:
         # Slow to import, and only needed here.
         from cocosnet_jax import checkpoint, workdir
@@ -43,7 +42,7 @@ def main() -> int:
     try:
         if settings.channels == 0:
             settings = _with_found_classes(settings)
-        data.prepare(settings)
+        notes = data.prepare(settings)
     except KeyboardInterrupt:
         print("interrupted: nothing is prepared; the same command starts again", file=sys.stderr)
         return 130
@@ -53,6 +52,8 @@ def main() -> int:
         f"{settings.dataset} is prepared in {builder.data_dir}: "
         + ", ".join(f"{count} {split}" for split, count in counts.items())
     )
+    for note in notes:
+        print(note)
     if preview is not None:
         from cocosnet_jax import pictures
         from cocosnet_jax.data.preview import contact_sheet

@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
+from etils import epath
 from jaxtyping import Float, Int
 
-from cocosnet_jax import command
+from cocosnet_jax import command, files
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 
@@ -58,7 +59,7 @@ def main() -> int:
         # The lists are what is to be made.
         config.data.exemplar_list = config.data.validation_exemplar_list = ""
     settings = _SETTINGS()
-    output = Path(_OUTPUT.value).expanduser()
+    output = files.local(_OUTPUT.value, "--output")
     if not _OUTPUT.value or output.is_dir() or not output.absolute().parent.is_dir():
         raise UserError(f"--output={_OUTPUT.value} must name a file in a folder that exists")
     try:
@@ -323,12 +324,14 @@ def _features(
 
     from cocosnet_jax import data
 
-    weights = Path(settings.vgg.weights).expanduser()
+    weights = files.local(settings.vgg.weights, "config.vgg.weights")
     seen = weights.stat() if weights.is_file() else None
+    metadata = data.open_builder(settings.data).info.metadata
     identity = {
         "what": f"{what}: {images.name} of {settings.data.dataset}",
         "prepared": str(settings.data),
-        "files": data.open_builder(settings.data).info.metadata["fingerprint"],
+        # Records of the first version have a digest of names, sizes and times alone.
+        "files": metadata.get("content", metadata.get("fingerprint", "")),
         "keys": hashlib.sha256("\n".join(images.keys).encode()).hexdigest(),
         "vgg": [str(settings.vgg), seen and [seen.st_size, seen.st_mtime_ns]],
         "layer": _LAYER,
@@ -405,9 +408,7 @@ class Rows:
                 file.seek(self.done * rows[0].nbytes, os.SEEK_CUR)
                 file.write(rows.data)
             self.done += len(rows)
-            partial = self._done.with_suffix(".partial")
-            partial.write_text(str(self.done))
-            partial.replace(self._done)
+            files.write(epath.Path(self._done), str(self.done).encode())
         except OSError as error:
             raise UserError(
                 f"features cannot be written to {self._path} ({error}); make room, or choose"

@@ -8,11 +8,20 @@ these frozen classes or plain arguments. A checkpoint carries them as JSON (`to_
 import dataclasses
 import json
 import math
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from cocosnet_jax.errors import UserError
+
+# Datasets whose inputs are poses by OpenPose.
+POSE_DATASETS = ("deepfashion", "folder_poses")
+
+
+def is_pose_size(value: str) -> bool:
+    """Whether `data.pose_size` may have this value."""
+    return value in ("", "photograph") or bool(re.fullmatch(r"[1-9]\d*x[1-9]\d*", value))
 
 
 def _require(ok: bool, field: str, value: object, allowed: str) -> None:
@@ -52,6 +61,9 @@ class DataSettings:
       self_pair_list: list file (`key,view1,view2,...`) of other views of the same person in the
         same clothes, which in training are the image's own exemplar instead; `names` where the
         files' names tell (DeepFashion's); empty for none.
+      pose_size: `WIDTHxHEIGHT` of the pictures in which all poses were detected, where these are
+        not the photographs at their own size; `photograph` where they are, though most poses lie in
+        a corner; empty: a file's own canvas, else the photograph.
     """
 
     dataset: str = "toy_scenes"
@@ -71,6 +83,7 @@ class DataSettings:
     hard_probability: float = 0.2
     distortion: Literal["crop_flip", "geometric"] = "crop_flip"
     self_pair_list: str = ""
+    pose_size: str = ""
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -101,6 +114,17 @@ class DataSettings:
         for field in ("exemplar_probability", "hard_probability"):
             value = getattr(self, field)
             _require(0 <= value <= 1, f"data.{field}", value, "between 0 and 1")
+        _require(
+            is_pose_size(self.pose_size),
+            "data.pose_size",
+            self.pose_size,
+            "WIDTHxHEIGHT, for example 256x256, or 'photograph', or empty",
+        )
+        if self.pose_size and self.dataset not in POSE_DATASETS:
+            raise UserError(
+                f"config.data.pose_size is {self.pose_size!r}, but {self.dataset} has no poses:"
+                " leave it out"
+            )
         if self.exemplar_probability > 0 and not self.exemplar_list:
             raise UserError(
                 f"config.data.exemplar_probability is {self.exemplar_probability} but"

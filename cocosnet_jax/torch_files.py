@@ -29,6 +29,7 @@ import ml_dtypes
 import numpy as np
 from absl import logging
 
+from cocosnet_jax import files
 from cocosnet_jax.errors import UserError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -352,7 +353,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       UserError: the file is missing, truncated, in another format, or asks for anything that
         weights do not need; the message names the file.
     """
-    path = Path(path).expanduser()
+    path = files.local(path, "weights")
     try:
         with path.open("rb") as file:
             head = file.read(64)

@@ -88,16 +88,21 @@ def _train(
 
 
 def prepare_data(settings: Settings) -> None:
-    """Makes the dataset's records where they are missing; the first process goes first."""
+    """Makes the dataset's records where they are missing; the first process goes first.
+
+    Says which images the exemplar lists leave out.
+    """
     if jax.process_count() == 1:
-        data.prepare(settings.data)
+        for note in data.prepare(settings.data):
+            _say(note)
         return
     # Waits as long as it takes; what waits by a collective of the devices gives up in a minute.
     barrier = ocp.multihost.get_barrier_sync_fn()
     week = 7 * 24 * 60 * 60 * 1000
     try:
         if jax.process_index() == 0:
-            data.prepare(settings.data)
+            for note in data.prepare(settings.data):
+                _say(note)
     finally:
         # What is wrong with the data the others find as well, and all end with that.
         barrier(key="the first has prepared its data", timeout_ms=week)

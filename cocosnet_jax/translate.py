@@ -10,8 +10,13 @@ translation network (`configs/ade20k.py:plain`) takes no exemplar at all.
 
 `--input` may be a folder of inputs; `--output` is one then as well. All of them take the one
 exemplar, or `--exemplar` and `--exemplar-label` are folders and `--list` says which input takes
-which exemplar (`input,exemplar`, one line per input). Everything is read once before the first
-picture is written, so that what is wrong is said at the start.
+which exemplar (`input,exemplar`, a line per input); inputs without a line are left out. Everything
+is read once before the first picture is written, so that what is wrong is said at the start.
+
+A pose is drawn on a canvas of its photograph's size. The photograph is found by the dataset's
+layout (`poses/` beside `images/`, `pose/` beside `img/`) or beside the pose file; an exemplar's is
+`--exemplar`. Where there is none, the file may say its canvas (`canvas_width`, `canvas_height`), or
+`--pose-size=WIDTHxHEIGHT` does.
 """
 
 import sys
@@ -23,10 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from cocosnet_jax import command
-from cocosnet_jax.data import exemplars, images, inputs, problems
+from cocosnet_jax import command, files
+from cocosnet_jax.data import exemplars, images, inputs, poses, problems
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.settings import DataSettings, Settings
+from cocosnet_jax.settings import POSE_DATASETS, DataSettings, Settings, is_pose_size
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "a run's workdir, or one checkpoint in it")
 _INPUT = flags.DEFINE_string("input", "", "label map, pose file, ..., or a folder of them")
@@ -42,6 +47,12 @@ _SIZE = flags.DEFINE_integer(
 )
 _ORIGINAL_SIZE = flags.DEFINE_bool(
     "original-size", False, "resize results to the input's own width and height"
+)
+_POSE_SIZE = flags.DEFINE_string(
+    "pose-size",
+    "",
+    "WIDTHxHEIGHT of the pictures in which the poses of --input were detected, or `photograph` for"
+    " their photographs; needed only where neither photograph, file nor checkpoint tells",
 )
 
 
@@ -65,6 +76,13 @@ def main() -> int:
     restored = checkpoint.restore_for_inference(_CHECKPOINT.value)
     settings = restored.settings
     side = side_of(settings.data, _SIZE.value)
+    pose_size = _POSE_SIZE.value
+    if not is_pose_size(pose_size):
+        raise UserError(
+            f"--pose-size={pose_size} must be WIDTHxHEIGHT, for example 128x192, or photograph"
+        )
+    if pose_size and settings.data.dataset not in POSE_DATASETS:
+        print("note: this checkpoint takes no poses: --pose-size is not read")
     given = [flag.name for flag in (_EXEMPLAR, _EXEMPLAR_LABEL, _LIST) if flag.value]
     needed = needs_exemplar(settings)
     if needed and not _EXEMPLAR.value:
@@ -75,18 +93,20 @@ def main() -> int:
     if not needed and given:
         print(f"note: this checkpoint takes no exemplar: --{given[0]} is not read")
     pairs = find_pairs(
-        Path(_INPUT.value).expanduser(),
-        Path(_EXEMPLAR.value).expanduser() if needed else None,
-        Path(_EXEMPLAR_LABEL.value).expanduser() if needed and _EXEMPLAR_LABEL.value else None,
+        files.local(_INPUT.value, "--input"),
+        files.local(_EXEMPLAR.value, "--exemplar") if needed else None,
+        files.local(_EXEMPLAR_LABEL.value, "--exemplar-label")
+        if needed and _EXEMPLAR_LABEL.value
+        else None,
         _LIST.value if needed else "",
-        Path(_OUTPUT.value).expanduser(),
+        files.local(_OUTPUT.value, "--output"),
         settings.data,
         needs_label=needs_exemplar_label(settings),
     )
-    check(pairs, settings.data, warped=_WARPED.value)
+    check(pairs, settings.data, warped=_WARPED.value, pose_size=pose_size)
     for folder in sorted({pair.output.parent for pair in pairs}):
         workdir.check_writable(checkpoint.absolute(folder), "output")
-    translate(pairs, settings, side, restored.state)
+    translate(pairs, settings, side, restored.state, pose_size)
     print(f"step {restored.step} of {restored.folder}: {len(pairs)} picture(s) in {_OUTPUT.value}")
     return 0
 
@@ -134,7 +154,7 @@ def find_pairs(
       labels: an input, or a folder of them.
       exemplar: a photograph, or a folder that `list_file` names photographs in; None where the
         model takes none.
-      exemplar_label: the same of its label maps, under the photographs' names with .png.
+      exemplar_label: the same of its label maps, under the photographs' names with .png, or poses.
       list_file: exemplar list, or empty.
       output: where to write.
       data: of the model, which say what an input is.
@@ -164,7 +184,7 @@ def find_pairs(
             output = output / f"{labels.stem}.png"
         return [Pair(labels, exemplar, map_of(exemplar, exemplar_label), _as_png(output))]
 
-    names = [name for name in _files(labels) if inputs.is_input(data, labels / name)]
+    names = _inputs_in(labels, data)
     if not names:
         raise UserError(f"--input={labels} holds no inputs for a model of {data.dataset}")
     if output.suffix.lower() in images.EXTENSIONS or output.is_file():
@@ -193,27 +213,28 @@ def find_pairs(
         for name in photographs
         if not name.endswith(".png") or str(Path(name).with_suffix("")) not in others
     ]
-    lines = exemplars.read_list(list_file)
-    by_input = exemplars.KeyIndex([line.key for line in lines])
-    by_photograph = exemplars.KeyIndex(photographs)
-    pairs, wrong = [], []
-    for name in names:
-        line = by_input.find(name)
-        if line is None or line < 0:
-            wrong.append(f"no one line is for the input {name}")
-            continue
-        reference = lines[line].references[0]
-        found = by_photograph.find(reference)
-        if found is None or found < 0:
-            wrong.append(f"line {lines[line].number}: {reference} is no one file in {exemplar}")
-            continue
+    keys = [inputs.list_name(data, name) for name in names]
+    pairing = exemplars.resolve(
+        list_file, keys, photographs, first_only=True, place=f"--exemplar={exemplar}"
+    )
+    exemplars.require_any(list_file, pairing, names, "inputs")
+    if note := exemplars.left_out(list_file, pairing, names, "inputs"):
+        print(note)
+    pairs = []
+    for place, (found, *_) in pairing.references.items():
         photograph = Path(photographs[found])
-        given = exemplar_label / photograph.with_suffix(".png") if exemplar_label else None
+        given = inputs.annotation_in(data, exemplar_label, photograph) if exemplar_label else None
         label = map_of(exemplar / photograph, given)
-        target = (output / name).with_suffix(".png")
-        pairs.append(Pair(labels / name, exemplar / photograph, label, target))
-    problems.raise_if_any(f"--list={list_file}", wrong)
+        target = (output / names[place]).with_suffix(".png")
+        pairs.append(Pair(labels / names[place], exemplar / photograph, label, target))
     return pairs
+
+
+def _inputs_in(folder: Path, data: DataSettings) -> list[str]:
+    """The inputs below a folder; the pose of a photograph that is an input itself is none."""
+    names = [name for name in _files(folder) if inputs.is_input(data, folder / name)]
+    every = {(folder / name).absolute() for name in names}
+    return [name for name in names if inputs.photograph_of(data, folder / name) not in every]
 
 
 def _as_png(output: Path) -> Path:
@@ -229,16 +250,20 @@ def _files(folder: Path) -> list[str]:
     )
 
 
-def check(pairs: list[Pair], data: DataSettings, *, warped: bool = False) -> None:
+def check(
+    pairs: list[Pair], data: DataSettings, *, warped: bool = False, pose_size: str = ""
+) -> None:
     """Reads every file once, and looks at where results go.
 
     Args:
       pairs: what to translate.
       data: of the model.
       warped: whether warped exemplars are written as well.
+      pose_size: of the inputs, `--pose-size`.
 
     Raises:
-      UserError: lists what cannot be read, and what would be written over.
+      UserError: lists what cannot be read, and what would be written over; or most poses fill only
+        a corner of their photographs.
     """
     wrong = _written_over(pairs, data, warped)
     photographs = sorted({pair.exemplar for pair in pairs if pair.exemplar})
@@ -247,11 +272,22 @@ def check(pairs: list[Pair], data: DataSettings, *, warped: bool = False) -> Non
         for pair in pairs
         if pair.exemplar_label and pair.exemplar
     }
+    corners: list[str] = []
+    exemplar_corners: list[str] = []
+
+    def read_own(path: Path) -> None:
+        corners.append(inputs.read_input(data, path, pose_size=pose_size).corner)
+
+    def read_map_of(path: Path, exemplar: Path) -> None:
+        exemplar_corners.append(inputs.read_input(data, path, photograph=exemplar).corner)
+
     reads: list[Callable[[], Any]]
-    alone = {pair.label for pair in pairs} | {path for path, _ in maps}
-    reads = [partial(inputs.read_input, data, path) for path in sorted(alone)]
+    reads = [partial(read_own, path) for path in sorted({pair.label for pair in pairs})]
+    # A pose is nothing without its photograph.
+    alone = {path for path, _ in maps} if data.dataset not in POSE_DATASETS else set()
+    reads += [partial(inputs.read_input, data, path) for path in sorted(alone)]
     reads += [partial(images.read_photograph, path) for path in photographs]
-    reads += [partial(inputs.read_input, data, path, photograph=of) for path, of in sorted(maps)]
+    reads += [partial(read_map_of, path, exemplar) for path, exemplar in sorted(maps)]
     for read in reads:
         try:
             read()
@@ -259,6 +295,14 @@ def check(pairs: list[Pair], data: DataSettings, *, warped: bool = False) -> Non
             if str(error) not in wrong:
                 wrong.append(str(error))
     problems.raise_if_any("nothing was translated", wrong)
+    poses.check_corners(
+        [bool(text) for text in corners], next(filter(None, corners), ""), "--pose-size"
+    )
+    if example := next(filter(None, exemplar_corners), ""):
+        print(
+            f"note: the joints of an exemplar lie in a corner of it ({example}): if its pose was"
+            " detected in a smaller picture, detect it in --exemplar itself"
+        )
     found = [pair.label for pair in pairs if inputs.finds_edges(data, pair.label)]
     if found:
         print(
@@ -269,7 +313,10 @@ def check(pairs: list[Pair], data: DataSettings, *, warped: bool = False) -> Non
 
 def _written_over(pairs: list[Pair], data: DataSettings, warped: bool) -> list[str]:
     """Files that a result would replace: what is read, or another result."""
-    read = {path.resolve() for pair in pairs for path in pair[:-1] if path is not None}
+    given = {path for pair in pairs for path in pair[:-1] if path is not None}
+    # A pose is drawn in its photograph's size.
+    given |= {path for pair in pairs if (path := inputs.photograph_of(data, pair.label))}
+    read = {path.resolve() for path in given}
     found = {inputs.annotations_of(data, pair.label) for pair in pairs}
     annotations = [folder.resolve() for folder in found if folder is not None]
     inputs_of: dict[Path, Path] = {}
@@ -291,7 +338,9 @@ def _warped_file(output: Path) -> Path:
     return output.with_name(f"{output.stem}_warped.png")
 
 
-def translate(pairs: list[Pair], settings: Settings, size: int, state: Any) -> None:
+def translate(
+    pairs: list[Pair], settings: Settings, size: int, state: Any, pose_size: str = ""
+) -> None:
     """Makes and writes the translations, one by one.
 
     Args:
@@ -299,6 +348,7 @@ def translate(pairs: list[Pair], settings: Settings, size: int, state: Any) -> N
       settings: of the training.
       size: side of the pictures that are drawn.
       state: to translate with.
+      pose_size: of the inputs, `--pose-size`.
 
     Raises:
       UserError: pictures of this size do not fit in the device's memory.
@@ -324,7 +374,7 @@ def translate(pairs: list[Pair], settings: Settings, size: int, state: Any) -> N
         if pair.exemplar is not None:
             photograph = images.read_photograph(pair.exemplar)
             exemplar = images.resize_photograph(photograph, (size, size))[None]
-        given = inputs.read_input(settings.data, pair.label, size)
+        given = inputs.read_input(settings.data, pair.label, size, pose_size=pose_size)
         # A model that is not given the exemplar's map does not look at it.
         own = given
         if pair.exemplar_label is not None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from cocosnet_jax import torch_files
+from cocosnet_jax import files, torch_files
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.vgg import LAYERS, STAGES, Params, VggWeights, widths
 
@@ -166,7 +166,7 @@ def load(weights: str | os.PathLike[str], width: int = 64) -> VggWeights:
         return _random(width)
     if not str(weights):
         raise UserError(f"config.vgg.weights is empty, and the losses read VGG-19: {_HOW}")
-    path = Path(weights).expanduser()
+    path = files.local(weights, "config.vgg.weights")
     if not path.is_file():
         raise UserError(f"config.vgg.weights is {str(weights)!r}, which is no file: {_HOW}")
     try:

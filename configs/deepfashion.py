@@ -13,7 +13,9 @@ details. The paper trains with exemplars of other people (the list's), and with 
 itself under a geometric distortion. The release trains without a list: the exemplar of a photograph
 is another view of the same person in the same clothes, which the dataset's file names tell, or the
 photograph itself. How often the list's exemplar is taken, and that nothing is mirrored (the limbs'
-channels tell left from right), `configs/deepfashion.py` has from the release.
+channels tell left from right), `configs/deepfashion.py` has from the release. Poses that were
+detected in pictures of 256 x 256, beside larger photographs, need
+`--config.data.pose_size=256x256`.
 
 What to expect (the paper's tables 1 to 3): FID 14.4, semantic consistency 0.968, style relevance
 0.982 (colour) and 0.958 (texture).

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -72,14 +73,112 @@ def test_a_list_says_which_input_takes_which_exemplar(folder):
     ]
 
 
+def test_inputs_without_a_line_are_left_out(folder, capsys):
+    (folder / "list.txt").write_text("\ufeffx\\in_1.jpg,ex_0.jpg,gone.jpg\r\nin_7.jpg,gone.jpg\r\n")
+    pairs = find(folder, "inputs", "exemplars", "exemplars", "list.txt")
+    assert [(pair.label.name, pair.exemplar.name) for pair in pairs] == [("in_1.png", "ex_0.jpg")]
+    assert capsys.readouterr().out == (
+        f"note: exemplar list {folder}/list.txt has lines for 1 of the 2 inputs; left out, without"
+        " a line: 1 (in_0.png); lines for images that are not there: 1\n"
+    )
+
+
+POSES = dataclasses.replace(DATA, dataset="deepfashion", condition="channels", channels=20)
+
+
+@pytest.fixture
+def people(tmp_path):
+    """DeepFashion's layout: four photographs of 128 x 192 with their poses."""
+    joints = np.linspace((40, 30), (99, 150), 18)
+    person = np.column_stack([joints, np.ones(18)]).ravel().tolist()
+    for name in ("WOMEN/id_1/01_1_front", "WOMEN/id_2/01_1_front", "MEN/id_3/x", "MEN/id_4/x"):
+        pose = tmp_path / f"people/pose/{name}_keypoints.json"
+        pose.parent.mkdir(parents=True)
+        pose.write_text(json.dumps({"people": [{"pose_keypoints_2d": person}]}))
+        photograph = tmp_path / f"people/img/{name}.jpg"
+        photograph.parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((192, 128, 3), np.uint8)).save(photograph)
+    return tmp_path / "people"
+
+
+@pytest.mark.parametrize("inputs_in", ["", "img", "pose", "img/WOMEN"])
+def test_the_releases_list_with_photographs_or_poses(people, inputs_in):
+    """The list lies in the folder, names photographs, and two of the four only as exemplars."""
+    (people / "test.txt").write_text(
+        "img\\WOMEN\\id_1\\01_1_front.jpg,img\\MEN\\id_3\\x.jpg\r\n"
+        "img\\WOMEN\\id_2\\01_1_front.jpg,img\\MEN\\id_4\\x.jpg"
+    )
+    pairs = translate.find_pairs(
+        people / inputs_in, people, None, f"{people}/test.txt", people / "out", POSES,
+        needs_label=False,
+    )  # fmt: skip
+    assert [pair.label.parent.name for pair in pairs] == ["id_1", "id_2"]
+    assert [pair.exemplar.relative_to(people).as_posix() for pair in pairs] == [
+        "img/MEN/id_3/x.jpg",
+        "img/MEN/id_4/x.jpg",
+    ]
+    translate.check(pairs, POSES)
+
+
+def test_no_result_replaces_the_photograph_of_a_pose(people):
+    pose = people / "pose/MEN/id_3/x_keypoints.json"
+    pair = Pair(pose, None, None, people / "img/MEN/id_3/x.jpg")
+    with pytest.raises(UserError, match=r"id_3/x\.jpg would replace a file that is read"):
+        translate.check([pair], POSES)
+
+
+def test_an_exemplars_pose_is_found_in_its_folder(people):
+    (people / "list.txt").write_text("id_1/01_1_front,id_3/x\n")
+    [pair] = translate.find_pairs(
+        people / "pose/WOMEN", people / "img/MEN", people / "pose/MEN", f"{people}/list.txt",
+        people / "out", POSES, needs_label=True,
+    )  # fmt: skip
+    assert pair.exemplar_label == people / "pose/MEN/id_3/x_keypoints.json"
+    translate.check([pair], POSES)
+
+
+def test_poses_in_a_corner_are_a_question(people):
+    for photograph in people.glob("img/WOMEN/*/*.jpg"):
+        Image.fromarray(np.zeros((576, 384, 3), np.uint8)).save(photograph)
+    out = people / "out"
+    found = translate.find_pairs(people / "img", None, None, "", out, POSES, needs_label=False)
+    translate.check(found, POSES)  # two of four
+    women = found[2:]
+    with pytest.raises(UserError) as error:
+        translate.check(women, POSES)
+    assert str(error.value) == (
+        "in 2 of 2 poses all joints lie in the upper left 60% of the photograph's width and height"
+        f" ({people}/pose/WOMEN/id_1/01_1_front_keypoints.json: up to (99, 150) of 384x576 pixels)."
+        " If the poses were detected in smaller pictures, say their size: --pose-size=256x256, for"
+        " example. If they are right as they are: --pose-size=photograph"
+    )
+    for answer in ("photograph", "128x192"):
+        translate.check(women, POSES, pose_size=answer)
+    translate.check(women, dataclasses.replace(POSES, pose_size="128x192"))
+
+
+def test_an_exemplars_pose_in_a_corner_is_said(people, capsys):
+    exemplar = people / "img/WOMEN/id_1/01_1_front.jpg"
+    pose = people / "pose/WOMEN/id_1/01_1_front_keypoints.json"
+    pair = Pair(people / "img/MEN/id_3/x.jpg", exemplar, pose, people / "out.png")
+    translate.check([pair], POSES)
+    assert capsys.readouterr().out == ""
+    Image.fromarray(np.zeros((576, 384, 3), np.uint8)).save(exemplar)
+    translate.check([pair], POSES)
+    assert f"({pose}: up to (99, 150) of 384x576 pixels)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("none.png", "exemplars/ex_0.jpg", "x.png"), "none.png does not exist"),
         (("inputs", "exemplars/ex_0.jpg"), "--exemplar-label is missing: this checkpoint"),
         (("inputs", "exemplars", "exemplars"), "is a folder: name one photograph"),
-        (("inputs", "exemplars", "exemplars", "short.txt"), "no one line is for the input in_1"),
-        (("inputs", "exemplars", "exemplars", "wrong.txt"), "line 2: gone.jpg is no one file"),
+        (("inputs", "exemplars", "exemplars", "none.txt"), "names none of the 2 inputs (in_0.png,"),
+        (
+            ("inputs", "exemplars", "exemplars", "wrong.txt"),
+            "line 2: exemplar 'gone.jpg' is not",
+        ),
         (("inputs/in_0.png", "a.jpg", "b.png", "short.txt"), "--list goes with a folder of inputs"),
         (("exemplars/empty", "a.jpg", "b.png"), "holds no inputs for a model of ade20k"),
         (("inputs", "a.jpg", "b.png", "", "out.png"), "must be a folder, because"),
@@ -88,6 +187,7 @@ def test_a_list_says_which_input_takes_which_exemplar(folder):
 )
 def test_what_does_not_fit_together_is_said(folder, arguments, said):
     (folder / "short.txt").write_text("in_0.png,ex_0.jpg\n")
+    (folder / "none.txt").write_text("in_7.png,ex_0.jpg\n")
     (folder / "wrong.txt").write_text("in_0.png,ex_0.jpg\nin_1.png,gone.jpg\n")
     (folder / "exemplars/empty").mkdir()
     with pytest.raises(UserError) as error:

@@ -78,12 +78,15 @@ def found_classes(settings: DataSettings) -> np.ndarray:
     return builder.found_classes()
 
 
-def prepare(settings: DataSettings) -> None:
+def prepare(settings: DataSettings) -> list[str]:
     """Makes the dataset's records where they are missing, after checking all of its files.
 
     Exemplar lists are checked as well, on every call: before anything is made, that they can be
     read; after it, that they fit. Interrupted preparation leaves nothing that counts as prepared.
     Where several processes share a data folder, let one of them call first.
+
+    Returns:
+      Lines for the user: which images the exemplar lists leave out.
 
     Raises:
       UserError: everything that is wrong, at once: files, lists and settings.
@@ -94,7 +97,7 @@ def prepare(settings: DataSettings) -> None:
     # Preparation takes hours.
     pipeline.read_lists(settings)
     records.prepare(builder)
-    pipeline.check_lists(settings)
+    return pipeline.check_lists(settings)
 
 
 def with_found(settings: DataSettings) -> DataSettings:

@@ -15,7 +15,6 @@ ceilings (`_INDOORS`).
 import collections
 import concurrent.futures
 import functools
-import hashlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -65,17 +64,12 @@ class Ade20k(PairBuilder):
         label = images.resize_label(label, size).astype(np.uint8)
         return images.resize_photograph(image, size), label[..., None]
 
-    def fingerprint(self) -> str:
-        """Changes with any file's name, size or time; empty where the source is not there."""
+    def own_files(self) -> Sequence[Path]:
+        """Photographs and label maps; empty where the source is not there."""
         if not os.path.isdir(self.builder_config.source):
-            return ""
-        digest = hashlib.sha256()
-        for pairs in self._pairs.values():
-            for path in itertools.chain.from_iterable(pairs.values()):
-                seen = path.stat() if path.exists() else None
-                size_and_time = (seen.st_size, seen.st_mtime_ns) if seen else None
-                digest.update(f"{os.fsencode(path)!r} {size_and_time}\n".encode())
-        return digest.hexdigest()
+            return ()
+        pairs = [pair for found in self._pairs.values() for pair in found.values()]
+        return list(itertools.chain.from_iterable(pairs))
 
     def check(self) -> None:
         """Reads every file; raises a `UserError` that lists what is wrong with any."""
@@ -165,13 +159,10 @@ class Ade20kOutdoor(Ade20k):
             )
         return kept
 
-    def fingerprint(self) -> str:
-        """As ADE20k's, and it changes with the scene categories."""
-        found = super().fingerprint()
-        scenes = self._root / _SCENES if found else None
-        if scenes is None or not scenes.exists():
-            return found
-        return hashlib.sha256(found.encode() + scenes.read_bytes()).hexdigest()
+    def own_files(self) -> Sequence[Path]:
+        """As ADE20k's, and the scene categories."""
+        found = super().own_files()
+        return [*found, self._root / _SCENES] if found else ()
 
     def check(self) -> None:
         """As ADE20k's, and every photograph must have a scene category."""

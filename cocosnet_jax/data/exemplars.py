@@ -3,15 +3,21 @@
 A list is UTF-8 text, one line per image, `key,ref1,ref2,...`, best first. Names are paths relative
 to the dataset, with or without leading folders and extension, or just a unique file name. Windows
 line ends and backslashes are read as they are.
+
+One rule holds in training, evaluation and translation: a list pairs the images that it names, and
+images without a line are left out. A list that names none of the images is an error. Lines for
+images that are not there are passed over, so that one list serves a dataset and parts of it.
 """
 
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+from etils import epath
+
+from cocosnet_jax import files
 from cocosnet_jax.data import problems
 from cocosnet_jax.errors import UserError
 
@@ -33,7 +39,7 @@ def read_list(path: str | os.PathLike[str]) -> list[Line]:
       UserError: the file is missing, empty or not UTF-8, or lines name no exemplar.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = epath.Path(path).expanduser().read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"exemplar list {path} does not exist; check the name") from None
     except UnicodeDecodeError as error:
@@ -55,13 +61,13 @@ def read_list(path: str | os.PathLike[str]) -> list[Line]:
 
 
 def write_list(path: str | os.PathLike[str], references: Mapping[str, Sequence[str]]) -> None:
-    """Writes `key,ref1,ref2,...` lines in the order given; whole or not at all."""
-    partial = Path(f"{path}.partial")
-    partial.write_text(
-        "".join(",".join([key, *names]) + "\n" for key, names in references.items()),
-        encoding="utf-8",
-    )
-    partial.replace(path)
+    """Writes `key,ref1,ref2,...` lines in the order given; whole or not at all.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    text = "".join(",".join([key, *names]) + "\n" for key, names in references.items())
+    files.write(epath.Path(path), text.encode())
 
 
 def problem_of_name(name: str) -> str | None:
@@ -130,23 +136,37 @@ class KeyIndex:
         return None
 
 
+class Pairing(NamedTuple):
+    """What a list says of the images that are there.
+
+    Attributes:
+      references: position of each image that the list names -> positions of its exemplars, best
+        first; in the order of the images.
+      passed_over: how many lines are for images that are not there.
+    """
+
+    references: dict[int, tuple[int, ...]]
+    passed_over: int
+
+
 def resolve(
     path: str | os.PathLike[str],
     keys: Sequence[str],
     references: Sequence[str],
     *,
+    first_only: bool = False,
     pass_missing: bool = False,
-) -> dict[int, tuple[int, ...]]:
-    """A list file as positions: of each listed image in `keys`, its exemplars in `references`.
-
-    Lines for images that are not in `keys` are passed over: one list may serve a whole dataset and
-    parts of it. Who needs a line for every image checks the result.
+    place: str = "the dataset",
+) -> Pairing:
+    """A list file as positions: of each image in `keys` that it names, exemplars in `references`.
 
     Args:
       path: the list file.
       keys: of the images.
       references: keys of what may be an exemplar.
+      first_only: read only the first exemplar of each line.
       pass_missing: also pass over exemplars that are not in `references`.
+      place: where the exemplars are, for messages.
 
     Raises:
       UserError: lists every line that names a missing or ambiguous exemplar, an ambiguous image,
@@ -157,10 +177,12 @@ def resolve(
     resolved: dict[int, tuple[int, ...]] = {}
     first_line: dict[int, int] = {}
     wrong: list[str] = []
+    passed_over = 0
     ambiguous = "means several images; write its folder as well"
     for number, key, names in read_list(path):
         position = key_index.find(key)
         if position is None:
+            passed_over += 1
             continue
         if position < 0:
             wrong.append(f"line {number}: image {key!r} {ambiguous}")
@@ -171,15 +193,44 @@ def resolve(
             )
             continue
         found = []
-        for name in names:
+        for name in names[:1] if first_only else names:
             reference = reference_index.find(name)
             if reference is None:
                 if not pass_missing:
-                    wrong.append(f"line {number}: exemplar {name!r} is not in the dataset")
+                    wrong.append(f"line {number}: exemplar {name!r} is not in {place}")
             elif reference < 0:
                 wrong.append(f"line {number}: exemplar {name!r} {ambiguous}")
             else:
                 found.append(reference)
         resolved[position], first_line[position] = tuple(found), number
     problems.raise_if_any(f"exemplar list {path}", wrong)
-    return resolved
+    return Pairing(dict(sorted(resolved.items())), passed_over)
+
+
+def require_any(
+    path: str | os.PathLike[str], pairing: Pairing, keys: Sequence[str], what: str
+) -> None:
+    """Raises a `UserError` where a list names none of the images, `what` in the plural."""
+    if not pairing.references:
+        first = read_list(path)[0]
+        raise UserError(
+            f"exemplar list {path} names none of the {len(keys)} {what} ({keys[0]}, ...): line"
+            f" {first.number} is for {first.key!r}; name another list"
+        )
+
+
+def left_out(
+    path: str | os.PathLike[str], pairing: Pairing, keys: Sequence[str], what: str
+) -> str | None:
+    """One line that says which images a list leaves out; None where it names all of them."""
+    missing = [key for position, key in enumerate(keys) if position not in pairing.references]
+    if not missing:
+        return None
+    names = ", ".join(missing[:3]) + (", ..." if missing[3:] else "")
+    line = (
+        f"note: exemplar list {path} has lines for {len(pairing.references)} of the {len(keys)}"
+        f" {what}; left out, without a line: {len(missing)} ({names})"
+    )
+    if pairing.passed_over:
+        line += f"; lines for images that are not there: {pairing.passed_over}"
+    return line

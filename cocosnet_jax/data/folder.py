@@ -30,7 +30,8 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cocosnet_jax.data import edges, images, label_maps, poses, problems
+from cocosnet_jax.data import edges, images, label_maps, problems
+from cocosnet_jax.data.drawn_poses import DrawnPoses
 from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.label_maps import ClassList
 from cocosnet_jax.data.listed import (
@@ -111,11 +112,6 @@ class OwnBuilder(ListedBuilder):
             expected = self.annotation_stem(key).relative_to(self.root)
             raise UserError(f"{key} has no {expected}.png; add it or remove {key}")
         return path
-
-    def annotation_stem(self, key: str) -> Path:
-        """The path of a photograph's annotation, less what its name ends in."""
-        place = self.place_of(key)
-        return self.root / place.annotations / _stem(key.removeprefix(f"{place.photographs}/"))
 
     @functools.cached_property
     def _maps(self) -> Mapping[str, Path]:
@@ -296,23 +292,7 @@ class FolderEdges(OwnBuilder):
         return edges.own_edges(photograph, annotation, size)
 
 
-class FolderPoses(OwnBuilder):
+class FolderPoses(DrawnPoses, OwnBuilder):
     """One's own poses by OpenPose, drawn as for DeepFashion."""
 
     annotations: ClassVar[str] = "poses"
-    condition: ClassVar[str] = "channels"
-    channels: ClassVar[int] = poses.PLANES
-
-    def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-        """The joints, and the size of the photograph that they lie in."""
-        return poses.read_pose(poses.find_pose(self.annotation_stem(key)), size), size
-
-    def input_map(
-        self,
-        annotation: tuple[np.ndarray, tuple[int, int]],
-        photograph: np.ndarray,
-        size: tuple[int, int],
-    ) -> np.ndarray:
-        """The 20 planes, (h, w, 20)."""
-        del photograph
-        return poses.draw_pose(*annotation, size)

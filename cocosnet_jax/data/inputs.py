@@ -5,7 +5,8 @@ What a file may be follows from the dataset that a model was trained on:
     label maps (ade20k, flickr, folder, toy_scenes)   a label map
     celebahq                a label map of the 19 face parts, or a photograph in CelebA-HQ-img
     celebahqedge            a photograph in CelebA-HQ-img: edges need it and its parts
-    deepfashion, folder_poses   OpenPose's file, or a photograph in the dataset's layout
+    deepfashion, folder_poses   OpenPose's file, or a photograph in the dataset's layout or with
+                            OpenPose's file beside it
     folder_edges            an edge map, or a photograph in the dataset's layout
 
 A photograph lies in its dataset's layout when the folder of annotations stands beside its own.
@@ -19,7 +20,7 @@ import numpy as np
 
 from cocosnet_jax.data import edges, face_parts, images, label_maps, poses
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.settings import DataSettings
+from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 
 # Whose label maps mark what is unknown by 255, which becomes the last class.
 UNMARKED = {"ade20k": 255, "ade20k_outdoor": 255, "flickr": 255}
@@ -32,6 +33,11 @@ _LAYOUTS = {
     "folder_edges": ("images", "edges"),
     "folder_poses": ("images", "poses"),
 }
+# What messages call the canvas that a checkpoint says.
+_POSE_SIZE = "the checkpoint's config.data.pose_size"
+# Larger than any picture.
+_ANY_CANVAS = (2**31, 2**31)
+_POSE_LAYOUTS = tuple(_LAYOUTS[dataset] for dataset in POSE_DATASETS)
 
 
 class Input(NamedTuple):
@@ -39,16 +45,19 @@ class Input(NamedTuple):
 
     Attributes:
       planes: (S, S, p) uint8, as in `Batch.label`.
-      size: (height, width) of what was read.
+      size: (height, width) of what was read; of a pose its photograph's, where there is one.
+      corner: of a pose whose joints fill only a corner of its photograph, how far they reach; else
+        empty.
     """
 
     planes: np.ndarray
     size: tuple[int, int]
+    corner: str = ""
 
 
 def is_input(data: DataSettings, path: Path) -> bool:
     """Whether a file of a folder of inputs is one, by its name."""
-    if data.dataset in ("deepfashion", "folder_poses"):
+    if data.dataset in POSE_DATASETS:
         name = path.name.lower()
         return name.endswith((".json", "_candidate.txt", *images.EXTENSIONS))
     if data.dataset in _LAYOUTS:
@@ -58,7 +67,39 @@ def is_input(data: DataSettings, path: Path) -> bool:
 
 def stands_for_itself(data: DataSettings, photograph: Path) -> bool:
     """Whether a photograph lies in its dataset's layout, so that its own input can be read."""
-    return _place(data, photograph) is not None
+    return _place(data, photograph) is not None or _has_pose_beside(data, photograph)
+
+
+def photograph_of(data: DataSettings, path: Path) -> Path | None:
+    """The photograph of a pose file, by the dataset's layout or beside it; None without it."""
+    if data.dataset not in POSE_DATASETS or path.suffix.lower() in images.EXTENSIONS:
+        return None
+    path = path.absolute()
+    stem = path.with_name(poses.stem_of(path.name))
+    stems = [
+        folder.parent / photographs / stem.relative_to(folder)
+        for folder in path.parents
+        for photographs, annotations in _POSE_LAYOUTS
+        if folder.name == annotations
+    ]
+    for candidate in (*stems, stem):
+        for ending in (*images.EXTENSIONS, *map(str.upper, images.EXTENSIONS)):
+            photograph = candidate.with_name(candidate.name + ending)
+            if photograph.is_file():
+                return photograph
+    return None
+
+
+def annotation_in(data: DataSettings, folder: Path, photograph: Path) -> Path:
+    """The map or pose of a photograph in a folder of them; `photograph` is its path below that."""
+    if data.dataset in POSE_DATASETS:
+        return poses.find_pose(folder / photograph.with_suffix(""))
+    return folder / photograph.with_suffix(".png")
+
+
+def list_name(data: DataSettings, name: str) -> str:
+    """The name by which an exemplar list knows an input: a pose file by its photograph's."""
+    return poses.stem_of(name) if data.dataset in POSE_DATASETS else name
 
 
 def annotations_of(data: DataSettings, photograph: Path) -> Path | None:
@@ -77,7 +118,12 @@ def finds_edges(data: DataSettings, path: Path) -> bool:
 
 
 def read_input(
-    data: DataSettings, path: Path, side: int = 0, *, photograph: Path | None = None
+    data: DataSettings,
+    path: Path,
+    side: int = 0,
+    *,
+    photograph: Path | None = None,
+    pose_size: str = "",
 ) -> Input:
     """Reads an input.
 
@@ -86,15 +132,16 @@ def read_input(
       path: see above.
       side: S, of the planes; 0 for the side of the model's training.
       photograph: what a label map is of, where there is one: both must lie alike (not so
-        CelebA-HQ's, which are smaller).
+        CelebA-HQ's, which are smaller). What a pose is of, where it is not found by its file.
+      pose_size: translate's `--pose-size`, instead of the model's `data.pose_size`.
 
     Raises:
       UserError: the file cannot be read, is of another kind, or holds what the model does not
         know.
     """
     size = (side or data.image_size,) * 2
-    if data.dataset in ("deepfashion", "folder_poses"):
-        return _pose(data, path, size)
+    if data.dataset in POSE_DATASETS:
+        return _pose(data, path, size, photograph, pose_size)
     if data.dataset == "folder_edges":
         return _edges(data, path, size)
     place = _place(data, path)
@@ -148,29 +195,67 @@ class _Place(NamedTuple):
 def _place(data: DataSettings, path: Path) -> _Place | None:
     if data.dataset not in _LAYOUTS or path.suffix.lower() not in images.EXTENSIONS:
         return None
-    photographs, annotations = _LAYOUTS[data.dataset]
+    of_poses = data.dataset in POSE_DATASETS
     for folder in path.absolute().parents:
-        if folder.name == photographs and (folder.parent / annotations).is_dir():
-            stem = path.absolute().relative_to(folder).with_suffix("").as_posix()
-            return _Place(folder.parent / annotations, stem)
+        for photographs, annotations in _POSE_LAYOUTS if of_poses else [_LAYOUTS[data.dataset]]:
+            if folder.name == photographs and (folder.parent / annotations).is_dir():
+                stem = path.absolute().relative_to(folder).with_suffix("").as_posix()
+                return _Place(folder.parent / annotations, stem)
     return None
 
 
-def _pose(data: DataSettings, path: Path, size: tuple[int, int]) -> Input:
-    place = _place(data, path)
-    if place is not None:
-        canvas = _size(images.read_photograph(path))
-        path = poses.find_pose(place.annotations / place.stem)
-    elif path.suffix.lower() in images.EXTENSIONS:
-        folders = " and ".join(_LAYOUTS[data.dataset])
+def _has_pose_beside(data: DataSettings, path: Path) -> bool:
+    return (
+        data.dataset in POSE_DATASETS
+        and path.suffix.lower() in images.EXTENSIONS
+        and poses.find_pose(path.with_suffix("")).exists()
+    )
+
+
+def _pose(
+    data: DataSettings,
+    path: Path,
+    size: tuple[int, int],
+    photograph: Path | None,
+    pose_size: str,
+) -> Input:
+    if path.suffix.lower() in images.EXTENSIONS:
+        photograph, place = path, _place(data, path)
+        if place is not None:
+            path = poses.find_pose(place.annotations / place.stem)
+        elif _has_pose_beside(data, path):
+            path = poses.find_pose(path.with_suffix(""))
+        else:
+            folders = " and ".join(_LAYOUTS[data.dataset])
+            raise UserError(
+                f"{path} is a photograph and its pose is not known: name OpenPose's file instead,"
+                " put it beside the photograph, or lay photographs and poses out in the folders"
+                f" {folders}"
+            )
+    elif photograph is None:
+        photograph = photograph_of(data, path)
+    its_size = None if photograph is None else _size(images.read_photograph(photograph))
+    said = pose_size or data.pose_size
+    # Without photograph a file's own canvas says more than the checkpoint.
+    canvas = poses.canvas_of(path, its_size, said if its_size else pose_size)
+    canvas = canvas or poses.parse_size(data.pose_size)
+    if canvas is None:
+        poses.read_pose(path, _ANY_CANVAS)  # What is wrong with the file itself is said first.
         raise UserError(
-            f"{path} is a photograph and its pose is not known: name OpenPose's file instead, or"
-            f" lay photographs and poses out in the folders {folders}"
+            f"{path} does not say how large the picture is that its pose lies in, and there is no"
+            f" photograph {poses.stem_of(path.name)}.jpg beside it: set --pose-size=WIDTHxHEIGHT"
+            " to the size of that picture"
         )
-    else:
-        # A pose file does not say how large its photograph was; DeepFashion's are square.
-        canvas = (data.image_size, data.image_size)
-    return Input(poses.draw_pose(poses.read_pose(path, canvas), canvas, size), canvas)
+    joints = poses.read_pose(
+        path,
+        canvas,
+        called=poses.name_of(canvas, its_size, said, "--pose-size" if pose_size else _POSE_SIZE),
+        setting="--pose-size",
+    )
+    corner = ""
+    if not said and canvas == its_size and poses.fills_a_corner(joints, canvas):
+        corner = poses.describe(path, joints, canvas)
+    return Input(poses.draw_pose(joints, canvas, size), its_size or canvas, corner)
 
 
 def _edges(data: DataSettings, path: Path, size: tuple[int, int]) -> Input:

@@ -11,7 +11,6 @@ photographs train. A folder of one's own (`cocosnet_jax.data.folder`) may do wit
 
 import abc
 import functools
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -128,20 +127,20 @@ class ListedBuilder(PairBuilder):
                 f" {self.channels} channels: set config.data.channels={self.channels}"
             )
 
-    def fingerprint(self) -> str:
-        """Changes with any file's name, size or time; empty where the source is not there."""
+    def own_files(self) -> Sequence[Path]:
+        """Photographs, annotations and lists; empty where the source is not there."""
         if not os.path.isdir(self.builder_config.source):
-            return ""
-        digest = hashlib.sha256()
-        for folder in (folder for place in self.places for folder in place[:2]):
-            if not (self.root / folder).is_dir():
-                continue
-            for name, stat in files_below(self.root / folder):
-                digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        for name in self.read_files:
-            if (self.root / name).exists():
-                digest.update((self.root / name).read_bytes())
-        return digest.hexdigest()
+            return ()
+        folders = [self.root / folder for place in self.places for folder in place[:2]]
+        found = [
+            Path(name)
+            for folder in folders
+            if folder.is_dir()
+            for name, _ in files_below(folder)
+            if name.lower().endswith((*images.EXTENSIONS, ".json", ".txt"))
+        ]
+        lists = [self.root / name for name in self.read_files]
+        return [*found, *(path for path in lists if path.exists())]
 
     @functools.cached_property
     def root(self) -> Path:
@@ -188,6 +187,12 @@ class ListedBuilder(PairBuilder):
     def place_of(self, key: str) -> Place:
         """The folders that a photograph lies in."""
         return next(p for p in self.places if key.startswith(f"{p.photographs}/"))
+
+    def annotation_stem(self, key: str) -> Path:
+        """The path of a photograph's annotation, less what its name ends in."""
+        place = self.place_of(key)
+        below = Path(key.removeprefix(f"{place.photographs}/"))
+        return self.root / place.annotations / below.with_suffix("")
 
     @functools.cached_property
     def _splits(self) -> _Splits:

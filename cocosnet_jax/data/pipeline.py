@@ -32,7 +32,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Training batches without end, from `start_step` on.
 
-    Every epoch takes every image once, in a new order. Image and label share a random crop of
+    Every epoch takes every image once, in a new order; with an exemplar list, every image that it
+    names. Image and label share a random crop of
     image_size out of load_size and a flip, exemplar and exemplar label share another. With
     `exemplar_probability` the exemplar comes from the list; otherwise it is another view of the
     same person by `self_pair_list`, drawn at random where there are several, or the image itself,
@@ -56,18 +57,18 @@ def training_batches(
     """
     rows = _rows("config.train.batch_size", batch_size, process_index, process_count)
     split = open_split(settings, "train")
-    listed = _training_exemplars(settings, split)
+    images, listed, _ = _training_images(settings, split)
     views = self_pairs(settings, split)
     size = settings.image_size
     geometric = settings.distortion == "geometric"
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, _ORDER, epoch)).permutation(len(split))
+        return np.random.default_rng((seed, _ORDER, epoch)).permutation(len(images))
 
     def fetch(position: int) -> tuple[Any, ...]:
-        epoch, place = divmod(int(position), len(split))
-        index = int(order(epoch)[place])
+        epoch, place = divmod(int(position), len(images))
+        index = int(images[order(epoch)[place]])
         rng = np.random.default_rng((seed, _SAMPLE, int(position)))
         reference = _draw_exemplar(settings, listed, index, len(split), rng)
         foreign = reference != index
@@ -127,8 +128,9 @@ def evaluation_batches(
 ) -> Iterator[tuple[Batch, np.ndarray, list[str]]]:
     """Every image of the split exactly once over all processes, uncropped, with its exemplar.
 
-    The exemplar is the first entry of the image's line in `validation_exemplar_list`; with `random`
-    another image of the split, the same at every call; without a list the image itself.
+    The exemplar is the first entry of the image's line in `validation_exemplar_list`, and images
+    without a line are left out; with `random` it is another image of the split, the same at every
+    call; without a list the image itself.
 
     Args:
       settings: which data; it must be prepared.
@@ -145,11 +147,12 @@ def evaluation_batches(
       UserError: as `training_batches`.
     """
     rows = _rows("config.train.evaluation_batch_size", batch_size, process_index, process_count)
-    images, pool, references = _evaluation_pairs(settings, split)
+    images, pool, references, _ = _evaluation_pairs(settings, split)
+    chosen = list(references)
 
     def fetch(position: int) -> tuple[Any, ...]:
-        valid = bool(position < len(images))
-        index = int(position) if valid else len(images) - 1
+        valid = bool(position < len(chosen))
+        index = chosen[int(position) if valid else -1]
         record, reference = images.record(index), references[index]
         return (
             _bytes(record),
@@ -167,7 +170,7 @@ def evaluation_batches(
         exemplar, exemplar_label = records.decode(images.features, reference)
         return Batch(image, exemplar, label, exemplar_label, itself), valid, key
 
-    steps = -(-len(images) // batch_size)
+    steps = -(-len(chosen) // batch_size)
     positions = tf.data.Dataset.range(steps).map(lambda step: step * batch_size + rows).unbatch()
     dataset = positions.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(len(rows), drop_remainder=True).prefetch(2)
@@ -181,9 +184,11 @@ def examples_per_epoch(settings: DataSettings, split: str = "train") -> int:
     """How many images an epoch of training takes, or an evaluation of another split yields.
 
     Raises:
-      UserError: the data are not prepared.
+      UserError: the data are not prepared, or the list does not fit them.
     """
-    return len(open_split(settings, split))
+    if split == "train":
+        return len(_training_images(settings, open_split(settings, split)).images)
+    return len(_evaluation_pairs(settings, split).references)
 
 
 def read_lists(settings: DataSettings) -> None:
@@ -205,12 +210,22 @@ def read_lists(settings: DataSettings) -> None:
     problems.raise_if_any("config.data", wrong)
 
 
-def check_lists(settings: DataSettings) -> None:
-    """Raises a `UserError` where an exemplar list does not fit the prepared data."""
+def check_lists(settings: DataSettings) -> list[str]:
+    """Looks whether exemplar lists fit the prepared data.
+
+    Returns:
+      Lines that say which images the lists leave out.
+
+    Raises:
+      UserError: a list does not fit.
+    """
     split = open_split(settings, "train")
-    _training_exemplars(settings, split)
     self_pairs(settings, split)
-    _evaluation_pairs(settings, "validation")
+    notes = (
+        _training_images(settings, split).note,
+        _evaluation_pairs(settings, "validation").note,
+    )
+    return [note for note in notes if note]
 
 
 def _rows(field: str, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
@@ -224,15 +239,28 @@ def _rows(field: str, batch_size: int, process_index: int, process_count: int) -
     return np.arange(process_index * share, (process_index + 1) * share, dtype=np.int64)
 
 
-def _training_exemplars(
-    settings: DataSettings, split: records.Split
-) -> dict[int, tuple[int, ...]] | None:
-    """For each image the positions of its exemplars; None where any other image will do."""
+class _TrainingImages(NamedTuple):
+    """What training takes.
+
+    Attributes:
+      images: positions of the images of an epoch.
+      listed: for each of them the positions of its exemplars; None where any other image will do.
+      note: which images are left out, or None.
+    """
+
+    images: np.ndarray
+    listed: dict[int, tuple[int, ...]] | None
+    note: str | None = None
+
+
+def _training_images(settings: DataSettings, split: records.Split) -> _TrainingImages:
+    every = np.arange(len(split))
     if settings.exemplar_probability == 0:
-        return {}
+        return _TrainingImages(every, {})
     if settings.exemplar_list == "random":
-        return None
-    return _resolve("exemplar_list", settings, split, split.keys)
+        return _TrainingImages(every, None)
+    listed, note = _resolve(settings.exemplar_list, "training images", split, split.keys)
+    return _TrainingImages(np.array(list(listed)), listed, note)
 
 
 def self_pairs(settings: DataSettings, split: records.Split) -> dict[int, tuple[int, ...]]:
@@ -258,7 +286,7 @@ def self_pairs(settings: DataSettings, split: records.Split) -> dict[int, tuple[
         # One view of each is nothing wrong; no such name is.
         fits = bool(clothes)
     else:
-        listed = exemplars.resolve(path, split.keys, split.keys, pass_missing=True)
+        listed = exemplars.resolve(path, split.keys, split.keys, pass_missing=True).references
         found = {i: tuple(view for view in views if view != i) for i, views in listed.items()}
         fits = bool(listed)
     if not fits:
@@ -270,19 +298,12 @@ def self_pairs(settings: DataSettings, split: records.Split) -> dict[int, tuple[
 
 
 def _resolve(
-    field: str, settings: DataSettings, split: records.Split, references: list[str]
-) -> dict[int, tuple[int, ...]]:
-    """The list that a settings field names, which must have a line for every image."""
-    path = getattr(settings, field)
-    listed = exemplars.resolve(path, split.keys, references)
-    missing = [key for position, key in enumerate(split.keys) if position not in listed]
-    if missing:
-        raise UserError(
-            f"exemplar list {path} has no line for {len(missing)} of the {len(split)} images to be"
-            f" paired ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); add them,"
-            f" or set config.data.{field}=random"
-        )
-    return listed
+    path: str, what: str, split: records.Split, references: list[str], *, first_only: bool = False
+) -> tuple[dict[int, tuple[int, ...]], str | None]:
+    """The images of a split that a list names with their exemplars, and a line on the others."""
+    pairing = exemplars.resolve(path, split.keys, references, first_only=first_only)
+    exemplars.require_any(path, pairing, split.keys, what)
+    return pairing.references, exemplars.left_out(path, pairing, split.keys, what)
 
 
 def _draw_exemplar(
@@ -320,11 +341,20 @@ class _Pool:
 
 
 class _EvaluationPairs(NamedTuple):
-    """The position in `pool` of each image's exemplar, or None for the image itself."""
+    """What an evaluation takes.
+
+    Attributes:
+      images: the split.
+      pool: what exemplars are taken from.
+      references: position of each image -> that of its exemplar in `pool`, or None for the image
+        itself.
+      note: which images are left out, or None.
+    """
 
     images: records.Split
     pool: _Pool
-    references: list[int | None]
+    references: dict[int, int | None]
+    note: str | None = None
 
 
 def _evaluation_pairs(settings: DataSettings, split: str) -> _EvaluationPairs:
@@ -333,19 +363,19 @@ def _evaluation_pairs(settings: DataSettings, split: str) -> _EvaluationPairs:
     images = open_split(settings, split)
     if settings.validation_exemplar_list in ("", "random"):
         alone = not settings.validation_exemplar_list or len(images) == 1
-        references: list[int | None] = []
+        references: dict[int, int | None] = {}
         for index in range(len(images)):
             other = int(
                 np.random.default_rng((_VALIDATION, index)).integers(max(len(images) - 1, 1))
             )
-            references.append(None if alone else other + (other >= index))
+            references[index] = None if alone else other + (other >= index)
         return _EvaluationPairs(images, _Pool([images]), references)
     others = {"validation", "exemplars"} & images.siblings - {split}
     pool = _Pool([images, *(open_split(settings, name) for name in sorted(others))])
-    listed = _resolve("validation_exemplar_list", settings, images, pool.keys)
-    return _EvaluationPairs(
-        images, pool, [references[0] for _, references in sorted(listed.items())]
-    )
+    path, what = settings.validation_exemplar_list, f"{split} images"
+    listed, note = _resolve(path, what, images, pool.keys, first_only=True)
+    first: dict[int, int | None] = {index: found[0] for index, found in listed.items()}
+    return _EvaluationPairs(images, pool, first, note)
 
 
 def _bytes(text: bytes) -> np.ndarray:

@@ -7,6 +7,8 @@ and left ear. They travel as (18, 2) float64, x and y in pixels, NaN where a joi
 
 import json
 import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,29 +70,157 @@ _RADIUS = 4  # of a joint's circle, and half the width of a limb, in pixels
 _OF_BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
 
 
+# Endings of pose files, in the order in which they are looked for.
+_ENDINGS = ("_keypoints.json", ".json", "_candidate.txt", "_subset.txt")
+# Poses that were detected in smaller pictures lie within this part of width and height, from the
+# upper left; a person in the middle of a photograph reaches further in one of them.
+_CORNER = 0.6
+
+
 def find_pose(stem: Path) -> Path:
     """The pose file of a photograph: `stem` is its path without extension, in the poses' folder."""
-    for ending in ("_keypoints.json", ".json"):
+    for ending in _ENDINGS[:2]:
         if (path := stem.with_name(stem.name + ending)).exists():
             return path
     return stem.with_name(f"{stem.name}_candidate.txt")
 
 
-def read_pose(path: Path, size: tuple[int, int]) -> np.ndarray:
+def stem_of(name: str) -> str:
+    """The name that a pose file shares with its photograph, without extension."""
+    ending = next((ending for ending in _ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)]
+
+
+def parse_size(pose_size: str) -> tuple[int, int] | None:
+    """(H, W) of a pose size `WIDTHxHEIGHT`; None for `photograph`, or where it is empty."""
+    match = re.fullmatch(r"(\d+)x(\d+)", pose_size)
+    return (int(match[2]), int(match[1])) if match else None
+
+
+def canvas_of(
+    path: Path, photograph: tuple[int, int] | None, pose_size: str
+) -> tuple[int, int] | None:
+    """(H, W) of the picture in whose pixels a file's joints lie; None where nothing tells.
+
+    Args:
+      path: as for `read_pose`.
+      photograph: (H, W) of the photograph, where there is one.
+      pose_size: `WIDTHxHEIGHT`; `photograph`, where there is one; or empty: what the file says,
+        else the photograph.
+
+    Raises:
+      UserError: the file says a canvas that is no resized copy of its photograph.
+    """
+    if (size := parse_size(pose_size)) is not None:
+        return size
+    if pose_size and photograph is not None:
+        return photograph
+    stated = _stated_canvas(path) if path.suffix.lower() == ".json" else None
+    if stated is None or photograph is None:
+        return photograph or stated
+    # Sides of a copy are rounded to whole pixels.
+    scale = photograph[0] / stated[0], photograph[1] / stated[1]
+    if abs(scale[0] * stated[1] - photograph[1]) > 1 + max(scale):
+        raise UserError(
+            f"{path} says that its canvas has {_text(stated)} pixels (width x height), but its"
+            f" photograph has {_text(photograph)}, which is of another shape; correct"
+            " canvas_width and canvas_height, or take them out"
+        )
+    return stated
+
+
+def name_of(
+    canvas: tuple[int, int],
+    photograph: tuple[int, int] | None,
+    pose_size: str,
+    setting: str = "config.data.pose_size",
+) -> str:
+    """What messages call a canvas by `canvas_of`."""
+    if parse_size(pose_size) is not None:
+        return setting
+    return "its photograph" if canvas == photograph else "its canvas"
+
+
+def fills_a_corner(joints: np.ndarray, photograph: tuple[int, int]) -> bool:
+    """Whether all joints lie in the upper left of a photograph of (H, W) pixels."""
+    height, width = photograph
+    return bool((np.nanmax(joints, axis=0) < (_CORNER * width, _CORNER * height)).all())
+
+
+def check_corners(in_corner: Sequence[bool], example: str, setting: str) -> None:
+    """Asks the user where most poses fill only a corner of their photographs.
+
+    Args:
+      in_corner: of each pose, whether `fills_a_corner`.
+      example: a pose and its photograph, in words.
+      setting: which answers.
+
+    Raises:
+      UserError: they do.
+    """
+    count = sum(in_corner)
+    if 2 * count > len(in_corner):
+        raise UserError(
+            f"in {count} of {len(in_corner)} poses all joints lie in the upper left"
+            f" {_CORNER:.0%} of the photograph's width and height ({example}). If the poses were"
+            f" detected in smaller pictures, say their size: {setting}=256x256, for example. If"
+            f" they are right as they are: {setting}=photograph"
+        )
+
+
+def describe(path: Path, joints: np.ndarray, photograph: tuple[int, int]) -> str:
+    """How far the joints of a pose reach in its photograph, for a message."""
+    x, y = np.nanmax(joints, axis=0)
+    return f"{path}: up to ({x:.0f}, {y:.0f}) of {_text(photograph)} pixels"
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _stated_canvas(path: Path) -> tuple[int, int] | None:
+    """(H, W) by `canvas_height` and `canvas_width` of a JSON file; None where it has neither."""
+    try:
+        content = json.loads(_read(path))
+    except ValueError:
+        return None  # `read_pose` says so.
+    fields = ("canvas_height", "canvas_width")
+    if not isinstance(content, dict) or not any(field in content for field in fields):
+        return None
+    size = []
+    for field in fields:
+        value = content.get(field)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(
+                f"{path} has {field} {value!r}; it must be a whole number of pixels, 1 or more"
+            )
+        size.append(value)
+    return size[0], size[1]
+
+
+def read_pose(
+    path: Path,
+    size: tuple[int, int],
+    *,
+    called: str = "its photograph",
+    setting: str = "config.data.pose_size",
+) -> np.ndarray:
     """Reads a pose; of several people, the one whom OpenPose scores highest.
 
     Args:
       path: OpenPose's JSON (`people`, `pose_keypoints_2d` of the COCO or BODY_25 model), or one
         of a pair of text files, `NAME_candidate.txt` with rows (x, y, score, id) and
         `NAME_subset.txt` with rows of 18 indices into them (-1: not seen), score and count.
-      size: (H, W) of the photograph in whose pixels the joints are given.
+      size: (H, W) of the canvas in whose pixels the joints are given.
+      called: what messages call the canvas.
+      setting: what messages say sets its size.
 
     Returns:
       (18, 2) float64 x and y, NaN where a joint was not seen.
 
     Raises:
       UserError: a file is missing or not of this form, holds no person, or joints lie outside
-        the photograph.
+        the canvas.
     """
     if path.suffix.lower() == ".json":
         joints = _read_json(path)
@@ -109,8 +239,10 @@ def read_pose(path: Path, size: tuple[int, int]) -> np.ndarray:
     if outside.any():
         x, y = seen[outside][0]
         raise UserError(
-            f"{path} has a joint at ({x:g}, {y:g}), outside its photograph of {width}x{height}"
-            " pixels (width x height); detect the pose in that photograph, at its own size"
+            f"{path} has a joint at ({x:g}, {y:g}), outside {called} of {width}x{height} pixels"
+            " (width x height); detect the pose in its photograph, at its own size, or set"
+            f" {setting} to the size of the pictures in which poses were detected (256x256, for"
+            " example)"
         )
     if seen.max() <= 1:
         raise UserError(
@@ -198,8 +330,8 @@ def draw_pose(
     """The input map of DeepFashion.
 
     Args:
-      joints: (18, 2) x and y in pixels of the photograph, NaN where not seen.
-      canvas_size: (H, W) of the photograph; the pose is drawn at its size, then resized.
+      joints: (18, 2) x and y in pixels of the canvas, NaN where not seen.
+      canvas_size: (H, W) in whose pixels they lie; the pose is drawn at this size, then resized.
       size: (h, w) of the map.
 
     Returns:

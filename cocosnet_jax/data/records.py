@@ -27,6 +27,7 @@ import dataclasses
 import hashlib
 import io
 import itertools
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,13 +38,19 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 from absl import logging as absl_logging
+from etils import epath
 from PIL import Image
 
+from cocosnet_jax import files
+from cocosnet_jax.data import source_files
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import DataSettings
 
 # The accelerator belongs to JAX: TensorFlow would take its memory.
 tf.config.set_visible_devices([], "GPU")
+
+
+_INFO = "dataset_info.json"  # by TFDS
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -56,6 +63,7 @@ class PairConfig(tfds.core.BuilderConfig):
       classes: number of classes that a label map may hold.
       source: absolute folder with the dataset's own files; empty where they are drawn.
       value_255: what 255 means in one's own label maps, as in `DataSettings`.
+      pose_size: in which pictures poses were detected, as in `DataSettings`.
     """
 
     load_size: int
@@ -63,6 +71,7 @@ class PairConfig(tfds.core.BuilderConfig):
     classes: int
     source: str = ""
     value_255: str = ""
+    pose_size: str = ""
 
 
 def pair_config(settings: DataSettings) -> PairConfig:
@@ -71,8 +80,10 @@ def pair_config(settings: DataSettings) -> PairConfig:
     if settings.value_255:
         name += f"_255-{settings.value_255}"
     source = ""
+    if settings.pose_size:
+        name += f"_poses-{settings.pose_size}"
     if settings.source:
-        source = os.path.abspath(os.path.expanduser(settings.source))
+        source = os.path.abspath(files.local(settings.source, "config.data.source"))
         name += f"_{Path(source).name}_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
         name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
     return PairConfig(
@@ -82,6 +93,7 @@ def pair_config(settings: DataSettings) -> PairConfig:
         classes=settings.channels,
         source=source,
         value_255=settings.value_255,
+        pose_size=settings.pose_size,
     )
 
 
@@ -91,6 +103,8 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
     Construct with `config=pair_config(settings)` and `file_format="array_record"`.
     """
 
+    # Of the code that makes pixels and planes. It is part of the folder's name, so a new number
+    # leaves records of older code alone. `tests/data/test_version.py` says when one is due.
     VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.0.0")
     # What `data.condition` must be.
     condition: ClassVar[str] = "labels"
@@ -113,9 +127,12 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
     def check(self) -> None:
         """Raises a `UserError` that lists everything wrong with the dataset's own files."""
 
-    def fingerprint(self) -> str:
-        """Changes whenever the dataset's own files do; empty where there are none to see."""
-        return ""
+    def own_files(self) -> Sequence[Path]:
+        """The dataset's own files that records are made of, below the source folder, in order.
+
+        Empty where the data are drawn, or the source is not there.
+        """
+        return ()
 
     def found_settings(self) -> dict[str, str]:
         """Fields of `DataSettings` that the dataset's own files decide."""
@@ -146,8 +163,11 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         del dl_manager
         keys = {split: list(keys) for split, keys in self.split_keys().items()}
         self.info.metadata["keys"] = keys
-        self.info.metadata["fingerprint"] = self.fingerprint()
         self.info.metadata["settings"] = self.found_settings()
+        if paths := self.own_files():
+            folder = Path(self.builder_config.source)
+            self.info.metadata["files"] = source_files.quick_digest(folder, paths)
+            self.info.metadata["content"] = source_files.content_digest(folder, paths)
         return {split: self._generate_examples(split, keys[split]) for split in keys}
 
     def _generate_examples(self, split: str, keys: list[str]) -> Iterator[tuple[int, Any]]:
@@ -220,7 +240,7 @@ def open_builder(builder_class: type[PairBuilder], settings: DataSettings) -> Pa
 
 def is_prepared(builder: PairBuilder) -> bool:
     """Whether the records are there, complete: TFDS renames their folder when all is written."""
-    return Path(builder.data_dir, "dataset_info.json").exists()
+    return (epath.Path(builder.data_dir) / _INFO).exists()
 
 
 def prepare(builder: PairBuilder) -> None:
@@ -230,13 +250,20 @@ def prepare(builder: PairBuilder) -> None:
       UserError: what is wrong with the files, or why the records cannot be written.
     """
     if is_prepared(builder):
-        fingerprint = builder.fingerprint()
-        if fingerprint not in ("", builder.info.metadata["fingerprint"]):
+        if not _is_of_these_files(builder):
             raise UserError(
                 f"the files in {builder.builder_config.source} have changed since they were"
                 f" prepared: delete {builder.data_dir} to prepare them again"
             )
         return
+    if files.is_url(builder.data_dir):
+        root = builder.data_dir_root
+        raise UserError(
+            f"there is no prepared data in {builder.data_dir}, and records are written to folders"
+            " of this machine only: run python -m cocosnet_jax.prepare with the same config and"
+            f" --config.data.data_dir=FOLDER, then copy it: gcloud storage cp -r"
+            f" FOLDER/{builder.name} {root}/"
+        )
     builder.check()
     try:
         with _quiet_absl(), contextlib.redirect_stdout(io.StringIO()):
@@ -255,6 +282,32 @@ def prepare(builder: PairBuilder) -> None:
         ) from error
 
 
+# Beside the records: quick digests of copies whose content was compared and is the same.
+_SAME = "same_files.json"
+_COPIES = 100  # of which the newest are kept
+
+
+def _is_of_these_files(builder: PairBuilder) -> bool:
+    """Whether the records were made of the files that lie in the source folder now."""
+    paths, folder = builder.own_files(), Path(builder.builder_config.source)
+    if not paths:
+        return True
+    metadata, place = builder.info.metadata, epath.Path(builder.data_dir)
+    if "content" not in metadata:
+        # Records of the first version, which kept no digest of the content.
+        return not source_files.changed_after(paths, (place / _INFO).stat().mtime)
+    same = json.loads((place / _SAME).read_text()) if (place / _SAME).exists() else []
+    quick = source_files.quick_digest(folder, paths)
+    if quick in (metadata["files"], *same):
+        return True
+    if source_files.content_digest(folder, paths) != metadata["content"]:
+        return False
+    # The next start need not read them again. Where this cannot be written, it does.
+    with contextlib.suppress(StorageError):
+        files.write(place / _SAME, json.dumps([*same, quick][-_COPIES:]).encode())
+    return True
+
+
 class Split:
     """The records of a split: `keys`, their number, and each by position.
 
@@ -270,6 +323,13 @@ class Split:
         self._source = builder.as_data_source(
             name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
+        try:
+            self.record(0)  # Files are opened by the first record that is read.
+        except RuntimeError as error:
+            raise UserError(
+                f"the records in {builder.data_dir} cannot be read ({error}); copy them anew, or"
+                " delete the folder to prepare them again"
+            ) from error
 
     def __len__(self) -> int:
         return len(self.keys)

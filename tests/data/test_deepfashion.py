@@ -156,4 +156,4 @@ def test_the_releases_self_pair_list_is_read():
     found = exemplars.resolve(
         SHARED / "samples/deepfashion_self_pair.txt", keys, keys, pass_missing=True
     )
-    assert found == {0: (1,)}
+    assert found.references == {0: (1,)}

@@ -1,7 +1,7 @@
 import pytest
 
 from cocosnet_jax.data import exemplars
-from cocosnet_jax.errors import UserError
+from cocosnet_jax.errors import StorageError, UserError
 
 KEYS = ["training/a.jpg", "training/b.jpg", "validation/ü.jpg", "x/01_front.jpg", "y/01_front.jpg"]
 
@@ -19,7 +19,7 @@ def test_windows_files_are_read_as_they_are(tmp_path):
         (1, "training\\a.jpg", ("x\\01_front.jpg", "b.jpg")),
         (3, "b", ("ü.jpg",)),
     ]
-    assert exemplars.resolve(path, KEYS, KEYS) == {0: (3, 1), 1: (2,)}
+    assert exemplars.resolve(path, KEYS, KEYS) == ({0: (3, 1), 1: (2,)}, 0)
 
 
 def test_written_lists_are_read_back(tmp_path):
@@ -31,7 +31,42 @@ def test_written_lists_are_read_back(tmp_path):
 
 def test_lines_for_other_images_are_passed_over(tmp_path):
     path = write(tmp_path / "l.txt", "other.jpg,gone.jpg\nb,a\n")
-    assert exemplars.resolve(path, KEYS, KEYS) == {1: (0,)}
+    assert exemplars.resolve(path, KEYS, KEYS) == ({1: (0,)}, 1)
+
+
+def test_images_without_a_line_are_left_out_and_said(tmp_path):
+    path = write(tmp_path / "l.txt", "b,a\nother,a\na,b\n")
+    pairing = exemplars.resolve(path, KEYS, KEYS)
+    assert list(pairing.references) == [0, 1]  # in the order of the images
+    exemplars.require_any(path, pairing, KEYS, "photographs")
+    assert exemplars.left_out(path, pairing, KEYS, "photographs") == (
+        f"note: exemplar list {path} has lines for 2 of the 5 photographs; left out, without a"
+        f" line: 3 ({KEYS[2]}, {KEYS[3]}, {KEYS[4]}); lines for images that are not there: 1"
+    )
+    assert exemplars.left_out(path, pairing, KEYS[:2], "photographs") is None
+    path = write(tmp_path / "l.txt", "\nother,a\n")
+    with pytest.raises(
+        UserError, match=r"names none of the 5 photographs \(.*, \.\.\.\): line 2 is"
+    ):
+        exemplars.require_any(path, exemplars.resolve(path, KEYS, KEYS), KEYS, "photographs")
+
+
+def test_only_the_first_exemplar_is_looked_for_where_only_it_is_read(tmp_path):
+    path = write(tmp_path / "l.txt", "a,b,gone\n")
+    found = exemplars.resolve(path, KEYS, KEYS, first_only=True)
+    assert found.references == {0: (1,)}
+    path = write(tmp_path / "l.txt", "a,gone,b\n")
+    with pytest.raises(UserError, match=r"line 1: exemplar 'gone' is not in --exemplar=x"):
+        exemplars.resolve(path, KEYS, KEYS, first_only=True, place="--exemplar=x")
+
+
+def test_a_list_that_cannot_be_written_whole_is_not_there(tmp_path):
+    path = write(tmp_path / "l.txt", "a,b\n")
+    (tmp_path / "l.txt.partial").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"l\.txt cannot be written .*No space left"):
+        exemplars.write_list(path, {"c": ["d"]})
+    assert path.read_text() == "a,b\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["l.txt"]
 
 
 @pytest.mark.parametrize(

@@ -600,6 +600,99 @@ def test_the_full_ade20k_is_told(settings, tmp_path, dataset, folder):
     assert "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip" in message
 
 
+def write_poses(folder, sizes, reach=(1, 1)):
+    """Photographs of `sizes` (W, H), with people in their middle, `reach` times larger."""
+    for i, (width, height) in enumerate(sizes):
+        save(folder / f"images/{i}.png", np.zeros((height, width, 3), np.uint8))
+        joints = np.linspace((0.3 * width, 0.1 * height), (0.7 * width, 0.9 * height), 18) * reach
+        person = np.column_stack([joints, np.ones(18)]).ravel().tolist()
+        (folder / "poses").mkdir(exist_ok=True)
+        (folder / f"poses/{i}.json").write_text(
+            json.dumps({"people": [{"pose_keypoints_2d": person}]})
+        )
+
+
+def drawn_at(label):
+    """Where a pose's drawing begins and ends, as parts of width and height."""
+    y, x = np.nonzero(label[..., :3].any(-1))
+    return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) / label.shape[0]
+
+
+@pytest.mark.parametrize("dataset", ["folder_poses", "deepfashion"])
+def test_poses_of_smaller_pictures_are_a_question(tmp_path, dataset):
+    """Photographs of 200 x 300 pixels, poses of the same people in pictures of 100 x 100."""
+    own = tmp_path / "own"
+    write_poses(own, [(200, 300)] * 5, reach=(1 / 2, 1 / 3))
+    if dataset == "deepfashion":
+        (own / "images").rename(own / "img")
+        (own / "poses").rename(own / "pose")
+        (own / "val.txt").write_text("0.png\n")
+    settings = DataSettings(
+        dataset=dataset,
+        source=str(own),
+        data_dir=str(tmp_path / "prepared"),
+        image_size=64,
+        load_size=64,
+        condition="channels",
+        channels=20,
+        exemplar_probability=0.0,
+    )
+    folder = "pose" if dataset == "deepfashion" else "poses"
+    said = problems(settings)
+    assert said.startswith(
+        "in 5 of 5 poses all joints lie in the upper left 60% of the photograph's width and height"
+        f" ({own}/{folder}/"
+    )
+    assert "up to (70, 90) of 200x300 pixels" in said
+    assert "config.data.pose_size=256x256, for example." in said
+    assert said.endswith("If they are right as they are: config.data.pose_size=photograph")
+    assert not (tmp_path / "prepared").exists()
+    # With their size, the people stand in the middle again, each in its place.
+    sized = dataclasses.replace(settings, pose_size="100x100")
+    data.prepare(sized)
+    for image in range(4):
+        place = drawn_at(data.open_split(sized, "train")[image][1])
+        np.testing.assert_allclose(place, [0.26, 0.06, 0.75, 0.95], atol=0.02)
+    # As they are, they stay in the corner; what was prepared otherwise is not taken for it.
+    as_they_are = dataclasses.replace(settings, pose_size="photograph")
+    data.prepare(as_they_are)
+    place = drawn_at(data.open_split(as_they_are, "train")[0][1])
+    np.testing.assert_allclose(place, [0.13, 0.02, 0.37, 0.32], atol=0.03)
+    # Of another size, some joints are outside.
+    message = problems(dataclasses.replace(settings, pose_size="80x80"))
+    assert "has a joint at" in message
+    assert "outside config.data.pose_size of 80x80 pixels" in message
+
+
+def test_some_people_may_stand_in_a_corner(tmp_path):
+    write_poses(tmp_path / "own", [(200, 300)] * 4, reach=(1 / 2, 1 / 3))
+    for i in range(2):
+        save(tmp_path / f"own/images/{i}.png", np.zeros((100, 100, 3), np.uint8))
+    settings = DataSettings(
+        dataset="folder_poses",
+        source=str(tmp_path / "own"),
+        data_dir=str(tmp_path / "prepared"),
+        image_size=32,
+        load_size=32,
+        condition="channels",
+        channels=20,
+        exemplar_probability=0.0,
+    )
+    data.prepare(settings)
+    # Poses of larger pictures: joints are outside, and the message names the setting as well.
+    write_poses(tmp_path / "own", [(60, 60)] * 4, reach=(4, 4))
+    message = problems(dataclasses.replace(settings, data_dir=str(tmp_path / "other")))
+    assert "outside its photograph of 60x60 pixels" in message
+    assert "or set config.data.pose_size to the size of the pictures in which" in message
+
+
+def test_only_datasets_of_poses_have_a_pose_size(settings):
+    with pytest.raises(UserError, match=r"pose_size is '9x9', but folder has no poses"):
+        dataclasses.replace(settings, pose_size="9x9")
+    with pytest.raises(UserError, match=r"data\.pose_size is '256'; it must be WIDTHxHEIGHT, for"):
+        dataclasses.replace(settings, dataset="folder_poses", pose_size="256")
+
+
 def test_flickr_takes_ade20ks_label_maps(settings, own):
     label = draw_label(0)
     label[:45] = 255

@@ -173,17 +173,128 @@ def test_poses(tmp_path, dataset, folders):
     found = inputs.read_input(of(dataset, 20), image)
     np.testing.assert_array_equal(found.planes, poses.draw_pose(joints, (60, 40), (32, 32)))
     assert found.size == (60, 40)
-    # The file alone lies in a picture of the model's own size.
-    found = inputs.read_input(of(dataset, 20), pose)
-    np.testing.assert_array_equal(found.planes, poses.draw_pose(joints, (32, 32), (32, 32)))
+    # The file alone is drawn as large as its photograph, which the layout tells.
+    alone = inputs.read_input(of(dataset, 20), pose)
+    np.testing.assert_array_equal(alone.planes, found.planes)
+    assert alone.size == (60, 40)
     # Drawn larger, the person stays where it is.
     found = inputs.read_input(of(dataset, 20), pose, side=64)
-    np.testing.assert_array_equal(found.planes, poses.draw_pose(joints, (32, 32), (64, 64)))
+    np.testing.assert_array_equal(found.planes, poses.draw_pose(joints, (60, 40), (64, 64)))
     with pytest.raises(UserError, match="is a photograph and its pose is not known"):
         inputs.read_input(of(dataset, 20), save(tmp_path / "a.jpg", np.zeros((9, 9, 3), np.uint8)))
     names = ["a.json", "a_candidate.txt", "a.jpg", "a_subset.txt", "list.txt"]
     is_input = [inputs.is_input(of(dataset, 20), Path(name)) for name in names]
     assert is_input == [True, True, True, False, False]
+
+
+def write_pose(path, first, last, **also):
+    """A pose on a line from the joint `first` to the joint `last`, (x, y)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    joints = np.linspace(first, last, 18)
+    person = np.column_stack([joints, np.ones(18)]).ravel().tolist()
+    path.write_text(json.dumps({"people": [{"pose_keypoints_2d": person}], **also}))
+    return path
+
+
+def drawn_at(found):
+    """Where the drawing of a pose begins and ends in its picture, as parts of width and height."""
+    y, x = np.nonzero(found.planes[..., :3].any(-1))
+    side = found.planes.shape[0]
+    return [value / side for value in (x.min(), y.min(), x.max(), y.max())]
+
+
+# Joints from (40, 30) to (99, 150) in 128 x 192 pixels; a joint's circle has a radius of 4.
+FIRST, LAST = (40, 30), (99, 150)
+PLACE = [36 / 128, 26 / 192, 103 / 128, 154 / 192]
+
+
+@pytest.mark.parametrize("dataset", ["deepfashion", "folder_poses"])
+@pytest.mark.parametrize(
+    ("pose", "photograph"),
+    [
+        ("poses/b/a_keypoints.json", "images/b/a.jpg"),
+        ("pose/b/a_keypoints.json", "img/b/a.PNG"),
+        ("a.json", "a.jpg"),
+    ],
+)
+def test_a_pose_alone_is_drawn_where_it_lies_in_its_photograph(tmp_path, dataset, pose, photograph):
+    path = write_pose(tmp_path / pose, FIRST, LAST)
+    save(tmp_path / photograph, np.zeros((192, 128, 3), np.uint8))
+    for side in (64, 128):
+        found = inputs.read_input(of(dataset, 20), path, side)
+        np.testing.assert_allclose(drawn_at(found), PLACE, atol=2 / side)
+        assert found.size == (192, 128)
+    # The photograph, named itself, is the same input.
+    itself = inputs.read_input(of(dataset, 20), tmp_path / photograph, 128)
+    np.testing.assert_array_equal(itself.planes, found.planes)
+    assert inputs.stands_for_itself(of(dataset, 20), tmp_path / photograph)
+
+
+@pytest.mark.parametrize("dataset", ["deepfashion", "folder_poses"])
+def test_a_pose_without_photograph(tmp_path, dataset):
+    settings = of(dataset, 20)
+    path = write_pose(tmp_path / "a.json", FIRST, LAST)
+    with pytest.raises(UserError, match=r"a\.json does not say how large .* --pose-size=WIDTHxH"):
+        inputs.read_input(settings, path)
+    found = inputs.read_input(settings, path, 128, pose_size="128x192")
+    np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
+    assert found.size == (192, 128)
+    write_pose(path, FIRST, LAST, canvas_width=128, canvas_height=192)
+    found = inputs.read_input(settings, path, 128)
+    np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
+    assert found.size == (192, 128)
+    # It says more than a checkpoint whose poses were detected in pictures of one size.
+    for said in ("256x256", "photograph"):
+        found = inputs.read_input(dataclasses.replace(settings, pose_size=said), path, 128)
+        np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
+    write_pose(path, FIRST, LAST)
+    found = inputs.read_input(dataclasses.replace(settings, pose_size="128x192"), path, 128)
+    np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
+    # What an exemplar's pose lies in is the exemplar, wherever that is.
+    write_pose(path, FIRST, LAST)
+    exemplar = save(tmp_path / "elsewhere/b.jpg", np.zeros((192, 128, 3), np.uint8))
+    found = inputs.read_input(settings, path, 128, photograph=exemplar)
+    np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
+    with pytest.raises(UserError, match=r"joint at .* outside --pose-size of 64x64 pixels"):
+        inputs.read_input(settings, path, pose_size="64x64")
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"a\.json is not OpenPose's JSON"):
+        inputs.read_input(settings, path)
+
+
+def test_the_size_of_what_poses_were_detected_in_comes_with_the_checkpoint(tmp_path):
+    photograph = save(tmp_path / "images/a.jpg", np.zeros((576, 384, 3), np.uint8))
+    path = write_pose(tmp_path / "poses/a.json", FIRST, LAST)
+    settings = of("folder_poses", 20)
+    found = inputs.read_input(settings, photograph, 128)
+    assert found.corner == f"{path}: up to (99, 150) of 384x576 pixels"
+    settings = dataclasses.replace(settings, pose_size="128x192")
+    for given in (photograph, path):
+        found = inputs.read_input(settings, given, 128)
+        np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
+        assert (found.size, found.corner) == ((576, 384), "")
+    # A pose of one's own may lie in its photograph all the same.
+    write_pose(path, (120, 90), (297, 450))
+    with pytest.raises(UserError, match=r"outside the checkpoint.s config\.data\.pose_size of 12"):
+        inputs.read_input(settings, path)
+    found = inputs.read_input(settings, path, 128, pose_size="photograph")
+    place = [116 / 384, 86 / 576, 301 / 384, 454 / 576]
+    np.testing.assert_allclose(drawn_at(found), place, atol=0.015)
+
+
+def test_a_files_own_canvas_tells_where_its_joints_lie(tmp_path):
+    photograph = save(tmp_path / "images/a.jpg", np.zeros((576, 384, 3), np.uint8))
+    path = write_pose(tmp_path / "poses/a.json", FIRST, LAST, canvas_width=128, canvas_height=192)
+    settings = of("folder_poses", 20)
+    found = inputs.read_input(settings, photograph, 128)
+    np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
+    assert (found.size, found.corner) == ((576, 384), "")
+    write_pose(path, FIRST, LAST, canvas_width=192, canvas_height=192)
+    with pytest.raises(UserError, match=r"canvas has 192x192 .* photograph has 384x576, which is"):
+        inputs.read_input(settings, photograph)
+    write_pose(path, FIRST, LAST, canvas_width="192")
+    with pytest.raises(UserError, match=r"a\.json has canvas_height None; it must be a whole"):
+        inputs.read_input(settings, photograph)
 
 
 def test_edges(tmp_path):

@@ -357,16 +357,53 @@ def test_large_splits_keep_their_order_in_little_memory(tmp_path, monkeypatch):
     assert [int(split[i][0][0, 0, 0]) for i in range(200)] == list(range(200))
 
 
+def test_images_without_a_line_are_left_out(plain, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"training_{i:02d},training_00,training_09\n" for i in (7, 2, 4, 1)))
+    settings = dataclasses.replace(plain, exemplar_list=str(path))
+    [note] = data.prepare(settings)
+    assert note == (
+        f"note: exemplar list {path} has lines for 4 of the 10 training images; left out,"
+        " without a line: 6 (training/training_00.jpg, training/training_03.jpg,"
+        " training/training_05.jpg, ...)"
+    )
+    assert pipeline.examples_per_epoch(settings) == 4
+    # Every epoch takes each listed image once, whatever its exemplar.
+    runs = batches(settings, 30, seed=0, batch_size=2)
+    seen = np.concatenate([batch.label[:, 0, 0, 0] for batch in runs])
+    np.testing.assert_array_equal(np.sort(seen.reshape(15, 4), 1), np.tile([1, 2, 4, 7], (15, 1)))
+    exemplar = np.concatenate([batch.exemplar_label[:, 0, 0, 0] for batch in runs])
+    assert set(exemplar[exemplar != seen]) == {0, 9}
+    for step in (1, 5):
+        resumed = batches(settings, 3, seed=0, batch_size=2, start_step=step)
+        for one, other in zip(runs[step:], resumed, strict=False):
+            assert_equal(one, other)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_evaluation_leaves_out_images_without_a_line(plain, tmp_path, batch_size):
+    path = tmp_path / "list.txt"
+    path.write_text(
+        "validation_07,training_01,gone\nvalidation_02,validation_03\nx,y\nvalidation_05,training_00\n"
+    )
+    settings = dataclasses.replace(plain, load_size=48, validation_exemplar_list=str(path))
+    [note] = data.prepare(settings)
+    assert "has lines for 3 of the 10 validation images; left out, without a line: 7" in note
+    assert note.endswith("; lines for images that are not there: 1")
+    assert pipeline.examples_per_epoch(settings, "validation") == 3
+    found = {}
+    for batch, valid, keys in pipeline.evaluation_batches(settings, batch_size=batch_size):
+        for row in np.flatnonzero(valid):
+            assert keys[row] == f"validation/validation_{batch.label[row, 0, 0, 0]:02d}.jpg"
+            found[int(batch.label[row, 0, 0, 0])] = int(batch.exemplar_label[row, 0, 0, 0])
+    assert found == {2: 3, 5: 0, 7: 1}
+
+
 def test_lists_are_checked_before_training(plain, tmp_path):
     path = tmp_path / "list.txt"
-    path.write_text("".join(f"training_{i:02d},training_00\n" for i in range(7)))
-    with pytest.raises(UserError) as error:
+    path.write_text("validation_00,training_00\n")
+    with pytest.raises(UserError, match=r"names none of the 10 training images .*line 1 is for"):
         data.prepare(dataclasses.replace(plain, exemplar_list=str(path)))
-    assert str(error.value) == (
-        f"exemplar list {path} has no line for 3 of the 10 images to be paired"
-        " (training/training_07.jpg, training/training_08.jpg, training/training_09.jpg); add"
-        " them, or set config.data.exemplar_list=random"
-    )
     path.write_text("validation_00,gone.jpg\n")
     with pytest.raises(UserError, match=r"list\.txt: line 1: exemplar 'gone\.jpg' is not in"):
         data.prepare(dataclasses.replace(plain, validation_exemplar_list=str(path)))

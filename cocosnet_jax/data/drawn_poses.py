@@ -1,0 +1,51 @@
+"""What datasets of poses share: joints are read, looked at together, and drawn."""
+
+import functools
+from typing import ClassVar
+
+import numpy as np
+
+from cocosnet_jax.data import poses
+from cocosnet_jax.data.listed import ListedBuilder
+
+
+class DrawnPoses(ListedBuilder):
+    """The drawing of a pose and a distance map for every limb, 20 planes."""
+
+    condition: ClassVar[str] = "channels"
+    channels: ClassVar[int] = poses.PLANES
+
+    def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+        """The joints, and (H, W) of the canvas that they lie in."""
+        path = poses.find_pose(self.annotation_stem(key))
+        pose_size = self.builder_config.pose_size
+        canvas = poses.canvas_of(path, size, pose_size)
+        assert canvas is not None
+        joints = poses.read_pose(path, canvas, called=poses.name_of(canvas, size, pose_size))
+        if not pose_size and canvas == size:
+            corner = poses.fills_a_corner(joints, size)
+            self._in_corner[key] = poses.describe(path, joints, size) if corner else ""
+        return joints, canvas
+
+    def check(self) -> None:
+        """Reads every file, and asks where most poses fill only a corner of their photographs."""
+        self._in_corner.clear()
+        super().check()
+        found = list(self._in_corner.values())
+        example = next((text for text in found if text), "")
+        poses.check_corners([bool(text) for text in found], example, "config.data.pose_size")
+
+    @functools.cached_property
+    def _in_corner(self) -> dict[str, str]:
+        """For each pose that was read: how far it reaches if it fills only a corner, else empty."""
+        return {}
+
+    def input_map(
+        self,
+        annotation: tuple[np.ndarray, tuple[int, int]],
+        photograph: np.ndarray,
+        size: tuple[int, int],
+    ) -> np.ndarray:
+        """The 20 planes, (h, w, 20)."""
+        del photograph
+        return poses.draw_pose(*annotation, size)
