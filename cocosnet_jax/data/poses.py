@@ -136,7 +136,7 @@ def name_of(
     setting: str = "config.data.pose_size",
 ) -> str:
     """What messages call a canvas by `canvas_of`."""
-    if parse_size(pose_size) is not None:
+    if parse_size(pose_size) == canvas:
         return setting
     return "its photograph" if canvas == photograph else "its canvas"
 
