@@ -176,5 +176,10 @@ class _Heartbeat:
             print(f"compiling ... {time.monotonic() - began:.0f} s", flush=True)
 
 
+def run() -> None:
+    """The command `cocosnet-compile-check`."""
+    command.run(main, __doc__)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    run()

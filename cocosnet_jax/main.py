@@ -65,5 +65,10 @@ def _join(others: str) -> None:
     jax.distributed.initialize(address, count, own)
 
 
+def run() -> None:
+    """The command `cocosnet-main`."""
+    command.run(main, __doc__)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    run()

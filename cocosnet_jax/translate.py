@@ -365,5 +365,10 @@ def translate(pairs: list[Pair], settings: Settings, size: int, state: Any) -> N
             pictures.write_png(absolute(path), picture)
 
 
+def run() -> None:
+    """The command `cocosnet-translate`."""
+    command.run(main, __doc__)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    run()

@@ -19,7 +19,7 @@ out: without a list, any two photographs are paired. `--config.model.base_filter
 
 from ml_collections import ConfigDict
 
-from configs import ade20k, base, celebahq_edge, deepfashion
+from cocosnet_jax.configs import ade20k, base, celebahq_edge, deepfashion
 
 VARIANTS = ("labels", "edges", "poses")
 

@@ -14,7 +14,7 @@ end.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cocosnet_jax.configs import base
 
 VARIANTS = ("mask", "no_mask")
 MASK_EPOCHS = 3

@@ -57,7 +57,7 @@ def main() -> int:
         f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     )
 
-    from configs import toy
+    from cocosnet_jax.configs import toy
 
     config = toy.get_config()
     config.train.seed = _SEED.value
@@ -236,5 +236,10 @@ def report(measured: dict[str, float], scenes: int) -> None:
     )
 
 
+def run() -> None:
+    """The command `cocosnet-toy-demo`."""
+    command.run(main, __doc__)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    run()

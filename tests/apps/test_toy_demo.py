@@ -3,8 +3,8 @@ import pytest
 
 from cocosnet_jax.apps import toy_demo
 from cocosnet_jax.apps.toy_demo import Scenes
+from cocosnet_jax.configs import toy
 from cocosnet_jax.data import toy_scenes
-from configs import toy
 
 
 def flat_scenes(colours):
