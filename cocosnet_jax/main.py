@@ -27,11 +27,16 @@ _DISTRIBUTED = flags.DEFINE_string(
 def main() -> int:
     """Checks the settings, joins the other processes, and hands over to the mode."""
     settings = _SETTINGS()
+    if not _WORKDIR.value:
+        raise UserError("--workdir is missing; name the folder of the run: --workdir=runs/NAME")
     # Slow to import: what is wrong with the settings is said first.
+    import jax
+
     from cocosnet_jax import evaluate, train, workdir
 
-    folder = workdir.check(_WORKDIR.value, settings)
     _join(_DISTRIBUTED.value)
+    settings = settings.on_devices(jax.device_count())
+    folder = workdir.check(_WORKDIR.value, settings)
     if _MODE.value == "evaluate":
         return evaluate.evaluate(settings, folder)
     return train.train(settings, folder)

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from clu import metric_writers
 from etils import epath
 from jax.sharding import Mesh
@@ -44,8 +43,7 @@ def train(settings: Settings, folder: epath.Path) -> int:
       UserError: batch, weights or data do not fit, the folder is in use, a loss is not finite, or
         the disk is full.
     """
-    mesh.check_batch("train.batch_size", settings.train.batch_size)
-    mesh.check_batch("train.evaluation_batch_size", settings.train.evaluation_batch_size)
+    mesh.check_batch(settings.train.batch_size)
     weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
     if settings.vgg.weights == "random":
         _say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
@@ -64,15 +62,15 @@ def _train(
 ) -> int:
     checkpoints = Checkpoints(folder, settings)
     devices = mesh.make()
-    newest = checkpoints.latest_step
-    start = newest or 0
-    if start >= last:
-        _say(f"nothing to do: {folder} has {start} of {last} steps")
-        return 0
+    start = 0
     # Weights that were converted are a checkpoint of step 0.
-    if newest is not None:
+    if checkpoints.latest_step is not None:
+        # Also where nothing is to do, to be sure of the last one.
+        start, state = checkpoints.restore(mesh.replicated(devices))
+        if start >= last:
+            _say(f"nothing to do: {folder} has {start} of {last} steps")
+            return 0
         _say(f"resuming at step {start} from {folder}")
-        state = checkpoints.restore(mesh.replicated(devices))
     else:
         _say(f"new run of {last} steps ({steps_per_epoch} per epoch) in {folder}")
         state = initial_state(settings, devices, steps_per_epoch)
@@ -89,19 +87,16 @@ def prepare_data(settings: Settings) -> None:
     if jax.process_count() == 1:
         data.prepare(settings.data)
         return
-    # Waits as long as it takes; what waits by a collective of the devices gives up in a minute.
-    barrier = ocp.multihost.get_barrier_sync_fn()
-    week = 7 * 24 * 60 * 60 * 1000
     try:
         if jax.process_index() == 0:
             data.prepare(settings.data)
     finally:
         # What is wrong with the data the others find as well, and all end with that.
-        barrier(key="the first has prepared its data", timeout_ms=week)
+        mesh.wait_for_all("the first has prepared its data")
     if jax.process_index() != 0:
         # Finds the work done where the folder is shared, and does it where hosts have their own.
         data.prepare(settings.data)
-    barrier(key="all have prepared their data", timeout_ms=week)
+    mesh.wait_for_all("all have prepared their data")
 
 
 def initial_state(settings: Settings, devices: Mesh, steps_per_epoch: int) -> TrainState:
@@ -355,7 +350,7 @@ class _Pictures:
     def _first(self) -> tuple[Batch, np.ndarray]:
         batches: Iterator[Any] = pipeline.evaluation_batches(
             self._settings.data,
-            batch_size=self._settings.train.evaluation_batch_size,
+            batch_size=mesh.round_up(self._settings.train.evaluation_batch_size),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

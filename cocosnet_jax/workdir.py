@@ -53,8 +53,6 @@ def check(workdir: str, settings: Settings) -> epath.Path:
     Raises:
       UserError: it is another run's, or cannot be written to.
     """
-    if not workdir:
-        raise UserError("--workdir is missing; name the folder of the run: --workdir=runs/NAME")
     folder = absolute(workdir)
     if "://" not in workdir:
         check_writable(folder, "workdir")

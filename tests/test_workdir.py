@@ -66,11 +66,6 @@ def test_a_folder_that_cannot_be_written_to_is_named():
         workdir.check("/proc/1/run", SETTINGS)
 
 
-def test_no_workdir_says_so():
-    with pytest.raises(UserError, match="--workdir is missing"):
-        workdir.check("", SETTINGS)
-
-
 def test_damaged_settings_are_not_taken_for_none(tmp_path):
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(UserError, match="is no settings file of this version"):
