@@ -141,7 +141,7 @@ class Checkpoints:
         folder = self._manager.directory
         step, damaged = _newest_whole(folder, steps(folder))
         newest = folder / str(step)
-        differences = _of_another_model(_settings_of(newest), self._settings)
+        differences = of_another_model(_settings_of(newest), self._settings)
         if differences:
             raise _another_model(newest, differences)
         wanted = abstract_state(self._settings, sharding)
@@ -252,18 +252,19 @@ def restore_for_inference(
 
 def check_model(restored: Restored, settings: Settings) -> None:
     """Raises UserError if a checkpoint is of another model than these settings'."""
-    if differences := _of_another_model(restored.settings, settings):
+    if differences := of_another_model(restored.settings, settings):
         raise _another_model(restored.folder, differences)
 
 
 def _another_model(folder: epath.Path, differences: list[str]) -> UserError:
     return UserError(
-        f"checkpoint {folder} is of another model; choose another --workdir, or set its settings."
-        " They differ in (there, here):\n  " + "\n  ".join(differences)
+        f"checkpoint {folder} is of another model; choose another --workdir (there, --init_from"
+        " starts from these weights), or set its settings. They differ in (there, here):\n  "
+        + "\n  ".join(differences)
     )
 
 
-def _of_another_model(theirs: Settings, ours: Settings) -> list[str]:
+def of_another_model(theirs: Settings, ours: Settings) -> list[str]:
     """Fields in which settings differ that give the weights another meaning, or other arrays."""
     keep_averages = [bool(settings.optimiser.ema) for settings in (theirs, ours)]
 

@@ -3,7 +3,8 @@
     python -m cocosnet_jax.main --config=configs/toy.py --workdir=runs/toy [--mode=evaluate]
 
 The same command again resumes where the run stopped. Any setting can be overridden:
-`--config.train.batch_size=8`.
+`--config.train.batch_size=8`. With `--init_from=CHECKPOINT` a new run starts from the weights of a
+checkpoint, with settings of its own: another learning rate, other data, other classes.
 """
 
 import re
@@ -15,6 +16,12 @@ from cocosnet_jax.errors import UserError
 
 _SETTINGS = command.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; made where it is missing")
+_INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    "",
+    "start a new run from the weights of a checkpoint: a run's workdir, its folder checkpoints, or"
+    " one step in it; not read where the run already has a checkpoint of its own",
+)
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed",
@@ -29,6 +36,8 @@ def main() -> int:
     settings = _SETTINGS()
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; name the folder of the run: --workdir=runs/NAME")
+    if _INIT_FROM.value and _MODE.value == "evaluate":
+        raise UserError("--init_from is for training; evaluate that run by its own --workdir")
     # Slow to import: what is wrong with the settings is said first.
     import jax
 
@@ -39,7 +48,7 @@ def main() -> int:
     folder = workdir.check(_WORKDIR.value, settings)
     if _MODE.value == "evaluate":
         return evaluate.evaluate(settings, folder)
-    return train.train(settings, folder)
+    return train.train(settings, folder, _INIT_FROM.value)
 
 
 def _join(others: str) -> None:

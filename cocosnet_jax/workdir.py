@@ -69,8 +69,9 @@ def check(workdir: str, settings: Settings) -> epath.Path:
     differences = [f"{field}: {values}" for field, values in found.items() if field not in _FREE]
     if differences:
         raise UserError(
-            f"--workdir={workdir} holds a run with other settings; choose another --workdir, or"
-            " set them back. They differ in (there, here):\n  " + "\n  ".join(differences)
+            f"--workdir={workdir} holds a run with other settings; set them back, or choose another"
+            f" --workdir, where --init_from={workdir} starts a new run from this one's weights."
+            " They differ in (there, here):\n  " + "\n  ".join(differences)
         )
     return folder
 
