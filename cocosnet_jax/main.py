@@ -1,6 +1,7 @@
-"""Trains or evaluates.
+r"""Trains or evaluates.
 
-    python -m cocosnet_jax.main --config=configs/toy.py --workdir=runs/toy [--mode=evaluate]
+    python -m cocosnet_jax.main --config=toy --workdir=runs/toy \
+        --config.train.batch_per_device=4 [--mode=evaluate]
 
 The same command again resumes where the run stopped. Any setting can be overridden:
 `--config.train.batch_size=8`. With `--init_from=CHECKPOINT` a new run starts from the weights of a

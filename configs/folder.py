@@ -10,11 +10,14 @@ ADE20k, for CelebA-HQ edges and for DeepFashion.
         --config.data.channels=N --config.vgg.weights=vgg19.pth --output=exemplars.txt
     python -m cocosnet_jax.main --config=configs/folder.py --config.data.source=FOLDER \
         --config.data.channels=N --config.vgg.weights=vgg19.pth \
-        --config.data.exemplar_list=exemplars.txt --workdir=runs/own
+        --config.data.exemplar_list=exemplars.txt --config.train.batch_per_device=4 \
+        --workdir=runs/own
 
 The first command says N, the number of classes; edges and poses need none. The second may be left
-out: without a list, any two photographs are paired. `--config.model.base_filters=16` and
-`--config.data.image_size=128 --config.data.load_size=144` make a smaller, faster model.
+out: without a list, any two photographs are paired. `--init_from=runs/released` starts from a
+published model's weights, converted by `cocosnet_jax.convert`, where these fit.
+`--config.model.base_filters=16` and `--config.data.image_size=128 --config.data.load_size=144` make
+a smaller, faster model.
 """
 
 from ml_collections import ConfigDict
