@@ -6,6 +6,7 @@ convolution with its spectral vectors, a norm's statistics) of which any array h
 begins anew as a whole: with another number of classes, those are the convolutions that read them.
 """
 
+import collections
 import dataclasses
 import math
 from typing import Any
@@ -21,7 +22,6 @@ from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, inference_variables
 
 _PLAYERS = ("generator", "discriminator")
-_LISTED = 8
 # Names of the modules above an array.
 _Module = tuple[str, ...]
 
@@ -36,10 +36,11 @@ def check(fresh: TrainState, restored: Restored) -> str:
       UserError: no convolution of the translation fits.
     """
     total = taken = 0
-    anew: list[str] = []
+    # By the parts of the networks that they are in.
+    anew: collections.Counter[str] = collections.Counter()
     fits = False
     for player in _PLAYERS:
-        ours, theirs = _collections(fresh, player), _collections(restored.state, player)
+        ours, theirs = _of_run(fresh, player), _of_checkpoint(restored.state, player)
         fitting = _fitting(ours, theirs)
         for path, leaf in ours.items():
             if path[0] == "params":
@@ -47,9 +48,9 @@ def check(fresh: TrainState, restored: Restored) -> str:
                 total += size
                 taken += size if path[1:-1] in fitting else 0
             fits |= player == "generator" and path[-1] == "kernel" and path[1:-1] in fitting
-        prefix = (player,) if player == "discriminator" else ()
-        modules = dict.fromkeys(path[1:-1] for path in ours)
-        anew += ["/".join((*prefix, *module)) for module in modules if module not in fitting]
+        for module in {path[1:-1] for path in ours} - fitting:
+            whole = (player, *module) if player == "discriminator" else module
+            anew["/".join(whole[:2])] += 1
     if not fits:
         raise UserError(
             f"--init_from: no weights of {restored.folder} fit these settings: its"
@@ -61,8 +62,8 @@ def check(fresh: TrainState, restored: Restored) -> str:
         " parameters are taken over"
     )
     if anew:
-        more = f" and {len(anew) - _LISTED} more" if len(anew) > _LISTED else ""
-        line += f"; {len(anew)} modules begin anew: {', '.join(anew[:_LISTED])}{more}"
+        parts = [f"{part} ({count})" for part, count in sorted(anew.items())]
+        line += f"; {anew.total()} modules begin anew: {', '.join(parts)}"
     return line
 
 
@@ -70,13 +71,13 @@ def take_over(fresh: TrainState, restored: Restored) -> TrainState:
     """Returns a new run's state with the weights of a checkpoint where they fit."""
     params, variables = {}, {}
     for player in _PLAYERS:
-        ours, theirs = _collections(fresh, player), _collections(restored.state, player)
+        ours, theirs = _of_run(fresh, player), _of_checkpoint(restored.state, player)
         fitting = _fitting(ours, theirs)
-        collections = traverse_util.unflatten_dict(
+        merged = traverse_util.unflatten_dict(
             {path: theirs[path] if path[1:-1] in fitting else ours[path] for path in ours}
         )
-        params[player] = collections.pop("params")
-        variables[player] = collections
+        params[player] = merged.pop("params")
+        variables[player] = merged
     # A copy: the state is donated to the step, and donated buffers must not be shared.
     ema = None if fresh.ema is None else jax.tree.map(jnp.copy, params["generator"])
     return dataclasses.replace(fresh, params=params, variables=variables, ema=ema)
@@ -89,11 +90,16 @@ def other_settings(restored: Restored, settings: Settings) -> str:
     return f"its model has other settings (there, here): {'; '.join(found)}" if found else ""
 
 
-def _collections(state: TrainState, player: str) -> dict[tuple[str, ...], Any]:
+def _of_run(state: TrainState, player: str) -> dict[tuple[str, ...], Any]:
     """(collection, modules ..., name) -> array of one player."""
+    return traverse_util.flatten_dict({"params": state.params[player], **state.variables[player]})
+
+
+def _of_checkpoint(state: TrainState, player: str) -> dict[tuple[str, ...], Any]:
+    """The same, with the average where one is kept."""
     if player == "generator":
         return traverse_util.flatten_dict(inference_variables(state))
-    return traverse_util.flatten_dict({"params": state.params[player], **state.variables[player]})
+    return _of_run(state, player)
 
 
 def _fitting(ours: dict[tuple[str, ...], Any], theirs: dict[tuple[str, ...], Any]) -> set[_Module]:
