@@ -279,7 +279,9 @@ def of_another_model(theirs: Settings, ours: Settings) -> list[str]:
 
 def steps(folder: epath.Path) -> list[int]:
     """Steps of the checkpoints in a `checkpoints` folder, newest first; damaged ones as well."""
-    return sorted(ocp.utils.checkpoint_steps(folder), reverse=True)
+    # Orbax takes a copy of a user's, such as old_1000, for a step as well.
+    found = [path.name for path in ocp.utils.checkpoint_steps_paths(folder)]
+    return sorted((int(name) for name in found if name.isdigit()), reverse=True)
 
 
 def _find(path: epath.Path) -> tuple[epath.Path, list[int]]:
@@ -373,11 +375,12 @@ def _damage(folder: epath.Path) -> str | None:
             except ValueError:
                 return f"{file.relative_to(folder)} is damaged"
         found = _arrays(folder)
-        # Without its manifest, a store is an empty one to TensorStore.
+        if not found:
+            return "state/manifest.ocdbt is missing or damaged"  # to TensorStore, a store is empty
         for entry in json.loads((state / "_METADATA").read_text())["tree_metadata"].values():
             name = ".".join(str(part["key"]) for part in entry["key_metadata"])
             if name not in found and not entry["value_metadata"].get("skip_deserialize"):
-                return f"{name} is missing or damaged"
+                return f"the array {name} is missing or damaged"
         arrays = list(found.values())
         for start in range(0, len(arrays), _TOGETHER):
             for read in [array.read() for array in arrays[start : start + _TOGETHER]]:
@@ -389,7 +392,7 @@ def _damage(folder: epath.Path) -> str | None:
         if not _DAMAGE.match(str(error)):
             raise _read_error(folder, error) from error
         files = re.findall(rf'"{re.escape(str(folder))}/([^"]*[^"/])"', str(error))
-        names = re.findall(r'"([\w.]+)/[^"/]*"', str(error))
+        names = [f"the array {x}" for x in re.findall(r'"([\w.]+)/[^"/]*"', str(error))]
         return f"{[*files, *names, 'state'][0]} is missing or damaged"
     return None
 

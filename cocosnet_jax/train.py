@@ -237,7 +237,7 @@ class _Loop:
         show = _Pictures(self.settings, self.folder, self.devices)
         _say(
             f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
-            " (to stop until then loses nothing)"
+            " (Ctrl-C now ends at once and loses nothing)"
         )
         began = time.monotonic()
         with _ends_at_once():

@@ -166,8 +166,8 @@ DAMAGES = {
     "shapes": (cut("state/array_metadatas/*"), "state/array_metadatas/process_0 is damaged"),
     "settings": (cut("settings/metadata"), "settings/metadata is damaged"),
     "zeros": (zero, "is missing or damaged"),
-    "no arrays": (remove("state/ocdbt.process_0/d/*"), "is missing or damaged"),
-    "no manifest": (remove("state/manifest.ocdbt"), "is missing or damaged"),
+    "no arrays": (remove("state/ocdbt.process_0/d/*"), "the array ema.correspondence."),
+    "no manifest": (remove("state/manifest.ocdbt"), "state/manifest.ocdbt is missing or damaged"),
     "no settings": (remove("settings"), "settings/metadata is missing"),
     "empty state": (remove("state/*"), "state/_METADATA is missing"),
     "no state": (remove("state"), "state/_METADATA is missing"),
@@ -219,7 +219,7 @@ def test_the_newest_whole_checkpoint_takes_a_damaged_ones_place(written, tmp_pat
 
 def test_damaged_twice_nothing_is_lost(written, tmp_path):
     shutil.copytree(written, tmp_path, dirs_exist_ok=True)
-    for name in ("7.damaged", "7.damaged.2"):
+    for name in ("7.damaged", "7.damaged.2", "old_9"):
         (tmp_path / "checkpoints" / name).mkdir()
     remove("state")(tmp_path / "checkpoints/7")
     checkpoints = Checkpoints(epath.Path(tmp_path), SETTINGS)

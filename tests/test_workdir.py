@@ -29,6 +29,7 @@ def test_another_runs_folder_is_refused_with_the_differences(tmp_path):
     with pytest.raises(UserError) as error:
         workdir.check(str(tmp_path), changed("optimiser", beta2=0.5, ema=0.99))
     assert "optimiser.beta2: 0.9, 0.5" in str(error.value)
+    assert f"--init_from={tmp_path} starts a new run from this one's weights" in str(error.value)
     assert "optimiser.ema: 0.0, 0.99" in str(error.value)
     assert (tmp_path / "settings.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
@@ -45,6 +46,15 @@ def test_another_runs_folder_is_refused_with_the_differences(tmp_path):
 def test_what_is_not_learned_may_change(tmp_path, settings_now):
     workdir.claim(epath.Path(tmp_path), SETTINGS)
     workdir.check(str(tmp_path), settings_now)
+
+
+def test_a_batch_by_device_is_the_batch_that_it_makes(tmp_path):
+    per_device = changed("train", batch_per_device=2)
+    workdir.claim(epath.Path(tmp_path), per_device.on_devices(8))
+    workdir.check(str(tmp_path), changed("train", batch_size=16).on_devices(1))
+    workdir.check(str(tmp_path), changed("train", batch_per_device=4).on_devices(4))
+    with pytest.raises(UserError, match=r"train\.batch_size: 16, 4$"):
+        workdir.check(str(tmp_path), per_device.on_devices(2))
 
 
 def test_another_list_is_another_run(tmp_path):
