@@ -1,9 +1,14 @@
 """CoCosNet for JAX: exemplar-based image translation with dense correspondence."""
 
+import importlib.metadata
 import os
+import re
 
 __version__ = "0.1.0"
 
+# XLA ends the program over a flag that it does not know, in words that do not say whose flag it is:
+# only the versions of jaxlib get these that were tried with them, from the first up to the second.
+_TRIED = ((0, 10), (0, 13))
 # Read when JAX first finds its devices; what the user has set stays.
 _XLA_FLAGS = (
     # On CPUs, XLA of jax 0.10 to 0.12 hands convolutions without padding to a library that takes
@@ -13,9 +18,22 @@ _XLA_FLAGS = (
     # 512 x 512 moves nearly three times the bytes; where libtpu 0.0.52 does not end in this pass.
     ("--xla_disable_hlo_passes", "space-to-batch-converter"),
 )
-for _name, _value in _XLA_FLAGS:
-    if _name not in (_set := os.environ.get("XLA_FLAGS", "")):
-        os.environ["XLA_FLAGS"] = f"{_set} {_name}={_value}".strip()
+
+
+def _knows_flags() -> bool:
+    """Whether the jaxlib that is installed is one that was tried with `_XLA_FLAGS`."""
+    try:
+        version = importlib.metadata.version("jaxlib")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and _TRIED[0] <= (int(numbers[1]), int(numbers[2])) < _TRIED[1]
+
+
+if _knows_flags():
+    for _name, _value in _XLA_FLAGS:
+        if _name not in (_set := os.environ.get("XLA_FLAGS", "")):
+            os.environ["XLA_FLAGS"] = f"{_set} {_name}={_value}".strip()
 
 # TensorFlow's start-up messages say nothing to a user; those of oneDNN go with it, which nothing
 # here needs. Read when it is imported.

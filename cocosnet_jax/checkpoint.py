@@ -3,23 +3,38 @@
 A workdir's `checkpoints/STEP/` holds two items: `state`, the arrays of a TrainState, and
 `settings`, the JSON that translation, export and a resumed run read first. A checkpoint appears
 under its name only when it is complete.
+
+What disks and copying do to a checkpoint later is found before it is used: all of its files are
+read, and where one is damaged the newest checkpoint that is whole takes its place.
 """
 
 import functools
+import json
+import re
+import sys
 from typing import NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from etils import epath
 from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
+from cocosnet_jax import mesh
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, create_state
 
 FOLDER = "checkpoints"
+
+# Arrays that are looked at together.
+_TOGETHER = 16
+# What TensorStore says of files that are damaged, not out of reach.
+_DAMAGE = re.compile(
+    r"(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|INVALID_ARGUMENT|FAILED_PRECONDITION|UNIMPLEMENTED)\b"
+)
 
 # What weights were learned for, beside most of the section `model`; and what of it may change.
 _LEARNED_FOR = ("data.channels", "data.condition")
@@ -113,27 +128,36 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             raise self._write_error(error) from error
 
-    def restore(self, sharding: Sharding) -> TrainState:
-        """Returns the newest state, placed by `sharding`; there must be one.
+    def restore(self, sharding: Sharding) -> tuple[int, TrainState]:
+        """Returns the newest state that is whole, and its step; there must be a checkpoint.
+
+        Newer checkpoints, which are damaged, are moved aside as `STEP.damaged`, so that the run can
+        save at these steps again.
 
         Raises:
-          UserError: it is another model's, or cannot be read.
+          UserError: it is another model's or another version's, or all are damaged.
+          StorageError: what is stored cannot be reached.
         """
-        step = self.latest_step
-        assert step is not None
-        folder = self._manager.directory / str(step)
-        state = ocp.args.StandardRestore(abstract_state(self._settings, sharding))
+        folder = self._manager.directory
+        step, damaged = _newest_whole(folder, steps(folder))
+        newest = folder / str(step)
+        differences = of_another_model(_settings_of(newest), self._settings)
+        if differences:
+            raise _another_model(newest, differences)
+        wanted = abstract_state(self._settings, sharding)
+        _check_arrays(newest, wanted)
+        if damaged:
+            if jax.process_index() == 0:
+                for one in damaged:
+                    _move_aside(folder / str(one))
+            mesh.wait_for_all(f"damaged checkpoints of {folder} are moved aside")
+            self._manager.reload()
         try:
-            saved = self._manager.restore(
-                step, args=ocp.args.Composite(settings=ocp.args.JsonRestore())
-            )["settings"]
-            differences = _of_another_model(settings_lib.from_mapping(saved), self._settings)
-            if not differences:
-                return self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
-        # Orbax raises a bare Exception for a damaged file.
+            arguments = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+            return step, self._manager.restore(step, args=arguments)["state"]
+        # Orbax raises what it likes.
         except Exception as error:
-            raise _read_error(folder, error) from error
-        raise _another_model(folder, differences)
+            raise _read_error(newest, error) from error
 
     def close(self) -> None:
         """Waits as `wait` does, and frees what the manager holds."""
@@ -142,8 +166,8 @@ class Checkpoints:
 
     def _write_error(self, error: Exception) -> StorageError:
         folder = self._manager.directory
-        complete = [step for step in ocp.utils.checkpoint_steps(folder)]
-        kept = f"step {max(complete)} is intact" if complete else "there is none before it"
+        complete = steps(folder)
+        kept = f"step {complete[0]} is intact" if complete else "there is none before it"
         return StorageError(
             f"checkpoint of step {self._saving} cannot be written to {folder}: {_reason(error)};"
             f" {kept}. Make room or choose another --workdir, then run the same command again"
@@ -177,25 +201,26 @@ def restore_for_inference(
       all_networks: also read the discriminator, and the parameters beside their average.
 
     Raises:
-      UserError: there is no checkpoint, or it cannot be read.
+      UserError: there is no checkpoint, or none that is whole.
+      StorageError: what is stored cannot be reached.
     """
-    folder = _step_folder(absolute(path))
+    above, candidates = _find(absolute(path))
+    step, _ = _newest_whole(above, candidates)
+    folder = above / str(step)
+    settings = _settings_of(folder)
+    everything = abstract_state(settings, sharding or SingleDeviceSharding(jax.devices()[0]))
+    players = ("generator", "discriminator") if all_networks else ("generator",)
+    wanted: dict[str, PyTree] = {
+        "step": everything.step,
+        "variables": {name: everything.variables[name] for name in players},
+    }
+    if everything.ema is not None:
+        wanted["ema"] = everything.ema
+    if everything.ema is None or all_networks:
+        wanted["params"] = {name: everything.params[name] for name in players}
+    _check_arrays(folder, wanted)
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     try:
-        saved = checkpointer.restore(
-            folder, args=ocp.args.Composite(settings=ocp.args.JsonRestore())
-        )
-        settings = settings_lib.from_mapping(saved["settings"])
-        everything = abstract_state(settings, sharding or SingleDeviceSharding(jax.devices()[0]))
-        players = ("generator", "discriminator") if all_networks else ("generator",)
-        wanted: dict[str, PyTree] = {
-            "step": everything.step,
-            "variables": {name: everything.variables[name] for name in players},
-        }
-        if everything.ema is not None:
-            wanted["ema"] = everything.ema
-        if everything.ema is None or all_networks:
-            wanted["params"] = {name: everything.params[name] for name in players}
         state = checkpointer.restore(
             folder,
             args=ocp.args.Composite(
@@ -206,7 +231,7 @@ def restore_for_inference(
                 )
             ),
         )["state"]
-    # Orbax raises a bare Exception for a damaged file.
+    # Orbax raises what it likes.
     except Exception as error:
         raise _read_error(folder, error) from error
     finally:
@@ -227,18 +252,19 @@ def restore_for_inference(
 
 def check_model(restored: Restored, settings: Settings) -> None:
     """Raises UserError if a checkpoint is of another model than these settings'."""
-    if differences := _of_another_model(restored.settings, settings):
+    if differences := of_another_model(restored.settings, settings):
         raise _another_model(restored.folder, differences)
 
 
 def _another_model(folder: epath.Path, differences: list[str]) -> UserError:
     return UserError(
-        f"checkpoint {folder} is of another model; choose another --workdir, or set its settings."
-        " They differ in (there, here):\n  " + "\n  ".join(differences)
+        f"checkpoint {folder} is of another model; choose another --workdir (there, --init_from"
+        " starts from these weights), or set its settings. They differ in (there, here):\n  "
+        + "\n  ".join(differences)
     )
 
 
-def _of_another_model(theirs: Settings, ours: Settings) -> list[str]:
+def of_another_model(theirs: Settings, ours: Settings) -> list[str]:
     """Fields in which settings differ that give the weights another meaning, or other arrays."""
     keep_averages = [bool(settings.optimiser.ema) for settings in (theirs, ours)]
 
@@ -251,25 +277,200 @@ def _of_another_model(theirs: Settings, ours: Settings) -> list[str]:
     return [f"{field}: {values}" for field, values in found.items() if counts(field)]
 
 
-def _step_folder(path: epath.Path) -> epath.Path:
+def steps(folder: epath.Path) -> list[int]:
+    """Steps of the checkpoints in a `checkpoints` folder, newest first; damaged ones as well."""
+    # Orbax takes a copy of a user's, such as old_1000, for a step as well.
+    found = [path.name for path in ocp.utils.checkpoint_steps_paths(folder)]
+    return sorted((int(name) for name in found if name.isdigit()), reverse=True)
+
+
+def _find(path: epath.Path) -> tuple[epath.Path, list[int]]:
+    """The folder above the checkpoints that a path means, and their steps, newest first."""
     for folder in (path, path / FOLDER):
-        if (folder / "state").is_dir() and folder.name.isdigit():
-            return folder
-        if folder.is_dir() and (steps := ocp.utils.checkpoint_steps(folder)):
-            return folder / str(max(steps))
+        if found := steps(folder):
+            return folder, found
+    if path.name.isdigit() and (path.parent.name == FOLDER or (path / "state").is_dir()):
+        if path.is_dir():
+            return path.parent, [int(path.name)]
+        path = path.parent
+        if there := steps(path):
+            raise UserError(
+                f"{path} has no checkpoint of this step; it has {', '.join(map(str, there))}"
+            )
     raise UserError(
         f"{path} holds no checkpoint: give a run's workdir, its {FOLDER} folder, or one step's"
         f" folder ({FOLDER}/1000)"
     )
 
 
-def _read_error(folder: epath.Path, error: Exception) -> UserError:
-    return UserError(
-        f"checkpoint {folder} cannot be read: {_reason(error)}; give or keep an older one"
+def _newest_whole(folder: epath.Path, candidates: list[int]) -> tuple[int, list[int]]:
+    """Chooses the newest checkpoint whose files are whole, and says which are passed over.
+
+    The first process looks, and all take its choice.
+
+    Args:
+      folder: with the checkpoints.
+      candidates: their steps, newest first.
+
+    Returns:
+      Its step, and the newer ones, which are damaged.
+
+    Raises:
+      UserError: all of them are damaged.
+      StorageError: what is stored cannot be reached.
+    """
+    chosen = -1
+    reasons: dict[int, str] = {}
+    unreachable: StorageError | None = None
+    if jax.process_index() == 0:
+        try:
+            for step in candidates:
+                reason = _damage(folder / str(step))
+                if reason is None:
+                    chosen = step
+                    break
+                reasons[step] = reason
+        except StorageError as error:
+            # The others wait for an answer.
+            unreachable = error
+    chosen = mesh.of_the_first(chosen, f"choice in {folder}")
+    if unreachable:
+        raise unreachable
+    named = [f"{step} ({reason})" for step, reason in reasons.items()]
+    if chosen < 0:
+        others = [step for step in steps(folder) if step not in candidates]
+        instead = f", or take another one of {', '.join(map(str, others))}" if others else ""
+        raise UserError(
+            f"no checkpoint in {folder} can be used; damaged: "
+            + ", ".join(named or map(str, candidates))
+            + f". Bring one back from a copy{instead}, or start anew in another --workdir"
+        )
+    if named:
+        one = len(named) == 1
+        print(
+            f"{'checkpoint' if one else 'checkpoints'} {', '.join(named)} in {folder}"
+            f" {'is' if one else 'are'} damaged: step {chosen} is used instead",
+            file=sys.stderr,
+            flush=True,
+        )
+    return chosen, [step for step in candidates if step > chosen]
+
+
+def _damage(folder: epath.Path) -> str | None:
+    """What is damaged in a checkpoint, in a few words; None where all of its files can be read.
+
+    Raises:
+      StorageError: a file cannot be reached, which says nothing about what is in it.
+    """
+    state = folder / "state"
+    texts = [folder / "settings/metadata", state / "_METADATA"]
+    try:
+        if (state / "array_metadatas").is_dir():
+            texts += sorted((state / "array_metadatas").iterdir())
+        for file in texts:
+            try:
+                json.loads(file.read_text())
+            except (FileNotFoundError, NotADirectoryError):
+                return f"{file.relative_to(folder)} is missing"
+            except ValueError:
+                return f"{file.relative_to(folder)} is damaged"
+        found = _arrays(folder)
+        if not found:
+            return "state/manifest.ocdbt is missing or damaged"  # to TensorStore, a store is empty
+        for entry in json.loads((state / "_METADATA").read_text())["tree_metadata"].values():
+            name = ".".join(str(part["key"]) for part in entry["key_metadata"])
+            if name not in found and not entry["value_metadata"].get("skip_deserialize"):
+                return f"the array {name} is missing or damaged"
+        arrays = list(found.values())
+        for start in range(0, len(arrays), _TOGETHER):
+            for read in [array.read() for array in arrays[start : start + _TOGETHER]]:
+                read.result()
+    except OSError as error:
+        raise _read_error(folder, error) from error
+    # TensorStore raises a ValueError with its status in front.
+    except ValueError as error:
+        if not _DAMAGE.match(str(error)):
+            raise _read_error(folder, error) from error
+        files = re.findall(rf'"{re.escape(str(folder))}/([^"]*[^"/])"', str(error))
+        names = [f"the array {x}" for x in re.findall(r'"([\w.]+)/[^"/]*"', str(error))]
+        return f"{[*files, *names, 'state'][0]} is missing or damaged"
+    return None
+
+
+def _arrays(folder: epath.Path) -> dict[str, ts.TensorStore]:
+    """A checkpoint's arrays, opened and not yet read; names are a state's keys joined by dots.
+
+    Raises:
+      ValueError: they cannot be opened; TensorStore's status comes first in the message.
+    """
+    path = f"{folder}/state/"
+    base = path if "://" in path else {"driver": "file", "path": path}
+    store = {"driver": "ocdbt", "base": base}
+    # With a cache, the index is read once and not for every array.
+    context = ts.Context({"cache_pool": {"total_bytes_limit": 100_000_000}})
+    keys = ts.KvStore.open(store, context=context).result().list().result()
+    names = [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
+    opened = {
+        name: ts.open(
+            {"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}}, open=True, context=context
+        )
+        for name in names
+    }
+    return {name: array.result() for name, array in opened.items()}
+
+
+def _settings_of(folder: epath.Path) -> Settings:
+    try:
+        return settings_lib.from_json((folder / "settings/metadata").read_text())
+    except UserError as error:
+        raise UserError(
+            f"checkpoint {folder} is of another version of this program ({error}); use that"
+            " version, or another checkpoint"
+        ) from error
+
+
+def _check_arrays(folder: epath.Path, wanted: PyTree) -> None:
+    """Raises UserError unless a checkpoint has all arrays of `wanted`, in their shapes."""
+    there = {name: array.shape for name, array in _arrays(folder).items()}
+    named = jax.tree_util.tree_flatten_with_path(wanted)[0]
+    shapes = {jax.tree_util.keystr(path, simple=True, separator="."): x.shape for path, x in named}
+    wrong = [name for name, shape in shapes.items() if there.get(name) != shape]
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"checkpoint {folder} has other arrays than its settings make here ({len(wrong)}"
+            f" differ: {name} is {there.get(name, 'missing')}, not {shapes[name]}): it is of"
+            " another version of this program, or its optimisers are other ones. Use that version,"
+            " or start a new run from its weights with --init_from"
+        )
+
+
+def _move_aside(folder: epath.Path) -> None:
+    """Renames a checkpoint to `STEP.damaged`, a name that is not read."""
+    target = folder.with_name(f"{folder.name}.damaged")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"{folder.name}.damaged.{number}")
+    try:
+        folder.rename(target)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} is damaged and cannot be renamed to {target.name} ({error.strerror}); move"
+            " it away, then run the same command again"
+        ) from error
+
+
+def _read_error(folder: epath.Path, error: Exception) -> StorageError:
+    return StorageError(
+        f"checkpoint {folder} cannot be read: {_reason(error)}; see whether its storage can be"
+        " reached, then run the same command again"
     )
 
 
 def _reason(error: Exception) -> str:
+    """The first line of what a library says, without what follows of its inner life."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = re.split(r" See full TensorStore details| \[[a-z_]+=|; additional", line)[0]
     # Long ones name temporary files first; the cause comes last.
     return line if len(line) < 200 else f"...{line[-200:]}"

@@ -1,4 +1,4 @@
-"""What all entry points share: the config flag, and one line where others show a traceback."""
+"""What all entry points share: the config flag, `--help`, one line instead of a traceback."""
 
 import contextlib
 import dataclasses
@@ -13,13 +13,18 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from cocosnet_jax import flags_help
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 
+_CONFIGS = pathlib.Path(__file__).parent / "configs"
+
 
 def define_config(trains: bool = True) -> Callable[[], Settings]:
-    """Defines `--config=FILE[:VARIANT]` with overrides `--config.section.field=value`.
+    """Defines `--config=NAME[:VARIANT]` with overrides `--config.section.field=value`.
+
+    NAME is one of the project's configs, or the path of a file.
 
     Args:
       trains: whether the program trains; others need no exemplar list, and without one their
@@ -32,14 +37,18 @@ def define_config(trains: bool = True) -> Callable[[], Settings]:
     # New attributes are let in here, because Settings names the fields there are.
     holder = config_flags.DEFINE_config_file(
         "config",
-        help_string="config file, with a variant after a colon: configs/ade20k.py:released",
+        help_string="where the settings come from, with a variant after a colon: ade20k:released;"
+        f" one of {', '.join(known_configs())}, or the path of a Python file of your own",
         lock_config=False,
         accept_new_attributes=True,
     )
 
     def settings() -> Settings:
         if holder.value is None:
-            raise UserError(f"--config is missing; {_known_configs()}")
+            raise UserError(f"--config is missing; {_there_are()}")
+        both = ("config.train.batch_size", "config.train.batch_per_device")
+        if all(name in flags.FLAGS for name in both):
+            raise UserError(f"--{both[0]} and --{both[1]} are both given; leave one of them out")
         values = holder.value.to_dict()
         if not trains:
             # A dataset's config names no list: which one is the user's to say, before training.
@@ -51,11 +60,23 @@ def define_config(trains: bool = True) -> Callable[[], Settings]:
     return settings
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], doc: str | None) -> None:
     """Parses flags, calls `main`, exits with its status; a UserError is one line, and its own.
 
     Ctrl-C is one line as well, wherever `main` does not catch it: training does, once it has begun.
+
+    Args:
+      main: the program; it returns the exit status, None for 0.
+      doc: what `--help` shows above the flags.
     """
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        if set(argv[1:]) & {"--help", "-help", "-h", "--helpshort", "--helpfull"}:
+            with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
+                print(flags_help.text(doc), flush=True)
+            # Not sys.exit, which complains of the pipe.
+            os._exit(0)
+        return _parse(argv)
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
@@ -69,7 +90,7 @@ def run(main: Callable[[], int | None]) -> None:
         return main()
 
     try:
-        app.run(guarded, flags_parser=_parse)
+        app.run(guarded, flags_parser=parse)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.status)
@@ -82,27 +103,23 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    if any(argument in ("--help", "-help", "--helpfull") for argument in argv):
-        return app.parse_flags_with_usage(list(argv))
-    config = ""
+    given = file = ""
     sections = [field.name for field in dataclasses.fields(Settings)]
     # A value may follow its flag as an argument of its own.
     joined = re.sub(r"(^|\n)(--?config)\n", r"\1\2=", "\n".join(argv[1:])).splitlines()
-    for argument in joined:
+    for place, argument in enumerate(joined):
         match = re.match(r"--?(?:no)?config(?:=([^:]*)|\.(\w+))", argument)
         if match and match[1] is not None:
-            config = match[1]
-            if not os.path.isfile(config):
-                raise UserError(f"--config={config} is not a file; {_known_configs()}")
-            if not config.endswith(".py"):
-                raise UserError(f"--config={config} is no Python file; {_known_configs()}")
+            given = match[1]
+            file = _config_file(given)
+            joined[place] = f"--config={file}{argument[match.end() :]}"
         if deeper := re.match(r"--?(?:no)?(config\.\w+\.\w+\.[\w.]+)", argument):
             raise UserError(f"{deeper[1]} is unknown; settings are config.SECTION.FIELD")
         if match and match[2] and match[2] not in sections:
             raise UserError(f"config.{match[2]} is unknown; config has {', '.join(sections)}")
     try:
-        others = flags.FLAGS(argv)
-        if config:
+        others = flags.FLAGS([*argv[:1], *joined])
+        if file:
             # A file that cannot be opened is an error at its first use.
             loaded: Any = flags.FLAGS["config"].value
             loaded.to_dict()
@@ -110,19 +127,19 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except flags.IllegalFlagValueError as error:
         raise _of_illegal_value(str(error)) from error
     except flags.Error as error:
-        raise UserError(f"{' '.join(str(error).split())}; --helpfull lists the flags") from error
+        raise UserError(f"{' '.join(str(error).split())}; --help lists the flags") from error
     except UserError:
         raise
     # A config is a program, and may raise anything.
     except Exception as error:
-        if not config:
+        if not file:
             raise
         trace = traceback.extract_tb(error.__traceback__)
-        lines = [place.lineno for place in trace if place.filename == config]
+        lines = [place.lineno for place in trace if place.filename == file]
         where = f" in line {lines[-1]}" if lines else ""
         what = " ".join(str(error).split())
         raise UserError(
-            f"--config={config} cannot be loaded: {type(error).__name__}{where}: {what}; correct it"
+            f"--config={given} cannot be loaded: {type(error).__name__}{where}: {what}; correct it"
         ) from error
 
 
@@ -136,6 +153,30 @@ def _of_illegal_value(message: str) -> UserError:
     return UserError(f"config.{section}.{field} is {value!r}; it must be of type {kind}")
 
 
-def _known_configs() -> str:
-    known = sorted(str(path) for path in pathlib.Path("configs").glob("*.py"))
-    return f"there are {', '.join(known)}" if known else "start in the project's folder"
+def known_configs() -> list[str]:
+    """Names of the project's configs; `base` is what they start from."""
+    return sorted(x.stem for x in _CONFIGS.glob("*.py") if x.stem not in ("__init__", "base"))
+
+
+def _config_file(given: str) -> str:
+    """Returns the file that `--config=GIVEN` means.
+
+    A name is the project's config, whatever lies in the current folder. A path is a file; where
+    there is none, `configs/NAME.py` is the project's as well, as documentation calls it.
+    """
+    known = known_configs()
+    match = re.fullmatch(r"(\w+)|configs/(\w+)\.py", given)
+    if match and match[1] in known:
+        return str(_CONFIGS / f"{match[1]}.py")
+    if os.path.isfile(given):
+        if not given.endswith(".py"):
+            raise UserError(f"--config={given} is no Python file; {_there_are()}")
+        return given
+    if match and match[2] in known:
+        return str(_CONFIGS / f"{match[2]}.py")
+    what = "is not a file" if re.search(r"[./\\]", given) else "is unknown"
+    raise UserError(f"--config={given} {what}; {_there_are()}")
+
+
+def _there_are() -> str:
+    return f"there are {', '.join(known_configs())}, or give the path of a Python file of your own"

@@ -51,9 +51,10 @@ def main() -> None:
 
     devices = jax.devices() if _TOPOLOGY.value == "here" else _slice(_TOPOLOGY.value)
     over = mesh.make(devices)
+    settings = settings.on_devices(len(devices))
     kind = devices[0].device_kind
     batch = settings.train.batch_size
-    mesh.check_batch("train.batch_size", batch, len(devices))
+    mesh.check_batch(batch, len(devices))
     size = settings.data.image_size
     print(
         f"{len(devices)} x {kind}, {batch // len(devices)} per chip at {size} x {size},"
@@ -176,5 +177,10 @@ class _Heartbeat:
             print(f"compiling ... {time.monotonic() - began:.0f} s", flush=True)
 
 
+def run() -> None:
+    """The command `cocosnet-compile-check`."""
+    command.run(main, __doc__)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    run()

@@ -512,5 +512,10 @@ def main(read_settings: Callable[[], Settings]) -> None:
         _import(given, read_settings)
 
 
+def run() -> None:
+    """The command `cocosnet-convert`."""
+    command.run(functools.partial(main, _define_flags()), __doc__)
+
+
 if __name__ == "__main__":
-    command.run(functools.partial(main, _define_flags()))
+    run()

@@ -38,15 +38,14 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
       The exit status.
 
     Raises:
-      UserError: there is no checkpoint, it is of another model, the data or the batch do not fit,
-        or a batch is too large for the devices' memory.
+      UserError: there is no checkpoint, it is of another model, the data do not fit, or a batch is
+        too large for the devices' memory.
     """
-    mesh.check_batch("train.evaluation_batch_size", settings.train.evaluation_batch_size)
     devices = mesh.make()
     restored = checkpoint.restore_for_inference(folder, mesh.replicated(devices))
     checkpoint.check_model(restored, settings)
     prepare_data(settings)
-    batch_size = settings.train.evaluation_batch_size
+    batch_size = mesh.round_up(settings.train.evaluation_batch_size)
     batches = pipeline.evaluation_batches(
         settings.data,
         batch_size=batch_size,
@@ -68,8 +67,8 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
         (restored.state, *place(*first[:2])),
         devices,
         settings.data.image_size,
-        f"config.train.evaluation_batch_size is {batch_size}; set a smaller one, or evaluate where"
-        " devices have more memory",
+        f"config.train.evaluation_batch_size is {settings.train.evaluation_batch_size}; set a"
+        " smaller one, or evaluate where devices have more memory",
     )
     counts = []
     for number, (batch, valid, keys) in enumerate(

@@ -1,13 +1,20 @@
-"""Devices: one mesh with one axis, the batch split over it, everything else on every device."""
+"""Devices: one mesh with one axis, the batch split over it, everything else on every device.
+
+And what processes agree upon.
+"""
 
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.types import Array, Batch
+
+_WEEK = 7 * 24 * 60 * 60 * 1000  # in milliseconds
 
 
 def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -63,12 +70,17 @@ def to_local(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-def check_batch(field: str, batch_size: int, devices: int | None = None) -> None:
-    """Checks that a batch splits evenly.
+def round_up(batch_size: int) -> int:
+    """Returns the next larger batch that splits evenly over all devices of all processes."""
+    devices = jax.device_count()
+    return -(-batch_size // devices) * devices
+
+
+def check_batch(batch_size: int, devices: int | None = None) -> None:
+    """Checks that a training batch splits evenly.
 
     Args:
-      field: the setting that says its size, `section.field`.
-      batch_size: its value.
+      batch_size: config.train.batch_size.
       devices: how many share the batch; None for all of all processes.
 
     Raises:
@@ -79,8 +91,28 @@ def check_batch(field: str, batch_size: int, devices: int | None = None) -> None
         devices = jax.device_count()
         processes = f" ({jax.process_count()} process(es) with {jax.local_device_count()} each)"
     if batch_size % devices:
-        up = -(-batch_size // devices) * devices
+        below = batch_size // devices * devices
+        fitting = f"{below} or {below + devices}" if below else f"{devices}"
         raise UserError(
-            f"config.{field} is {batch_size}, which does not split over {devices} devices"
-            f"{processes}; set it to a multiple of {devices}, for example {up}"
+            f"config.train.batch_size is {batch_size}, which does not split over {devices} devices"
+            f"{processes}; set it to a multiple of {devices}, for example {fitting}, or set"
+            " config.train.batch_per_device"
         )
+
+
+def wait_for_all(what: str) -> None:
+    """Waits until every process is here, however long that takes.
+
+    Args:
+      what: names the place; no two places in a run may have one name.
+    """
+    # What waits by a collective of the devices gives up in a minute.
+    ocp.multihost.get_barrier_sync_fn()(key=what, timeout_ms=_WEEK)
+
+
+def of_the_first(number: int, what: str) -> int:
+    """Returns the first process's number, in every process; `what` as in `wait_for_all`."""
+    if jax.process_count() == 1:
+        return number
+    wait_for_all(what)
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

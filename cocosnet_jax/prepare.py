@@ -80,5 +80,10 @@ def _with_found_classes(settings: DataSettings) -> DataSettings:
     return dataclasses.replace(settings, channels=len(pixels))
 
 
+def run() -> None:
+    """The command `cocosnet-prepare`."""
+    command.run(main, __doc__)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    run()

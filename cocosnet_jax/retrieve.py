@@ -17,6 +17,7 @@ needs no new ones.
 """
 
 import concurrent.futures
+import functools
 import hashlib
 import json
 import os
@@ -34,42 +35,41 @@ from cocosnet_jax import command, files
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 
-# Defined only where this is the program: other entry points have flags of the same names.
-if __name__ == "__main__":
-    _SETTINGS = command.define_config(trains=False)
-    _OUTPUT = flags.DEFINE_string("output", "", "list file to write")
-    _SPLIT = flags.DEFINE_enum("split", "train", ["train", "validation"], "whose exemplars to find")
-    _K = flags.DEFINE_integer("k", 10, "exemplars per image", lower_bound=1)
-    _CHECKPOINT = flags.DEFINE_string(
-        "checkpoint",
-        "",
-        "run of a plain translation network, whose outputs ask",
-    )
-    _BATCH = flags.DEFINE_integer("batch", 16, "photographs per pass through VGG-19", lower_bound=1)
-
 _LAYER = "relu5_2"
 # Sides of the blocks of the search: 2048 x 8192 similarities are 64 MiB.
 _QUERIES, _CANDIDATES = 2048, 8192
 
 
-def main() -> int:
+def _define_flags() -> Callable[[], Settings]:
+    """Not at import: other entry points have flags of the same names."""
+    read_settings = command.define_config(trains=False)
+    flags.DEFINE_string("output", "", "list file to write")
+    flags.DEFINE_enum("split", "train", ["train", "validation"], "whose exemplars to find")
+    flags.DEFINE_integer("k", 10, "exemplars per image", lower_bound=1)
+    flags.DEFINE_string("checkpoint", "", "run of a plain translation network, whose outputs ask")
+    flags.DEFINE_integer("batch", 16, "photographs per pass through VGG-19", lower_bound=1)
+    return read_settings
+
+
+def main(read_settings: Callable[[], Settings]) -> int:
     """Checks everything, computes features, searches, writes the list."""
-    config = flags.FLAGS["config"].value
+    given = flags.FLAGS.flag_values_dict()
+    config = given["config"]
     if config is not None:
         # The lists are what is to be made.
         config.data.exemplar_list = config.data.validation_exemplar_list = ""
-    settings = _SETTINGS()
-    output = files.local(_OUTPUT.value, "--output")
-    if not _OUTPUT.value or output.is_dir() or not output.absolute().parent.is_dir():
-        raise UserError(f"--output={_OUTPUT.value} must name a file in a folder that exists")
+    settings = read_settings()
+    output = files.local(given["output"], "--output")
+    if not given["output"] or output.is_dir() or not output.absolute().parent.is_dir():
+        raise UserError(f"--output={given['output']} must name a file in a folder that exists")
     try:
         retrieve(
             settings,
             output,
-            split=_SPLIT.value,
-            k=_K.value,
-            checkpoint=_CHECKPOINT.value,
-            batch_size=_BATCH.value,
+            split=given["split"],
+            k=given["k"],
+            checkpoint=given["checkpoint"],
+            batch_size=given["batch"],
         )
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
@@ -420,5 +420,10 @@ class Rows:
         return np.load(self._path, mmap_mode="r")
 
 
+def run() -> None:
+    """The command `cocosnet-retrieve`."""
+    command.run(functools.partial(main, _define_flags()), __doc__)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    run()

@@ -324,15 +324,19 @@ class TrainSettings:
     Attributes:
       seed: of everything random.
       batch_size: samples per step over all devices.
+      batch_per_device: samples per step and device; above 0, a run's batch_size is that times the
+        number of its devices, whatever batch_size says.
       stop_after: stop after this many steps of the schedule; 0 runs all of it.
       log_every, images_every, checkpoint_every: steps between log lines, picture grids and
         checkpoints; 0 for images_every writes none.
       keep_checkpoints: how many of the newest checkpoints are kept.
-      evaluation_batch_size: samples per evaluation step over all devices.
+      evaluation_batch_size: samples per evaluation step over all devices; rounded up to a multiple
+        of their number.
     """
 
     seed: int = 0
     batch_size: int = 32
+    batch_per_device: int = 0
     stop_after: int = 0
     log_every: int = 50
     images_every: int = 1000
@@ -350,7 +354,7 @@ class TrainSettings:
         ):
             value = getattr(self, field)
             _require(value >= 1, f"train.{field}", value, "1 or more")
-        for field in ("seed", "stop_after", "images_every"):
+        for field in ("seed", "batch_per_device", "stop_after", "images_every"):
             value = getattr(self, field)
             _require(value >= 0, f"train.{field}", value, "0 or more")
 
@@ -417,6 +421,17 @@ class Settings:
     def epochs(self) -> int:
         """Length of the schedule."""
         return self.optimiser.constant_epochs + self.optimiser.decay_epochs
+
+    def on_devices(self, devices: int) -> "Settings":
+        """These settings for a run on so many devices: `train.batch_size` is what it trains with.
+
+        `train.batch_per_device` is 0 in them, so that two runs with one batch have one setting.
+        """
+        if not self.train.batch_per_device:
+            return self
+        batch_size = self.train.batch_per_device * devices
+        train = dataclasses.replace(self.train, batch_size=batch_size, batch_per_device=0)
+        return dataclasses.replace(self, train=train)
 
 
 def _check_type(path: str, value: Any, kind: Any) -> Any:

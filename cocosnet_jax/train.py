@@ -13,14 +13,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from clu import metric_writers
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from cocosnet_jax import data, mesh, pictures, rng, vgg_weights, workdir
-from cocosnet_jax.checkpoint import Checkpoints
+from cocosnet_jax import checkpoint, data, fine_tuning, mesh, pictures, rng, vgg_weights, workdir
+from cocosnet_jax.checkpoint import Checkpoints, Restored
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.fit import compile_to_fit
@@ -31,25 +30,27 @@ from cocosnet_jax.types import Batch
 from cocosnet_jax.vgg import VggWeights
 
 
-def train(settings: Settings, folder: epath.Path) -> int:
+def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
     """Trains to the end of the schedule, or to `train.stop_after`, from the newest checkpoint.
 
     Args:
       settings: of the run.
       folder: its workdir, checked by `workdir.check`.
+      init_from: a checkpoint whose weights a new run starts from, or empty.
 
     Returns:
       The exit status: 0, or 128 + the signal's number if the run was interrupted.
 
     Raises:
-      UserError: batch, weights or data do not fit, the folder is in use, a loss is not finite, or
-        the disk is full.
+      UserError: batch, weights, checkpoint or data do not fit, the folder is in use, a loss is not
+        finite, or the disk is full.
     """
-    mesh.check_batch("train.batch_size", settings.train.batch_size)
-    mesh.check_batch("train.evaluation_batch_size", settings.train.evaluation_batch_size)
+    mesh.check_batch(settings.train.batch_size)
     weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
     if settings.vgg.weights == "random":
         _say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
+    # Before data are prepared, which takes long.
+    origin = _origin(settings, folder, init_from) if init_from else None
     prepare_data(settings)
     settings = dataclasses.replace(settings, data=data.with_found(settings.data))
     workdir.check_colours(folder, settings)
@@ -59,26 +60,49 @@ def train(settings: Settings, folder: epath.Path) -> int:
     last = min(total, settings.train.stop_after or total)
     leads = jax.process_index() == 0
     with workdir.in_use(folder) if leads else contextlib.nullcontext():
-        return _train(settings, folder, weights, steps_per_epoch, last)
+        return _train(settings, folder, weights, origin, steps_per_epoch, last)
+
+
+def _origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored | None:
+    """The checkpoint that a new run starts from; None where the run has one of its own."""
+    if own := checkpoint.steps(folder / checkpoint.FOLDER):
+        _say(f"--init_from is not read: {folder} has checkpoints of its own, up to step {own[0]}")
+        return None
+    everywhere = mesh.replicated(mesh.make())
+    origin = checkpoint.restore_for_inference(init_from, everywhere, all_networks=True)
+    # One's own classes may have to be counted first, which the check of the data says.
+    if settings.data.channels:
+        _say(fine_tuning.check(checkpoint.abstract_state(settings, everywhere), origin))
+        if note := fine_tuning.other_settings(origin, settings):
+            _say(note)
+    return origin
 
 
 def _train(
-    settings: Settings, folder: epath.Path, weights: VggWeights, steps_per_epoch: int, last: int
+    settings: Settings,
+    folder: epath.Path,
+    weights: VggWeights,
+    origin: Restored | None,
+    steps_per_epoch: int,
+    last: int,
 ) -> int:
     checkpoints = Checkpoints(folder, settings)
     devices = mesh.make()
-    newest = checkpoints.latest_step
-    start = newest or 0
-    if start >= last:
-        _say(f"nothing to do: {folder} has {start} of {last} steps")
-        return 0
+    start = 0
     # Weights that were converted are a checkpoint of step 0.
-    if newest is not None:
+    if checkpoints.latest_step is not None:
+        # Also where nothing is to do, to be sure of the last one.
+        start, state = checkpoints.restore(mesh.replicated(devices))
+        if start >= last:
+            _say(f"nothing to do: {folder} has {start} of {last} steps")
+            return 0
         _say(f"resuming at step {start} from {folder}")
-        state = checkpoints.restore(mesh.replicated(devices))
     else:
         _say(f"new run of {last} steps ({steps_per_epoch} per epoch) in {folder}")
-        state = initial_state(settings, devices, steps_per_epoch)
+        with _ends_at_once():
+            state = initial_state(settings, devices, steps_per_epoch)
+        if origin is not None:
+            state = fine_tuning.take_over(state, origin)
     loop = _Loop(settings, folder, checkpoints, devices, steps_per_epoch, start, last)
     try:
         return loop.run(state, weights)
@@ -93,23 +117,25 @@ def prepare_data(settings: Settings) -> None:
     Says which images the exemplar lists leave out.
     """
     if jax.process_count() == 1:
-        for note in data.prepare(settings.data):
-            _say(note)
+        # Not at once: what is half prepared is removed.
+        before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        try:
+            for note in data.prepare(settings.data):
+                _say(note)
+        finally:
+            signal.signal(signal.SIGTERM, before)
         return
-    # Waits as long as it takes; what waits by a collective of the devices gives up in a minute.
-    barrier = ocp.multihost.get_barrier_sync_fn()
-    week = 7 * 24 * 60 * 60 * 1000
     try:
         if jax.process_index() == 0:
             for note in data.prepare(settings.data):
                 _say(note)
     finally:
         # What is wrong with the data the others find as well, and all end with that.
-        barrier(key="the first has prepared its data", timeout_ms=week)
+        mesh.wait_for_all("the first has prepared its data")
     if jax.process_index() != 0:
         # Finds the work done where the folder is shared, and does it where hosts have their own.
         data.prepare(settings.data)
-    barrier(key="all have prepared their data", timeout_ms=week)
+    mesh.wait_for_all("all have prepared their data")
 
 
 def initial_state(settings: Settings, devices: Mesh, steps_per_epoch: int) -> TrainState:
@@ -217,14 +243,18 @@ class _Loop:
         batches = (mesh.to_global(self.devices, batch) for batch in host_batches)
         weights = jax.device_put(weights, mesh.replicated(self.devices))
         show = _Pictures(self.settings, self.folder, self.devices)
-        board = _TensorBoard(self.folder / "tensorboard")
-        _say(f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ...")
+        _say(
+            f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
+            " (Ctrl-C now ends at once and loses nothing)"
+        )
         began = time.monotonic()
-        with _Interruption() as interruption, contextlib.closing(board):
+        with _ends_at_once():
             first = next(batches)
             step_fn = compile_step(
                 self.settings, self.devices, self.steps_per_epoch, (state, weights, first)
             )
+        board = _TensorBoard(self.folder / "tensorboard")
+        with _Interruption() as interruption, contextlib.closing(board):
             for step in range(self.start + 1, self.last + 1):
                 batch = first if step == self.start + 1 else next(batches)
                 state, losses = step_fn(state, weights, batch)
@@ -363,12 +393,26 @@ class _Pictures:
     def _first(self) -> tuple[Batch, np.ndarray]:
         batches: Iterator[Any] = pipeline.evaluation_batches(
             self._settings.data,
-            batch_size=self._settings.train.evaluation_batch_size,
+            batch_size=mesh.round_up(self._settings.train.evaluation_batch_size),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
         batch, valid, _ = next(batches)
         return batch, valid
+
+
+@contextlib.contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """Lets Ctrl-C end the program where Python would not hear of it, in minutes of XLA's compiler.
+
+    SIGTERM does that by itself; with several processes JAX has caught it, and the first step is
+    taken and saved before the program ends.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Interruption:

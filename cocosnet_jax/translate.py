@@ -415,5 +415,10 @@ def translate(
             pictures.write_png(absolute(path), picture)
 
 
+def run() -> None:
+    """The command `cocosnet-translate`."""
+    command.run(main, __doc__)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    run()

@@ -57,8 +57,6 @@ def check(workdir: str, settings: Settings) -> epath.Path:
     Raises:
       UserError: it is another run's, or cannot be written to.
     """
-    if not workdir:
-        raise UserError("--workdir is missing; name the folder of the run: --workdir=runs/NAME")
     folder = absolute(workdir)
     if "://" not in workdir:
         check_writable(folder, "workdir")
@@ -75,8 +73,9 @@ def check(workdir: str, settings: Settings) -> epath.Path:
     differences = [f"{field}: {values}" for field, values in found.items() if field not in _FREE]
     if differences:
         raise UserError(
-            f"--workdir={workdir} holds a run with other settings; choose another --workdir, or"
-            " set them back. They differ in (there, here):\n  " + "\n  ".join(differences)
+            f"--workdir={workdir} holds a run with other settings; set them back, or choose another"
+            f" --workdir, where --init_from={workdir} starts a new run from this one's weights."
+            " They differ in (there, here):\n  " + "\n  ".join(differences)
         )
     return folder
 

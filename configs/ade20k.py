@@ -21,7 +21,7 @@ semantic consistency 0.862, style relevance 0.962 (colour) and 0.941 (texture).
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cocosnet_jax.configs import base
 
 VARIANTS = ("paper", "released", "noise", "plain")
 

@@ -17,7 +17,7 @@ What to expect (the paper's tables 1 and 2): FID 42.4, SWD 11.5, semantic consis
 
 from ml_collections import ConfigDict
 
-from configs import ade20k, base
+from cocosnet_jax.configs import ade20k, base
 
 VARIANTS = ("paper", "released")
 

@@ -16,7 +16,7 @@ The paper reports no figures for this task.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cocosnet_jax.configs import base
 
 VARIANTS = ("paper", "released")
 

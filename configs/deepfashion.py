@@ -23,7 +23,7 @@ What to expect (the paper's tables 1 to 3): FID 14.4, semantic consistency 0.968
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cocosnet_jax.configs import base
 
 VARIANTS = ("paper", "released")
 

@@ -16,7 +16,7 @@ docs/data.md has the details. The paper reports no figures for this task.
 
 from ml_collections import ConfigDict
 
-from configs import ade20k, base
+from cocosnet_jax.configs import ade20k, base
 
 VARIANTS = ("paper", "released")
 

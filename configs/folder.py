@@ -10,17 +10,20 @@ ADE20k, for CelebA-HQ edges and for DeepFashion.
         --config.data.channels=N --config.vgg.weights=vgg19.pth --output=exemplars.txt
     python -m cocosnet_jax.main --config=configs/folder.py --config.data.source=FOLDER \
         --config.data.channels=N --config.vgg.weights=vgg19.pth \
-        --config.data.exemplar_list=exemplars.txt --workdir=runs/own
+        --config.data.exemplar_list=exemplars.txt --config.train.batch_per_device=4 \
+        --workdir=runs/own
 
 The first command says N, the number of classes; edges and poses need none. It also says when label
 maps in colour need `classes.txt`, and when maps that hold 255 need `--config.data.value_255`. The
-second may be left out: without a list, any two photographs are paired. A smaller, faster model is
-made by `--config.model.base_filters=16 --config.data.image_size=128 --config.data.load_size=144`.
+second may be left out: without a list, any two photographs are paired. `--init_from=runs/released`
+starts from a published model's weights, converted by `cocosnet_jax.convert`, where these fit. A
+smaller, faster model is made by `--config.model.base_filters=16 --config.data.image_size=128
+--config.data.load_size=144`.
 """
 
 from ml_collections import ConfigDict
 
-from configs import ade20k, base, celebahq_edge, deepfashion
+from cocosnet_jax.configs import ade20k, base, celebahq_edge, deepfashion
 
 VARIANTS = ("labels", "edges", "poses")
 

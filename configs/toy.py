@@ -1,6 +1,7 @@
-"""Drawn landscapes, 64 x 64, narrow networks: the whole method in minutes on a laptop's CPU.
+r"""Drawn landscapes, 64 x 64, narrow networks: the whole method in minutes on a laptop's CPU.
 
-    python -m cocosnet_jax.main --config=configs/toy.py --workdir=runs/toy
+    python -m cocosnet_jax.main --config=configs/toy.py --workdir=runs/toy \
+        --config.train.batch_per_device=4
 
 The recipe is the release's for ADE20k: the correspondence network is given the exemplar's mask for
 three epochs, as a warm-up, and noise in its place for one. `configs/toy.py:no_mask` leaves the mask
@@ -14,7 +15,7 @@ end.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from cocosnet_jax.configs import base
 
 VARIANTS = ("mask", "no_mask")
 MASK_EPOCHS = 3

@@ -5,7 +5,7 @@
 #
 # The first argument is the number of processes, the others go to cocosnet_jax.main. Each process
 # simulates DEVICES devices on the CPU, one unless said otherwise.
-# Ctrl-C stops all of them, after a checkpoint; before the first step it is not listened to.
+# Ctrl-C stops all of them: while they compile at once, later after a checkpoint.
 set -euo pipefail
 
 if [[ ! "${1:-}" =~ ^[1-9][0-9]*$ ]]; then

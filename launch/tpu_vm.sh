@@ -2,14 +2,18 @@
 # Trains on a Cloud TPU slice: copies the project, as committed, to every host, installs it, starts the run.
 #
 #   launch/tpu_vm.sh --tpu=NAME --zone=ZONE [--project=PROJECT] -- \
-#       --config=configs/ade20k.py --workdir=gs://BUCKET/ade20k --config.data.source=...
+#       --config=configs/ade20k.py --workdir=gs://BUCKET/ade20k \
+#       --config.data.source=/DISK/ADEChallengeData2016 --config.vgg.weights=/DISK/vgg19.pth \
+#       --config.data.exemplar_list=/DISK/train.txt \
+#       --config.data.validation_exemplar_list=/DISK/test.txt
 #
 # What follows `--` goes to cocosnet_jax.main on every host. The workdir must be a place that all
-# hosts see (gs://...). Run the same command again to resume. Needs `gcloud`, signed in.
+# hosts see (gs://...), and /DISK is mounted by each. Run the same command again to resume. Needs
+# `gcloud`, signed in.
 set -euo pipefail
 
 usage() {
-  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
   exit 2
 }
 

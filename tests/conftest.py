@@ -41,24 +41,27 @@ class Program:
     folder: Path
     compiled: Path
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, devices: int = 1) -> dict[str, str]:
         return os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(self.compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
             "JAX_PLATFORMS": "cpu",
             # A few steps of a tiny network: compiling them fast is what counts.
             "XLA_FLAGS": "--xla_backend_optimization_level=0"
-            " --xla_llvm_disable_expensive_passes=true",
+            " --xla_llvm_disable_expensive_passes=true"
+            f" --xla_force_host_platform_device_count={devices}",
         }
 
     def command(self, module: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", f"cocosnet_jax.{module}", *arguments]
 
-    def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, module: str, *arguments: str, devices: int = 1
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(module, *arguments),
             cwd=ROOT,
-            env=self.environment(),
+            env=self.environment(devices),
             capture_output=True,
             text=True,
             timeout=900,

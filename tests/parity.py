@@ -369,8 +369,8 @@ def measure(
             and ".dec." not in name
         } - matched
         assert not unmet, f"{case}: nothing computed for {sorted(unmet)}"
-    kinds = ("losses", "grad_norm", "grad_proj") if repeat > 1 else tuple(errors)
-    return {kind: _worst(errors[kind]) for kind in kinds}
+    shown = ("losses", "grad_norm", "grad_proj") if repeat > 1 else tuple(errors)
+    return {kind: _worst(errors[kind]) for kind in shown}
 
 
 def line(case: str, dtype: str, worst: dict[str, tuple[float, str]]) -> str:

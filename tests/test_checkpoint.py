@@ -1,5 +1,7 @@
 import dataclasses
 import functools
+import re
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ from etils import epath
 
 from cocosnet_jax import checkpoint, mesh, settings
 from cocosnet_jax.checkpoint import Checkpoints
-from cocosnet_jax.errors import UserError
+from cocosnet_jax.errors import StorageError, UserError
 from tests.conftest import ROOT
 
 SETTINGS = settings.from_mapping(
@@ -62,8 +64,9 @@ def test_restores_every_bit_where_it_belongs(written):
     sharding = mesh.replicated(mesh.make())
     checkpoints = Checkpoints(written, SETTINGS)
     assert checkpoints.latest_step == 7
-    restored = checkpoints.restore(sharding)
+    step, restored = checkpoints.restore(sharding)
     checkpoints.close()
+    assert step == 7
     assert_same(restored, state_of(7))
     assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(restored))
 
@@ -86,7 +89,7 @@ def test_weights_of_another_model_are_refused(written, section, change, differs)
             with pytest.raises(UserError, match=f"is of another model.*\n  {differs}$"):
                 checkpoints.restore(sharding)
         else:
-            assert_same(checkpoints.restore(sharding), state_of(7))
+            assert_same(checkpoints.restore(sharding)[1], state_of(7))
     finally:
         checkpoints.close()
 
@@ -125,20 +128,155 @@ def test_no_checkpoint_says_what_to_give(tmp_path, there):
         checkpoint.restore_for_inference(path)
 
 
-@pytest.mark.parametrize("damaged", ["*", "d/*"])
-def test_a_damaged_checkpoint_is_named(damaged, tmp_path):
+def cut(*patterns):
+    """Cuts files off in their middle."""
+
+    def damage(folder):
+        for pattern in patterns:
+            found = [file for file in folder.glob(pattern) if file.is_file()]
+            assert found
+            for file in found:
+                file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+    return damage
+
+
+def remove(pattern):
+    def damage(folder):
+        found = list(folder.glob(pattern))
+        assert found
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return damage
+
+
+def zero(folder):
+    """As a file system does that lost what was written last: length without content."""
+    for file in (folder / "state/ocdbt.process_0/d").iterdir():
+        file.write_bytes(bytes(file.stat().st_size))
+
+
+# Beside each, what the one line must name.
+DAMAGES = {
+    "everything": (cut("state/**/*"), "state/_METADATA is damaged"),
+    "arrays": (cut("state/ocdbt.process_0/d/*"), "is missing or damaged"),
+    "index": (cut("state/d/*"), "state/d/"),
+    "manifest": (cut("state/manifest.ocdbt"), "state/manifest.ocdbt is missing or damaged"),
+    "shapes": (cut("state/array_metadatas/*"), "state/array_metadatas/process_0 is damaged"),
+    "settings": (cut("settings/metadata"), "settings/metadata is damaged"),
+    "zeros": (zero, "is missing or damaged"),
+    "no arrays": (remove("state/ocdbt.process_0/d/*"), "the array ema.correspondence."),
+    "no manifest": (remove("state/manifest.ocdbt"), "state/manifest.ocdbt is missing or damaged"),
+    "no settings": (remove("settings"), "settings/metadata is missing"),
+    "empty state": (remove("state/*"), "state/_METADATA is missing"),
+    "no state": (remove("state"), "state/_METADATA is missing"),
+    "empty": (remove("*"), "settings/metadata is missing"),
+}
+
+
+def damaged(error_output, folder):
+    """What the one line says is damaged in step 7; nothing else may be there."""
+    [line] = error_output.splitlines()
+    match = re.fullmatch(r"checkpoint 7 \((.*)\) in (.*) is damaged: step 6 is used instead", line)
+    assert match[2] == f"{folder}/checkpoints"
+    return match[1]
+
+
+@pytest.mark.parametrize(("damage", "named"), DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_found_and_named_in_a_line(written, damage, named, tmp_path, capfd):
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    damage(tmp_path / "checkpoints/7")
+    folder = epath.Path(tmp_path) / "checkpoints"
+    assert checkpoint._newest_whole(folder, [7, 6]) == (6, [7])
+    assert named in damaged(capfd.readouterr().err, tmp_path)
+
+
+def test_the_newest_whole_checkpoint_takes_a_damaged_ones_place(written, tmp_path, capfd):
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    cut("state/d/*")(tmp_path / "checkpoints/7")
+    restored = checkpoint.restore_for_inference(tmp_path)
+    assert restored.step == 6
+    assert_same(restored.state.ema, state_of(6).ema)
+    # None of what libraries say in their own threads, either.
+    assert damaged(capfd.readouterr().err, tmp_path).startswith("state/d/")
+    # Reading changes nothing.
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]
+
     checkpoints = Checkpoints(epath.Path(tmp_path), SETTINGS)
-    checkpoints.save(2, state_of(2))
-    checkpoints.wait()
-    files = [x for x in (tmp_path / "checkpoints/2/state").rglob(damaged) if x.is_file()]
-    assert files
-    for file in files:
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(UserError, match=r"checkpoints/2 cannot be read: .*older one"):
+    step, state = checkpoints.restore(mesh.replicated(mesh.make()))
+    assert step == 6
+    assert_same(state, state_of(6))
+    assert damaged(capfd.readouterr().err, tmp_path).startswith("state/d/")
+    # The run comes to step 7 again, and saves there.
+    assert checkpoints.save(7, state_of(7), force=True)
+    checkpoints.close()
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["6", "7", "7.damaged"]
+    assert checkpoint.restore_for_inference(tmp_path).step == 7
+    assert capfd.readouterr().err == ""
+
+
+def test_damaged_twice_nothing_is_lost(written, tmp_path):
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    for name in ("7.damaged", "7.damaged.2", "old_9"):
+        (tmp_path / "checkpoints" / name).mkdir()
+    remove("state")(tmp_path / "checkpoints/7")
+    checkpoints = Checkpoints(epath.Path(tmp_path), SETTINGS)
+    checkpoints.restore(mesh.replicated(mesh.make()))
+    checkpoints.close()
+    assert (tmp_path / "checkpoints/7.damaged.3/settings").is_dir()
+    assert checkpoint.steps(epath.Path(tmp_path) / "checkpoints") == [6]
+
+
+def test_all_damaged_is_one_error_that_names_them(written, tmp_path):
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    remove("state")(tmp_path / "checkpoints/6")
+    cut("settings/metadata")(tmp_path / "checkpoints/7")
+    checkpoints = Checkpoints(epath.Path(tmp_path), SETTINGS)
+    both = r"damaged: 7 \(settings/metadata is damaged\), 6 \(state/_METADATA is missing\)\. Bring"
+    with pytest.raises(UserError, match=both):
         checkpoint.restore_for_inference(tmp_path)
-    with pytest.raises(UserError, match=r"checkpoints/2 cannot be read: .*older one"):
+    with pytest.raises(UserError, match=both):
         checkpoints.restore(mesh.replicated(mesh.make()))
     checkpoints.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]
+
+
+def test_a_damaged_step_that_is_asked_for_is_an_error(written, tmp_path):
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    remove("state/_METADATA")(tmp_path / "checkpoints/7")
+    with pytest.raises(UserError, match=r"7 \(state/_METADATA is missing\).* another one of 6"):
+        checkpoint.restore_for_inference(tmp_path / "checkpoints/7")
+    with pytest.raises(UserError, match=r"has no checkpoint of this step; it has 7, 6$"):
+        checkpoint.restore_for_inference(tmp_path / "checkpoints/5")
+
+
+def test_another_version_is_not_damage(written, tmp_path):
+    """Its settings or its arrays are whole, and other ones."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "checkpoints/7/settings/metadata"
+    known = file.read_text()
+    file.write_text(known.replace('"seed"', '"speed"'))
+    with pytest.raises(
+        UserError, match=r"7 is of another version .*config\.train\.speed is unknown"
+    ):
+        checkpoint.restore_for_inference(tmp_path)
+    file.write_text(known.replace('"base_filters": 4', '"base_filters": 6'))
+    with pytest.raises(UserError, match=r"checkpoints/7 has other arrays than its settings make"):
+        checkpoint.restore_for_inference(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]
+
+
+def test_storage_out_of_reach_is_not_damage(written, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("PERMISSION_DENIED: Error opening file [tensorstore_spec='x'\nand more")
+
+    monkeypatch.setattr(checkpoint, "_arrays", refuse)
+    with pytest.raises(
+        StorageError, match=r"7 cannot be read: PERMISSION_DENIED: Error opening fi"
+    ):
+        checkpoint.restore_for_inference(written)
 
 
 FULL_DISK = """

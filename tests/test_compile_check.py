@@ -33,7 +33,7 @@ def test_this_machine(program):
         "--topology=here",
         "--config.model.base_filters=2",
         "--config.vgg.width=2",
-        "--config.train.batch_size=2",
+        "--config.train.batch_per_device=2",
         # VGG's losses take most of the compiler's time, and change nothing here.
         "--config.loss.contextual=0",
         "--config.loss.perceptual=0",

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 
 def load(name, *variant):
-    config = importlib.import_module(f"configs.{name}").get_config(*variant)
+    config = importlib.import_module(f"cocosnet_jax.configs.{name}").get_config(*variant)
     if not config.data.exemplar_list:
         config.data.exemplar_list = "random"
     return settings.from_mapping(config.to_dict())
@@ -86,8 +86,22 @@ def test_unknown_variant_is_named(name):
 # The last column: what the one line must say.
 WRONG = [
     ((), "--config is missing"),
-    (("--config=configs/none.py",), "--config=configs/none.py is not a file; there are configs/"),
-    (("--config=README.md",), "--config=README.md is no Python file; there are configs/"),
+    (("--config=configs/none.py",), "--config=configs/none.py is not a file; there are ade20k, "),
+    (("--config=README.md",), "--config=README.md is no Python file; there are ade20k, "),
+    (("--config=none:released",), "--config=none is unknown; there are ade20k, ade20k_outdoor, "),
+    (("--config=toy",), "--workdir is missing"),
+    (
+        ("--config=toy", "--workdir=/tmp", "--mode=evaluate", "--init_from=/tmp"),
+        "--init_from is for training",
+    ),
+    (
+        ("--config=toy", "--config.train.batch_size=2", "--config.train.batch_per_device=1"),
+        "--config.train.batch_size and --config.train.batch_per_device are both given",
+    ),
+    (
+        ("--config=toy", "--config.train.batch_per_device=-1"),
+        "config.train.batch_per_device is -1; it must be 0 or more",
+    ),
     (("--config", "configs/none.py"), "--config=configs/none.py is not a file; there are"),
     (
         ("--config=configs/toy.py", "--config.data.source.x=3"),
@@ -104,7 +118,7 @@ WRONG = [
     (("--config=configs/toy.py:x",), "configs/toy.py:x is unknown; configs/toy.py has the"),
     (
         ("--config=configs/toy.py", "--config.train.bach=3"),
-        "config.train.bach is unknown; config.train has batch_size, checkpoint_every",
+        "config.train.bach is unknown; config.train has batch_per_device, batch_size,",
     ),
     (
         ("--config=configs/toy.py", "--config.trian.seed=3"),
@@ -193,7 +207,7 @@ def test_a_config_that_cannot_be_loaded_is_one_line(tmp_path, program, said):
 INTERRUPTED = """
 import signal
 from cocosnet_jax import command
-command.run(lambda: signal.default_int_handler(signal.SIGINT, None))
+command.run(lambda: signal.default_int_handler(signal.SIGINT, None), "")
 """
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -38,6 +39,25 @@ def test_every_image_is_measured_once(evaluated, trained):
     assert metrics["warp_accuracy_by_chance"] == pytest.approx(expected / positions, rel=1e-5)
     assert 0 <= metrics["warp_accuracy"] <= 1
     assert f"{metrics['warp_accuracy']:.4f}" in said
+
+
+def test_two_devices_share_batches_of_three(program, evaluated, trained, tmp_path):
+    """The batch is rounded up to four, and pictures and measures are those of one device."""
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    arguments = program.train_arguments(tmp_path)
+    done = program.run("main", *arguments, "--mode=evaluate", devices=2)
+    assert done.returncode == 0, done.stderr
+    folder, metrics, _ = evaluated
+    shared = tmp_path / "evaluation" / folder.name
+    assert json.loads((shared / "metrics.json").read_text()) == pytest.approx(metrics, rel=1e-5)
+    pictures = sorted((folder / "outputs").rglob("*.png"))
+    assert len(pictures) == 4
+    for path in pictures:
+        one, two = (
+            np.asarray(Image.open(x), int) for x in (path, shared / path.relative_to(folder))
+        )
+        assert np.abs(one - two).max() <= 1
+    assert Image.open(shared / "grid.png").size == (5 * 66 + 2, 4 * 66 + 2)
 
 
 def test_a_batch_that_is_too_large_is_one_error(trained, monkeypatch):

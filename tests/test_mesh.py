@@ -26,11 +26,21 @@ def test_rows_go_to_the_devices_and_back():
 
 def test_batch_that_does_not_split_names_the_numbers(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    mesh.check_batch("train.batch_size", 16)
+    mesh.check_batch(16)
     with pytest.raises(UserError) as error:
-        mesh.check_batch("train.batch_size", 12)
+        mesh.check_batch(12)
     assert "config.train.batch_size is 12, which does not split over 8 devices" in str(error.value)
-    assert "for example 16" in str(error.value)
+    assert "a multiple of 8, for example 8 or 16, or set config.train.batch_per_device" in str(
+        error.value
+    )
+    with pytest.raises(UserError, match="a multiple of 8, for example 8, or"):
+        mesh.check_batch(1)
     # Devices that need not be there have no processes.
-    with pytest.raises(UserError, match=r"over 32 devices; set it to a multiple of 32, .* 64"):
-        mesh.check_batch("train.batch_size", 40, 32)
+    with pytest.raises(UserError, match=r"over 32 devices; set it to a .* 32, .* 32 or 64, or"):
+        mesh.check_batch(40, 32)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(1, 8), (8, 8), (9, 16)])
+def test_an_evaluation_batch_is_rounded_up(asked, taken, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert mesh.round_up(asked) == taken

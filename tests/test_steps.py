@@ -157,10 +157,13 @@ def test_the_masks_loss_ends_with_the_warm_up(schedule, after):
 def test_losses_and_gradients_of_a_batch_that_is_repeated():
     """In groups of 2, any number of copies trains as 2 samples do (SPEC section 6)."""
     config, _ = training()
-    terms = {"mask": 100.0, "self_warp": 100.0, "group_size": 2, "alignment": 0.0}
-    config = dataclasses.replace(
-        config, loss=settings.LossSettings(**terms, adversarial=0.0, discriminator_features=0.0)
+    terms = settings.LossSettings(
+        **{name: 0.0 for name in ("alignment", "adversarial", "discriminator_features")},
+        mask=100.0,
+        self_warp=100.0,
+        group_size=2,
     )
+    config = dataclasses.replace(config, loss=terms)
     rng = np.random.default_rng(0)
     images, outputs = rng.uniform(-1, 1, (2, 2, 2, 32, 32, 3))
     labels = rng.integers(0, 7, (2, 2, 32, 32, 1), np.uint8)

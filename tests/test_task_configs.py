@@ -16,7 +16,7 @@ FILES = {
 
 
 def load(name, *variant):
-    config = importlib.import_module(f"configs.{name}").get_config(*variant)
+    config = importlib.import_module(f"cocosnet_jax.configs.{name}").get_config(*variant)
     if not config.data.exemplar_list:
         config.data.exemplar_list = "random"
     return settings.from_mapping(config.to_dict())

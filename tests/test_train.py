@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +27,10 @@ from tests.data.test_label_maps import rgb
 def final_state(folder):
     config = settings.from_json((folder / "settings.json").read_text())
     checkpoints = Checkpoints(epath.Path(folder), config)
-    assert checkpoints.latest_step == STEPS
-    state = jax.device_get(checkpoints.restore(mesh.replicated(mesh.make())))
+    step, state = checkpoints.restore(mesh.replicated(mesh.make()))
     checkpoints.close()
-    return state
+    assert step == STEPS
+    return jax.device_get(state)
 
 
 def test_a_run_leaves_what_it_should(trained):
@@ -61,7 +62,12 @@ def test_a_run_carries_the_colours_of_its_label_maps(tmp_path, monkeypatch):
     )
     config = settings.Settings(data=data, vgg=settings.VggSettings(weights="random", width=2))
     runs = []
-    monkeypatch.setattr(train, "_train", lambda config, *_: runs.append(config) or 0)
+
+    def record(config, *_):
+        runs.append(config)
+        return 0
+
+    monkeypatch.setattr(train, "_train", record)
     train.train(config, epath.Path(tmp_path / "run"))
     assert runs[0].data.classes == "ground #000000\na house #FF0000"
     # The run's own settings are no other run's to the same command.
@@ -80,6 +86,34 @@ def test_a_signal_is_noted_once_and_the_handlers_come_back(number, capfd):
         assert signal.getsignal(number) == signal.SIG_DFL
     assert signal.getsignal(number) == before
     assert "finishing this step and saving" in capfd.readouterr().out
+
+
+def test_ctrl_c_is_the_systems_while_xla_compiles():
+    """Python would hear of it when the compiler is done, minutes later."""
+    before = signal.getsignal(signal.SIGINT)
+    with train._ends_at_once():
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_sigterm_removes_what_is_half_prepared(monkeypatch):
+    removed = []
+
+    def prepare(_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError
+        finally:
+            removed.append("half")
+
+    monkeypatch.setattr(train.data, "prepare", prepare)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        train.prepare_data(settings.Settings())
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert removed == ["half"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_signal_while_a_line_is_printed(monkeypatch, capfd):
@@ -135,25 +169,39 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, tr
     arguments = program.train_arguments(
         folder, train__stop_after=STEPS, train__log_every=1, train__images_every=STEPS
     )
-    process = subprocess.Popen(
-        program.command("main", *arguments),
-        cwd=ROOT,
-        env=program.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    killer = threading.Timer(900, process.kill)
-    killer.start()
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith("compiled, first step done"):
-            os.kill(process.pid, signal.SIGTERM)
-    process.wait()
-    killer.cancel()
-    said = "".join(lines)
-    assert process.returncode == 128 + signal.SIGTERM, said + process.stderr.read()
+
+    def stopped_after(line_begins):
+        """Exit status, what was said, and the seconds from SIGTERM to the end."""
+        process = subprocess.Popen(
+            program.command("main", *arguments),
+            cwd=ROOT,
+            env=program.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        killer = threading.Timer(900, process.kill)
+        killer.start()
+        lines, told = [], 0.0
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith(line_begins):
+                os.kill(process.pid, signal.SIGTERM)
+                told = time.monotonic()
+        process.wait()
+        killer.cancel()
+        said = "".join(lines)
+        return process.returncode, said + process.stderr.read(), time.monotonic() - told
+
+    # Nothing is lost: it ends by the signal itself, and leaves the folder to the next start.
+    status, said, seconds = stopped_after("compiling")
+    assert status == -signal.SIGTERM, said
+    assert seconds < 10
+    assert list((folder / "checkpoints").iterdir()) == []
+    assert not (folder / "settings.json").exists()
+
+    status, said, _ = stopped_after("compiled, first step done")
+    assert status == 128 + signal.SIGTERM, said
     assert "run the same command again to go on" in said
     stopped_at = max(int(path.name) for path in (folder / "checkpoints").iterdir())
     assert 1 <= stopped_at < STEPS
@@ -342,12 +390,10 @@ def test_a_bad_state_is_never_saved_even_if_the_losses_look_good(loop, tmp_path)
 
 
 def test_eight_devices_compute_what_one_computes(program):
-    environment = program.environment()
-    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-m", "tests.eight_devices"],
         cwd=ROOT,
-        env=environment,
+        env=program.environment(devices=8),
         capture_output=True,
         text=True,
         timeout=1800,

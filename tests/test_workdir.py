@@ -29,6 +29,7 @@ def test_another_runs_folder_is_refused_with_the_differences(tmp_path):
     with pytest.raises(UserError) as error:
         workdir.check(str(tmp_path), changed("optimiser", beta2=0.5, ema=0.99))
     assert "optimiser.beta2: 0.9, 0.5" in str(error.value)
+    assert f"--init_from={tmp_path} starts a new run from this one's weights" in str(error.value)
     assert "optimiser.ema: 0.0, 0.99" in str(error.value)
     assert (tmp_path / "settings.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
@@ -59,6 +60,15 @@ def test_colours_of_classes_may_not_change(tmp_path):
         workdir.check_colours(folder, changed("data", classes="sea #00FF00\nsky #0000FF"))
 
 
+def test_a_batch_by_device_is_the_batch_that_it_makes(tmp_path):
+    per_device = changed("train", batch_per_device=2)
+    workdir.claim(epath.Path(tmp_path), per_device.on_devices(8))
+    workdir.check(str(tmp_path), changed("train", batch_size=16).on_devices(1))
+    workdir.check(str(tmp_path), changed("train", batch_per_device=4).on_devices(4))
+    with pytest.raises(UserError, match=r"train\.batch_size: 16, 4$"):
+        workdir.check(str(tmp_path), per_device.on_devices(2))
+
+
 def test_another_list_is_another_run(tmp_path):
     workdir.claim(epath.Path(tmp_path), SETTINGS)
     with pytest.raises(UserError, match=r"data\.exemplar_list: 'list\.txt', 'other\.txt'"):
@@ -76,11 +86,6 @@ def test_a_folder_that_cannot_be_written_to_is_named():
     assert os.path.isdir("/proc/1")
     with pytest.raises(UserError, match="--workdir=/proc/1/run cannot be written to"):
         workdir.check("/proc/1/run", SETTINGS)
-
-
-def test_no_workdir_says_so():
-    with pytest.raises(UserError, match="--workdir is missing"):
-        workdir.check("", SETTINGS)
 
 
 def test_damaged_settings_are_not_taken_for_none(tmp_path):

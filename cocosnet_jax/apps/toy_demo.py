@@ -27,7 +27,8 @@ from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from cocosnet_jax import checkpoint, command, data, files, pictures, workdir
+from cocosnet_jax import checkpoint, command, data, files, mesh, pictures, workdir
+from cocosnet_jax.data import toy_scenes
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.settings import from_mapping
 from cocosnet_jax.steps import PredictStep, predict_step
@@ -57,10 +58,14 @@ def main() -> int:
         f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     )
 
-    from configs import toy
+    from cocosnet_jax.configs import toy
 
     config = toy.get_config()
     config.train.seed = _SEED.value
+    # The recipe's batch, or where it does not split over this machine's devices the next that does.
+    config.train.batch_size = mesh.round_up(config.train.batch_size)
+    # One per epoch, as in the recipe: one of them is the end of the warm-up.
+    config.train.checkpoint_every = toy_scenes.TRAIN_SCENES // config.train.batch_size
     settings = from_mapping(config.to_dict())
     # Slow to import.
     from cocosnet_jax import train
@@ -236,5 +241,10 @@ def report(measured: dict[str, float], scenes: int) -> None:
     )
 
 
+def run() -> None:
+    """The command `cocosnet-toy-demo`."""
+    command.run(main, __doc__)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    run()

@@ -1,10 +1,14 @@
+import types
+
+import jax
 import numpy as np
 import pytest
 
+from cocosnet_jax import train
 from cocosnet_jax.apps import toy_demo
 from cocosnet_jax.apps.toy_demo import Scenes
+from cocosnet_jax.configs import toy
 from cocosnet_jax.data import toy_scenes
-from configs import toy
 
 
 def flat_scenes(colours):
@@ -58,3 +62,23 @@ def test_the_warm_up_ends_with_a_checkpoint_that_is_kept():
     assert warmed_up % config.train.checkpoint_every == 0
     # However often the run is interrupted, and saved.
     assert last <= config.train.keep_checkpoints
+
+
+@pytest.mark.parametrize(("devices", "batch", "every"), [(1, 4, 80), (2, 4, 80), (8, 8, 40)])
+def test_the_demo_runs_on_any_number_of_devices(devices, batch, every, monkeypatch, tmp_path):
+    taken = []
+
+    def run(settings, folder):
+        taken.append(settings.train)
+        return 7
+
+    monkeypatch.setattr(train, "train", run)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    for flag, value in (("_WORKDIR", str(tmp_path)), ("_SEED", 3)):
+        monkeypatch.setattr(toy_demo, flag, types.SimpleNamespace(value=value))
+    assert toy_demo.main() == 7
+    assert (taken[0].batch_size, taken[0].checkpoint_every, taken[0].seed) == (batch, every, 3)
+    # The end of the warm-up is a checkpoint.
+    steps_per_epoch = toy_scenes.TRAIN_SCENES // batch
+    assert toy.MASK_EPOCHS * steps_per_epoch % every == 0
