@@ -158,7 +158,9 @@ def test_losses_and_gradients_of_a_batch_that_is_repeated():
     """In groups of 2, any number of copies trains as 2 samples do (SPEC section 6)."""
     config, _ = training()
     terms = settings.LossSettings(
-        **{name: 0.0 for name in ("alignment", "adversarial", "discriminator_features")},
+        alignment=0.0,
+        adversarial=0.0,
+        discriminator_features=0.0,
         mask=100.0,
         self_warp=100.0,
         group_size=2,
