@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -188,8 +189,8 @@ def test_losses_and_gradients_of_a_batch_that_is_repeated():
 
         gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
         arguments = [copied(x) for x in (*outputs, mask)]
-        fast = gradients.lower(*arguments).compile({"xla_backend_optimization_level": 0})
-        (_, found), grads = fast(*arguments)
+        options: dict[str, Any] = {"xla_backend_optimization_level": 0}
+        (_, found), grads = gradients.lower(*arguments).compile(options)(*arguments)
         return jax.device_get((found, grads))
 
     with jax.enable_x64(True):
