@@ -345,9 +345,17 @@ class Survey:
 
     def marks_255(self, value_255: str) -> str | None:
         """What is wrong where maps hold 255 and `DataSettings.value_255` does not fit it."""
-        # Black and white maps say by themselves what is white.
-        maps = {path: seen for path, seen in sorted(self._seen.items()) if not seen.black_and_white}
-        marked = [path for path, seen in maps.items() if seen.pixels.keys() & {*_WHITE_NUMBERS}]
+
+        def holds_255(seen: _Seen) -> bool:
+            return not seen.pixels.keys().isdisjoint(_WHITE_NUMBERS)
+
+        # Black and white maps of other numbers say by themselves what is white.
+        maps = {
+            path: seen
+            for path, seen in sorted(self._seen.items())
+            if holds_255(seen) or not seen.black_and_white
+        }
+        marked = [path for path, seen in maps.items() if holds_255(seen)]
         if not marked:
             return None
         pixels: collections.Counter[int] = collections.Counter()

@@ -249,6 +249,8 @@ def test_255_as_it_is_set(tmp_path):
     bits = Image.fromarray(mask).convert("1")
     assert survey(tmp_path, bits).marks_255("") is None
     assert CLASS_1 in survey(tmp_path, bits, mask).marks_255("")
+    # Pillow keeps 0 and 255 as the numbers of a grey palette.
+    assert CLASS_1 in survey(tmp_path, Image.fromarray(mask).convert("P")).marks_255("")
 
 
 def test_a_run_keeps_its_colours():
