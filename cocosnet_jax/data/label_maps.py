@@ -227,10 +227,10 @@ def _code(rgb: Iterable[int]) -> int:
 
 
 def check_same_colours(theirs: DataSettings, ours: DataSettings) -> None:
-    """Raises a `UserError` where the colours of a class differ between a run and its dataset now.
+    """Raises a `UserError` where the colours of a class differ between a model and a dataset.
 
     Args:
-      theirs: of the run so far.
+      theirs: of the run that trained the model.
       ours: of the dataset as it is.
     """
     before, now = _colours_by_class(theirs), _colours_by_class(ours)
@@ -238,8 +238,8 @@ def check_same_colours(theirs: DataSettings, ours: DataSettings) -> None:
         if before[number] != now[number]:
             raise UserError(
                 f"class {number} of the label maps is {now[number]}, but was {before[number]} when"
-                " this run began: set the colours back (classes.txt, or the maps' palette), or"
-                " choose another --workdir"
+                " the model was trained: set the colours back (classes.txt, or the maps' palette),"
+                " or train another model in another --workdir"
             )
 
 
