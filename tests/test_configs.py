@@ -90,6 +90,7 @@ WRONG = [
     (("--config=README.md",), "--config=README.md is no Python file; there are ade20k, "),
     (("--config=none:released",), "--config=none is unknown; there are ade20k, ade20k_outdoor, "),
     (("--config=toy",), "--workdir is missing"),
+    (("--config=toy", "--workdir", ""), "--workdir is missing"),
     (
         ("--config=toy", "--workdir=/tmp", "--mode=evaluate", "--init_from=/tmp"),
         "--init_from is for training",
