@@ -45,7 +45,7 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
       UserError: batch, weights, checkpoint or data do not fit, the folder is in use, a loss is not
         finite, or the disk is full.
     """
-    mesh.check_batch(settings.train.batch_size)
+    mesh.check_batch(settings.train.batch_size, group_size=settings.loss.group_size)
     weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
     if settings.vgg.weights == "random":
         _say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")

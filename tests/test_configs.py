@@ -151,6 +151,10 @@ WRONG = [
         " divide: set the batch size to 4 or 8, or the group size to a divisor of 6",
     ),
     (
+        ("--config=toy", "--workdir=/tmp", "--config.train.batch_per_device=6"),
+        "config.train.batch_per_device is 6, on 1 device(s): config.train.batch_size is 6, which",
+    ),
+    (
         ("--config=configs/toy.py:no_mask", "--config.loss.mask_schedule=warm_up"),
         "config.loss.mask_schedule is 'warm_up', but without masks",
     ),
