@@ -75,7 +75,11 @@ def _origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored 
         _say(fine_tuning.check(checkpoint.abstract_state(settings, everywhere), origin))
         if note := fine_tuning.other_settings(origin, settings):
             _say(note)
-    return origin
+    if origin.state.ema is None:
+        return origin
+    # The average is taken over; beside it, parameters would fill devices for the whole run.
+    params = {"discriminator": origin.state.params["discriminator"]}
+    return origin._replace(state=dataclasses.replace(origin.state, params=params))
 
 
 def _train(
