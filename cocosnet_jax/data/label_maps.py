@@ -86,6 +86,11 @@ def parse_classes(text: str, where: str) -> ClassList:
         name, own = line, ""
         if match := _COLOUR_FIRST.fullmatch(line):
             own, name = match.groups()
+            if "#" not in own and re.match(r"\d+[\s,]", name):
+                wrong.append(
+                    f"line {number}, {line!r}, has more than three numbers before its name; leave"
+                    " class numbers out, or write NAME #RRGGBB"
+                )
         elif match := _COLOUR_LAST.fullmatch(line):
             name, own = match.groups()
         elif re.fullmatch(_COLOUR, line):
