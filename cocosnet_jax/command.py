@@ -105,8 +105,13 @@ def run(main: Callable[[], int | None], doc: str | None) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     given = file = ""
     sections = [field.name for field in dataclasses.fields(Settings)]
-    # A value may follow its flag as an argument of its own.
-    joined = re.sub(r"(^|\n)(--?config)\n", r"\1\2=", "\n".join(argv[1:])).splitlines()
+    joined: list[str] = []
+    for argument in argv[1:]:
+        # A value may follow its flag as an argument of its own.
+        if joined and joined[-1] in ("--config", "-config"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
     for place, argument in enumerate(joined):
         match = re.match(r"--?(?:no)?config(?:=([^:]*)|\.(\w+))", argument)
         if match and match[1] is not None:

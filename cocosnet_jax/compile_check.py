@@ -54,7 +54,7 @@ def main() -> None:
     settings = settings.on_devices(len(devices))
     kind = devices[0].device_kind
     batch = settings.train.batch_size
-    mesh.check_batch(batch, len(devices))
+    mesh.check_batch(batch, len(devices), group_size=settings.loss.group_size)
     size = settings.data.image_size
     print(
         f"{len(devices)} x {kind}, {batch // len(devices)} per chip at {size} x {size},"

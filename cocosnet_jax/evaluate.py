@@ -13,8 +13,8 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool
 
-from cocosnet_jax import checkpoint, files, mesh, pictures
-from cocosnet_jax.data import pipeline
+from cocosnet_jax import checkpoint, data, files, mesh, pictures
+from cocosnet_jax.data import label_maps, pipeline
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.settings import Settings
@@ -45,6 +45,7 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
     restored = checkpoint.restore_for_inference(folder, mesh.replicated(devices))
     checkpoint.check_model(restored, settings)
     prepare_data(settings)
+    label_maps.check_same_colours(restored.settings.data, data.with_found(settings.data))
     batch_size = mesh.round_up(settings.train.evaluation_batch_size)
     batches = pipeline.evaluation_batches(
         settings.data,

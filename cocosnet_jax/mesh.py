@@ -76,12 +76,13 @@ def round_up(batch_size: int) -> int:
     return -(-batch_size // devices) * devices
 
 
-def check_batch(batch_size: int, devices: int | None = None) -> None:
+def check_batch(batch_size: int, devices: int | None = None, *, group_size: int = 1) -> None:
     """Checks that a training batch splits evenly.
 
     Args:
       batch_size: config.train.batch_size.
       devices: how many share the batch; None for all of all processes.
+      group_size: config.loss.group_size, which the sizes that an error names fit as well.
 
     Raises:
       UserError: they cannot share it evenly.
@@ -91,12 +92,14 @@ def check_batch(batch_size: int, devices: int | None = None) -> None:
         devices = jax.device_count()
         processes = f" ({jax.process_count()} process(es) with {jax.local_device_count()} each)"
     if batch_size % devices:
-        below = batch_size // devices * devices
-        fitting = f"{below} or {below + devices}" if below else f"{devices}"
+        multiples = range(devices, batch_size + devices * group_size + 1, devices)
+        fitting = [size for size in multiples if size <= group_size or size % group_size == 0]
+        below = [size for size in fitting if size < batch_size][-1:]
+        above = [size for size in fitting if size > batch_size][:1]
         raise UserError(
             f"config.train.batch_size is {batch_size}, which does not split over {devices} devices"
-            f"{processes}; set it to a multiple of {devices}, for example {fitting}, or set"
-            " config.train.batch_per_device"
+            f"{processes}; set it to a multiple of {devices}, for example"
+            f" {' or '.join(map(str, below + above))}, or set config.train.batch_per_device"
         )
 
 

@@ -101,13 +101,16 @@ def retrieve(
     """
     # Slow to import: what is wrong with the flags is said first.
     from cocosnet_jax import data, vgg_weights
-    from cocosnet_jax.data import exemplars
+    from cocosnet_jax.data import exemplars, label_maps
 
     weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
     if settings.vgg.weights == "random":
         print("an untrained VGG compares (config.vgg.weights=random): fine for trying things out")
     restored = _plain(checkpoint, settings) if checkpoint else None
     data.prepare(settings.data)
+    if restored is not None:
+        now = data.with_found(settings.data)
+        label_maps.check_same_colours(restored.settings.data, now)
     asking, pool = _splits(settings, split)
     own = own_places(asking.keys, pool.keys)
     k = min(k, len(pool) - int((own >= 0).any()))

@@ -426,12 +426,21 @@ class Settings:
         """These settings for a run on so many devices: `train.batch_size` is what it trains with.
 
         `train.batch_per_device` is 0 in them, so that two runs with one batch have one setting.
+
+        Raises:
+          UserError: groups of `loss.group_size` samples do not divide that batch.
         """
         if not self.train.batch_per_device:
             return self
         batch_size = self.train.batch_per_device * devices
         train = dataclasses.replace(self.train, batch_size=batch_size, batch_per_device=0)
-        return dataclasses.replace(self, train=train)
+        try:
+            return dataclasses.replace(self, train=train)
+        except UserError as error:
+            raise UserError(
+                f"config.train.batch_per_device is {self.train.batch_per_device}, on {devices}"
+                f" device(s): {error}"
+            ) from error
 
 
 def _check_type(path: str, value: Any, kind: Any) -> Any:

@@ -45,7 +45,7 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
       UserError: batch, weights, checkpoint or data do not fit, the folder is in use, a loss is not
         finite, or the disk is full.
     """
-    mesh.check_batch(settings.train.batch_size)
+    mesh.check_batch(settings.train.batch_size, group_size=settings.loss.group_size)
     weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
     if settings.vgg.weights == "random":
         _say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
@@ -75,7 +75,11 @@ def _origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored 
         _say(fine_tuning.check(checkpoint.abstract_state(settings, everywhere), origin))
         if note := fine_tuning.other_settings(origin, settings):
             _say(note)
-    return origin
+    if origin.state.ema is None:
+        return origin
+    # The average is taken over; beside it, parameters would fill devices for the whole run.
+    params = {"discriminator": origin.state.params["discriminator"]}
+    return origin._replace(state=dataclasses.replace(origin.state, params=params))
 
 
 def _train(

@@ -90,6 +90,7 @@ WRONG = [
     (("--config=README.md",), "--config=README.md is no Python file; there are ade20k, "),
     (("--config=none:released",), "--config=none is unknown; there are ade20k, ade20k_outdoor, "),
     (("--config=toy",), "--workdir is missing"),
+    (("--config=toy", "--workdir", ""), "--workdir is missing"),
     (
         ("--config=toy", "--workdir=/tmp", "--mode=evaluate", "--init_from=/tmp"),
         "--init_from is for training",
@@ -148,6 +149,10 @@ WRONG = [
         ("--config=configs/toy.py", "--config.train.batch_size=6"),
         "config.train.batch_size is 6, which groups of config.loss.group_size=4 samples do not"
         " divide: set the batch size to 4 or 8, or the group size to a divisor of 6",
+    ),
+    (
+        ("--config=toy", "--workdir=/tmp", "--config.train.batch_per_device=6"),
+        "config.train.batch_per_device is 6, on 1 device(s): config.train.batch_size is 6, which",
     ),
     (
         ("--config=configs/toy.py:no_mask", "--config.loss.mask_schedule=warm_up"),

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from cocosnet_jax import evaluate, fit, settings
+from cocosnet_jax import checkpoint, evaluate, fit, settings
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.errors import UserError
 from tests.conftest import CLASSES, STEPS
@@ -80,6 +80,22 @@ def test_a_checkpoint_of_another_model_is_not_measured(trained):
         UserError, match=rf"is of another model(.|\n)*data.channels: {CLASSES}, 151"
     ):
         evaluate.evaluate(other, epath.Path(trained))
+
+
+def test_other_colours_of_classes_are_not_measured(tmp_path, monkeypatch):
+    def of(classes):
+        return settings.Settings(
+            settings.DataSettings(exemplar_list="random", channels=2, classes=classes)
+        )
+
+    folder = epath.Path(tmp_path)
+    restored = checkpoint.Restored(of("sky #0000FF\nsea #00FF00"), None, 1, folder)
+    now = of("sea #00FF00\nsky #0000FF")
+    monkeypatch.setattr(checkpoint, "restore_for_inference", lambda *_: restored)
+    monkeypatch.setattr(evaluate, "prepare_data", lambda _: None)
+    monkeypatch.setattr(evaluate.data, "with_found", lambda _: now.data)
+    with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
+        evaluate.evaluate(now, folder)
 
 
 def test_every_translation_is_a_picture(evaluated):

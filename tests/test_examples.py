@@ -82,6 +82,14 @@ def test_an_example_starts_on_any_machine(arguments, devices):
     assert train.batch_per_device == 0
 
 
+@pytest.mark.parametrize("arguments", EXAMPLES)
+@pytest.mark.parametrize("devices", [3, 6])
+def test_a_batch_by_device_fits_any_number_of_them(arguments, devices):
+    found = read(arguments)
+    if each := found.train.batch_per_device:
+        assert found.on_devices(devices).train.batch_size == each * devices
+
+
 @pytest.mark.parametrize(
     ("file", "devices"),
     [

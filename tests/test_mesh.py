@@ -38,6 +38,9 @@ def test_batch_that_does_not_split_names_the_numbers(monkeypatch):
     # Devices that need not be there have no processes.
     with pytest.raises(UserError, match=r"over 32 devices; set it to a .* 32, .* 32 or 64, or"):
         mesh.check_batch(40, 32)
+    # The group size does not divide 6 and 9.
+    with pytest.raises(UserError, match="a multiple of 3, for example 3 or 12, or"):
+        mesh.check_batch(8, 3, group_size=4)
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(1, 8), (8, 8), (9, 16)])

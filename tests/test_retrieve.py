@@ -180,9 +180,9 @@ def save_run(run, folder):
     checkpoints.close()
 
 
-def test_the_output_of_a_plain_network_asks(run, tmp_path):
+def plain_of(run):
     zero = ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp")
-    plain = dataclasses.replace(
+    return dataclasses.replace(
         run,
         model=dataclasses.replace(
             run.model,
@@ -194,6 +194,10 @@ def test_the_output_of_a_plain_network_asks(run, tmp_path):
         ),
         loss=dataclasses.replace(run.loss, **dict.fromkeys(zero, 0.0)),
     )
+
+
+def test_the_output_of_a_plain_network_asks(run, tmp_path):
+    plain = plain_of(run)
     save_run(plain, tmp_path / "plain")
     output = tmp_path / "list.txt"
     retrieve.retrieve(
@@ -213,6 +217,20 @@ def test_the_output_of_a_plain_network_asks(run, tmp_path):
         retrieve.retrieve(
             larger, output, split="validation", k=3, checkpoint=str(tmp_path / "plain")
         )
+
+
+def test_a_network_of_other_colours_cannot_ask(run, tmp_path, monkeypatch):
+    plain = plain_of(run)
+
+    def of(classes):
+        return dataclasses.replace(plain.data, classes=classes)
+
+    trained = dataclasses.replace(plain, data=of("sky #0000FF\nsea #00FF00"))
+    restored = checkpoint.Restored(trained, None, 1, tmp_path)
+    monkeypatch.setattr(checkpoint, "restore_for_inference", lambda path: restored)
+    monkeypatch.setattr(data, "with_found", lambda _: of("sea #00FF00\nsky #0000FF"))
+    with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
+        retrieve.retrieve(plain, tmp_path / "l.txt", split="validation", k=3, checkpoint="run")
 
 
 def test_a_network_that_needs_an_exemplar_cannot_ask(run, tmp_path, monkeypatch):

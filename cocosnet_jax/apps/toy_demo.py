@@ -14,6 +14,7 @@ prints what it measured:
 """
 
 import json
+import math
 import os
 import time
 from functools import partial
@@ -27,7 +28,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from cocosnet_jax import checkpoint, command, data, files, mesh, pictures, workdir
+from cocosnet_jax import checkpoint, command, data, files, pictures, workdir
 from cocosnet_jax.data import toy_scenes
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.settings import from_mapping
@@ -62,8 +63,9 @@ def main() -> int:
 
     config = toy.get_config()
     config.train.seed = _SEED.value
-    # The recipe's batch, or where it does not split over this machine's devices the next that does.
-    config.train.batch_size = mesh.round_up(config.train.batch_size)
+    # The recipe's batch, or where it does not split over this machine's devices the next multiple
+    # that does: groups of samples divide multiples (`loss.group_size`).
+    config.train.batch_size = math.lcm(config.train.batch_size, jax.device_count())
     # One per epoch, as in the recipe: one of them is the end of the warm-up.
     config.train.checkpoint_every = toy_scenes.TRAIN_SCENES // config.train.batch_size
     settings = from_mapping(config.to_dict())

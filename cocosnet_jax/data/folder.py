@@ -36,16 +36,16 @@ from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.label_maps import ClassList
 from cocosnet_jax.data.listed import (
     LIST_FILES,
-    SPLIT_NAMES,
     ListedBuilder,
     Place,
     files_below,
     read_text,
+    split_of,
 )
 from cocosnet_jax.errors import UserError
 
 # A folder of photographs in SPADE's layout.
-_SPADE = re.compile(f"({'|'.join(SPLIT_NAMES)})_(?:img|image|images)", re.IGNORECASE)
+_SPADE = re.compile(r"(.+)_(?:img|image|images)", re.IGNORECASE)
 
 
 class OwnBuilder(ListedBuilder):
@@ -64,13 +64,12 @@ class OwnBuilder(ListedBuilder):
         folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
         singular = self.annotations.removesuffix("s")
         for name in folders:
-            if match := _SPADE.fullmatch(name):
+            if (match := _SPADE.fullmatch(name)) and (split := split_of(match[1])):
                 own = [f"{match[1]}_{kind}" for kind in (singular, self.annotations)]
                 annotations = next((other for other in own if other in folders), own[0])
-                found.append(Place(name, annotations, SPLIT_NAMES[match[1].lower()]))
+                found.append(Place(name, annotations, split))
         for name, path in folders.items() if not found else ():
-            if name.lower() in SPLIT_NAMES and (path / self.photographs).is_dir():
-                split = SPLIT_NAMES[name.lower()]
+            if (split := split_of(name)) and (path / self.photographs).is_dir():
                 found.append(
                     Place(f"{name}/{self.photographs}", f"{name}/{self.annotations}", split)
                 )

@@ -86,6 +86,11 @@ def parse_classes(text: str, where: str) -> ClassList:
         name, own = line, ""
         if match := _COLOUR_FIRST.fullmatch(line):
             own, name = match.groups()
+            if "#" not in own and re.match(r"\d+[\s,]", name):
+                wrong.append(
+                    f"line {number}, {line!r}, has more than three numbers before its name; leave"
+                    " class numbers out, or write NAME #RRGGBB"
+                )
         elif match := _COLOUR_LAST.fullmatch(line):
             name, own = match.groups()
         elif re.fullmatch(_COLOUR, line):
@@ -227,10 +232,10 @@ def _code(rgb: Iterable[int]) -> int:
 
 
 def check_same_colours(theirs: DataSettings, ours: DataSettings) -> None:
-    """Raises a `UserError` where the colours of a class differ between a run and its dataset now.
+    """Raises a `UserError` where the colours of a class differ between a model and a dataset.
 
     Args:
-      theirs: of the run so far.
+      theirs: of the run that trained the model.
       ours: of the dataset as it is.
     """
     before, now = _colours_by_class(theirs), _colours_by_class(ours)
@@ -238,8 +243,8 @@ def check_same_colours(theirs: DataSettings, ours: DataSettings) -> None:
         if before[number] != now[number]:
             raise UserError(
                 f"class {number} of the label maps is {now[number]}, but was {before[number]} when"
-                " this run began: set the colours back (classes.txt, or the maps' palette), or"
-                " choose another --workdir"
+                " the model was trained: set the colours back (classes.txt, or the maps' palette),"
+                " or train another model in another --workdir"
             )
 
 
@@ -345,9 +350,17 @@ class Survey:
 
     def marks_255(self, value_255: str) -> str | None:
         """What is wrong where maps hold 255 and `DataSettings.value_255` does not fit it."""
-        # Black and white maps say by themselves what is white.
-        maps = {path: seen for path, seen in sorted(self._seen.items()) if not seen.black_and_white}
-        marked = [path for path, seen in maps.items() if seen.pixels.keys() & {*_WHITE_NUMBERS}]
+
+        def holds_255(seen: _Seen) -> bool:
+            return not seen.pixels.keys().isdisjoint(_WHITE_NUMBERS)
+
+        # Black and white maps of other numbers say by themselves what is white.
+        maps = {
+            path: seen
+            for path, seen in sorted(self._seen.items())
+            if holds_255(seen) or not seen.black_and_white
+        }
+        marked = [path for path, seen in maps.items() if holds_255(seen)]
         if not marked:
             return None
         pixels: collections.Counter[int] = collections.Counter()

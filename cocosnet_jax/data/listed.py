@@ -12,6 +12,7 @@ photographs train. A folder of one's own (`cocosnet_jax.data.folder`) may do wit
 import abc
 import functools
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -24,8 +25,8 @@ from cocosnet_jax.errors import UserError
 
 _LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 LIST_FILES = tuple(_LISTS.values())
-# What folders call a split, in any case.
-SPLIT_NAMES = {
+# What folders call a split.
+_SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "val": "validation",
@@ -34,6 +35,11 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+
+
+def split_of(folder: str) -> str:
+    """The split that a folder's name means, in any case, as `val` or `val2017`; empty if none."""
+    return _SPLIT_NAMES.get(re.sub(r"[-_]?\d+$", "", folder.lower()), "")
 
 
 class Place(NamedTuple):
@@ -279,7 +285,7 @@ class ListedBuilder(PairBuilder):
         for key in every:
             place = self.place_of(key)
             folder, _, name = key.removeprefix(f"{place.photographs}/").partition("/")
-            split = place.split or SPLIT_NAMES.get(folder.lower() if name else "", "")
+            split = place.split or split_of(folder if name else "")
             keys.setdefault(split, []).append(key)
         if not {"validation", "test"} & keys.keys():
             return {}

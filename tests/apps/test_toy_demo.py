@@ -64,7 +64,9 @@ def test_the_warm_up_ends_with_a_checkpoint_that_is_kept():
     assert last <= config.train.keep_checkpoints
 
 
-@pytest.mark.parametrize(("devices", "batch", "every"), [(1, 4, 80), (2, 4, 80), (8, 8, 40)])
+@pytest.mark.parametrize(
+    ("devices", "batch", "every"), [(1, 4, 80), (2, 4, 80), (3, 12, 26), (8, 8, 40)]
+)
 def test_the_demo_runs_on_any_number_of_devices(devices, batch, every, monkeypatch, tmp_path):
     taken = []
 

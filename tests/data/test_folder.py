@@ -441,6 +441,13 @@ def test_test_validates_where_there_is_no_val(settings, tmp_path, capsys):
     assert validation == ["images/testing/c.jpg"]
 
 
+def test_folders_of_splits_may_have_a_number(settings, tmp_path, capsys):
+    write_tree(tmp_path / "split", "train2017/a", "train2017/b", "val2017/c")
+    train, validation, _ = splits(settings, tmp_path / "split", capsys)
+    assert train == ["images/train2017/a.jpg", "images/train2017/b.jpg"]
+    assert validation == ["images/val2017/c.jpg"]
+
+
 def test_photographs_beside_folders_of_splits(settings, tmp_path, capsys):
     root = tmp_path / "split"
     write_tree(root, "train/a", "train/b", "val/c", "d", "more/e")
@@ -477,7 +484,12 @@ def test_a_list_counts_for_more_than_a_folder(settings, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("photographs", "maps"), [("{}_img", "{}_label"), ("{}/images", "{}/labels")]
+    ("photographs", "maps"),
+    [
+        ("{}_img", "{}_label"),
+        ("{}/images", "{}/labels"),
+        ("{}2017/images", "{}2017/labels"),
+    ],
 )
 def test_two_folders_for_every_split(settings, tmp_path, capsys, photographs, maps):
     root = tmp_path / "split"

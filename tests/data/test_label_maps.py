@@ -62,6 +62,7 @@ def test_names_alone_may_repeat():
         ("#000000 a #000001\n0 0 2 b", "'#000000 a #000001', has colours before and behind"),
         ("1 2 3 4 5 6\n0 0 2 b", "line 1, '1 2 3 4 5 6', has colours before and behind"),
         ("a #000000\n#000001", "line 2, '#000001', has no name"),
+        ("0 9 9 9 sky\n1 8 8 8 sea", "line 1, '0 9 9 9 sky', has more than three numbers before"),
     ],
 )
 def test_lines_that_are_wrong(text, message):
@@ -249,6 +250,8 @@ def test_255_as_it_is_set(tmp_path):
     bits = Image.fromarray(mask).convert("1")
     assert survey(tmp_path, bits).marks_255("") is None
     assert CLASS_1 in survey(tmp_path, bits, mask).marks_255("")
+    # Pillow keeps 0 and 255 as the numbers of a grey palette.
+    assert CLASS_1 in survey(tmp_path, Image.fromarray(mask).convert("P")).marks_255("")
 
 
 def test_a_run_keeps_its_colours():
