@@ -72,7 +72,9 @@ def test_changed_content_of_the_same_size_and_time_is_noticed(prepared):
     content[-20] ^= 1
     path.write_bytes(bytes(content))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(UserError, match=r"have changed since they were prepared: delete .*/1\.\d\.0 to"):
+    with pytest.raises(
+        UserError, match=r"have changed since they were prepared: delete .*/1\.\d\.0 to"
+    ):
         data.prepare(settings)
     content[-20] ^= 1
     path.write_bytes(bytes(content))
