@@ -44,15 +44,15 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
     devices = mesh.make()
     restored = checkpoint.restore_for_inference(folder, mesh.replicated(devices))
     checkpoint.check_model(restored, settings)
-    prepare_data(settings)
+    dataset = prepare_data(settings)
     batch_size = mesh.round_up(settings.train.evaluation_batch_size)
     batches = pipeline.evaluation_batches(
-        settings.data,
+        dataset,
         batch_size=batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    images = pipeline.examples_per_epoch(settings.data, "validation")
+    images = len(dataset.evaluation("validation"))
     target = folder / "evaluation" / f"step_{restored.step:07d}"
 
     def place(batch: Batch, valid: np.ndarray) -> tuple[Batch, jax.Array]:

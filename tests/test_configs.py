@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from cocosnet_jax import settings
-from cocosnet_jax.data import toy_scenes
+from cocosnet_jax.data.builders import toy_scenes
 from cocosnet_jax.errors import UserError
 from tests.conftest import ROOT
 

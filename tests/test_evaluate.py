@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from cocosnet_jax import evaluate, fit, settings
+from cocosnet_jax import data, evaluate, fit, settings
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.errors import UserError
 from tests.conftest import CLASSES, STEPS
@@ -24,8 +24,8 @@ def evaluated(program, trained):
 
 
 def batches(trained):
-    data = settings.from_json((trained / "settings.json").read_text()).data
-    return list(pipeline.evaluation_batches(data, batch_size=3))
+    config = settings.from_json((trained / "settings.json").read_text())
+    return list(pipeline.evaluation_batches(data.open(config.data), batch_size=3))
 
 
 def test_every_image_is_measured_once(evaluated, trained):

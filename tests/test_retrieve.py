@@ -108,7 +108,7 @@ def read(path):
 
 def features_of(run, split):
     """Features and keys, one photograph at a time."""
-    opened = data.open_split(run.data, split)
+    opened = data.open(run.data).split(split)
     weights = vgg_weights.load("random", run.vgg.width)
     rows = []
     for index in range(len(opened)):

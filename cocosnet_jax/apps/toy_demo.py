@@ -28,7 +28,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from cocosnet_jax import checkpoint, command, data, files, mesh, pictures, workdir
-from cocosnet_jax.data import toy_scenes
+from cocosnet_jax.data.builders import toy_scenes
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.settings import from_mapping
 from cocosnet_jax.steps import PredictStep, predict_step
@@ -77,7 +77,8 @@ def main() -> int:
         return status
     minutes = (time.monotonic() - began) / 60
 
-    split = data.open_split(settings.data, "validation")
+    dataset = data.open(settings.data)
+    split = dataset.split("validation")
     pairs = [split[i] for i in range(len(split))]
     scenes = Scenes(
         np.stack([i for i, _ in pairs]), np.stack([label[..., 0] for _, label in pairs])
@@ -91,7 +92,7 @@ def main() -> int:
             state, batch
         )
     )
-    steps_per_epoch = len(data.open_split(settings.data, "train")) // settings.train.batch_size
+    steps_per_epoch = len(dataset.training) // settings.train.batch_size
     warmed_up = folder / checkpoint.FOLDER / str(settings.model.mask_epochs * steps_per_epoch)
     given, blind = (
         translate(partial(predict, give_mask=mask), path, scenes, chosen)

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cocosnet_jax.data import edges, face_parts, images, label_maps, poses
+from cocosnet_jax.data import images
+from cocosnet_jax.data.labels import edges, face_parts, label_maps, poses
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 

@@ -243,6 +243,15 @@ def is_prepared(builder: PairBuilder) -> bool:
     return (epath.Path(builder.data_dir) / _INFO).exists()
 
 
+def check_prepared(builder: PairBuilder) -> None:
+    """Raises a `UserError` where the records are not there."""
+    if not is_prepared(builder):
+        raise UserError(
+            f"there is no prepared data in {builder.data_dir}: run python -m"
+            " cocosnet_jax.prepare with the same config and data folder first"
+        )
+
+
 def prepare(builder: PairBuilder) -> None:
     """Checks the dataset's files and writes the records, unless they are there already.
 
@@ -350,11 +359,7 @@ def open_split(builder: PairBuilder, name: str) -> Split:
     Raises:
       UserError: the dataset has not been prepared, or has no such split.
     """
-    if not is_prepared(builder):
-        raise UserError(
-            f"there is no prepared data in {builder.data_dir}: run python -m"
-            " cocosnet_jax.prepare with the same config and data folder first"
-        )
+    check_prepared(builder)
     keys = builder.info.metadata["keys"]
     if name not in keys:
         raise UserError(f"dataset {builder.name} has no split {name!r}, only {', '.join(keys)}")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax.data import edges, inputs, poses
+from cocosnet_jax.data import inputs
+from cocosnet_jax.data.labels import edges, poses
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from tests.data.conftest import draw_label
-from tests.data.test_label_maps import in_palette, rgb
+from tests.data.labels.test_label_maps import in_palette, rgb
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
 

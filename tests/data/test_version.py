@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from cocosnet_jax.data import edges, face_parts, images, poses
+from cocosnet_jax.data import images
+from cocosnet_jax.data.labels import edges, face_parts, poses
 from cocosnet_jax.data.records import PairBuilder
 
 VERSION = "1.0.0"

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from cocosnet_jax.data import poses
-from cocosnet_jax.data.listed import ListedBuilder
+from cocosnet_jax.data.builders.listed import ListedBuilder
+from cocosnet_jax.data.labels import poses
 
 
 class DrawnPoses(ListedBuilder):

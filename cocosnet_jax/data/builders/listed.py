@@ -6,7 +6,8 @@ name a split, the list counts.
 
 `val` validates, or `test` where there is no `val`. Where there are both, `test` is left out. Where
 there is neither, what is not in `train.txt` validates. Where there is no `train`, all other
-photographs train. A folder of one's own (`cocosnet_jax.data.folder`) may do without any of this.
+photographs train. A folder of one's own (`cocosnet_jax.data.builders.folder`) may do without any
+of this.
 """
 
 import abc

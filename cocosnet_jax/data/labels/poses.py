@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cocosnet_jax.data.edges import distance_map
+from cocosnet_jax.data.labels.edges import distance_map
 from cocosnet_jax.errors import UserError
 
 JOINTS = 18

@@ -3,8 +3,9 @@ import zlib
 import numpy as np
 import pytest
 
-from cocosnet_jax.data import records, toy_scenes
-from cocosnet_jax.data.toy_scenes import NUM_CLASSES, draw_scene
+from cocosnet_jax.data import records
+from cocosnet_jax.data.builders import toy_scenes
+from cocosnet_jax.data.builders.toy_scenes import NUM_CLASSES, draw_scene
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cocosnet_jax.data import images, poses
-from cocosnet_jax.data.poses import LIMBS, draw_pose, read_pose
+from cocosnet_jax.data import images
+from cocosnet_jax.data.labels import poses
+from cocosnet_jax.data.labels.poses import LIMBS, draw_pose, read_pose
 from cocosnet_jax.errors import UserError
 
-SHARED = Path(__file__).parents[2] / ".." / "shared"
+SHARED = Path(__file__).parents[3] / ".." / "shared"
 SIZE = (90, 120)  # height, width
 
 
