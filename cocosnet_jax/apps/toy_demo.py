@@ -13,6 +13,7 @@ prints what it measured:
   mean colour in its exemplar, and in another one (0 to 255, root of the summed squares of R, G, B).
 """
 
+import dataclasses
 import json
 import os
 import time
@@ -30,7 +31,7 @@ from PIL import Image, ImageDraw
 from cocosnet_jax import checkpoint, command, data, files, mesh, pictures, workdir
 from cocosnet_jax.data.builders import toy_scenes
 from cocosnet_jax.metrics import warp_accuracy
-from cocosnet_jax.settings import from_mapping
+from cocosnet_jax.settings import Settings
 from cocosnet_jax.steps import PredictStep, predict_step
 from cocosnet_jax.types import Batch
 
@@ -58,15 +59,7 @@ def main() -> int:
         f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     )
 
-    from cocosnet_jax.configs import toy
-
-    config = toy.get_config()
-    config.train.seed = _SEED.value
-    # The recipe's batch, or where it does not split over this machine's devices the next that does.
-    config.train.batch_size = mesh.round_up(config.train.batch_size)
-    # One per epoch, as in the recipe: one of them is the end of the warm-up.
-    config.train.checkpoint_every = toy_scenes.TRAIN_SCENES // config.train.batch_size
-    settings = from_mapping(config.to_dict())
+    settings = recipe(_SEED.value)
     # Slow to import.
     from cocosnet_jax import train
 
@@ -111,6 +104,21 @@ def main() -> int:
     report(measured, len(scenes.images))
     print(f"\nlook at {picture}")
     return 0
+
+
+def recipe(seed: int) -> Settings:
+    """The settings of `configs/toy.py`, for this machine."""
+    settings = command.project_settings("toy")
+    # The recipe's batch, or where it does not split over this machine's devices the next that does.
+    batch_size = mesh.round_up(settings.train.batch_size)
+    train = dataclasses.replace(
+        settings.train,
+        seed=seed,
+        batch_size=batch_size,
+        # One per epoch, as in the recipe: one of them is the end of the warm-up.
+        checkpoint_every=toy_scenes.TRAIN_SCENES // batch_size,
+    )
+    return dataclasses.replace(settings, train=train)
 
 
 def choose_exemplars(scenes: Scenes) -> np.ndarray:
