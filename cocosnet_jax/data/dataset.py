@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from cocosnet_jax.data import builders, exemplars, problems, records
-from cocosnet_jax.data.records import PairBuilder, Split
+from cocosnet_jax.data.pair_builder import PairBuilder
+from cocosnet_jax.data.records import Split
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 

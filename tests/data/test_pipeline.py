@@ -7,6 +7,7 @@ import pytest
 
 from cocosnet_jax import data
 from cocosnet_jax.data import builders, pipeline
+from cocosnet_jax.data.pair_builder import PairBuilder
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from tests.data.conftest import CLASSES, colours, write_pair
@@ -302,7 +303,7 @@ def test_many_planes_travel_through_records(tmp_path):
 
     planes = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 15), np.uint8)
 
-    class ManyPlanes(records.PairBuilder):
+    class ManyPlanes(PairBuilder):
         """Fifteen planes, as edge maps have."""
 
         def split_keys(self):
@@ -332,7 +333,7 @@ def test_large_splits_keep_their_order_in_little_memory(tmp_path, monkeypatch):
 
     from cocosnet_jax.data import records
 
-    class Numbered(records.PairBuilder):
+    class Numbered(PairBuilder):
         """Images whose colour is their position."""
 
         def split_keys(self):

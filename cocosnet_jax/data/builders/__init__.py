@@ -6,7 +6,7 @@ from cocosnet_jax.data.builders.celebahq import Celebahq, Celebahqedge
 from cocosnet_jax.data.builders.deepfashion import Deepfashion
 from cocosnet_jax.data.builders.folder import Flickr, Folder, FolderEdges, FolderPoses
 from cocosnet_jax.data.builders.toy_scenes import ToyScenes
-from cocosnet_jax.data.records import PairBuilder
+from cocosnet_jax.data.pair_builder import PairBuilder
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 

@@ -33,17 +33,12 @@ import tensorflow_datasets as tfds
 
 from cocosnet_jax.data import images, problems
 from cocosnet_jax.data.builders.drawn_poses import DrawnPoses
-from cocosnet_jax.data.builders.listed import (
-    LIST_FILES,
-    SPLIT_NAMES,
-    ListedBuilder,
-    Place,
-    files_below,
-    read_text,
-)
+from cocosnet_jax.data.builders.listed import LIST_FILES, SPLIT_NAMES, ListedBuilder, Place
 from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.labels import edges, label_maps
 from cocosnet_jax.data.labels.label_maps import ClassList
+from cocosnet_jax.data.labels.survey import Survey
+from cocosnet_jax.data.source_files import files_below, read_text
 from cocosnet_jax.errors import UserError
 
 # A folder of photographs in SPADE's layout.
@@ -225,7 +220,7 @@ class Folder(OwnBuilder):
         return label
 
     @functools.cached_property
-    def _survey(self) -> tuple[label_maps.Survey, np.ndarray, list[str]]:
+    def _survey(self) -> tuple[Survey, np.ndarray, list[str]]:
         """All label maps, pixels by class, and what is wrong with single maps.
 
         Raises:
@@ -238,7 +233,7 @@ class Folder(OwnBuilder):
         numbered = not classes.colours and value_255 != "class_1"
         limit = 2 if value_255 == "class_1" else len(classes.names) or images.MAX_CLASSES
         pixels = np.zeros(limit, np.int64)
-        survey, lock = label_maps.Survey(), threading.Lock()
+        survey, lock = Survey(), threading.Lock()
 
         def look(path: Path) -> str | None:
             try:

@@ -9,7 +9,7 @@ from PIL import Image
 from cocosnet_jax import data
 from cocosnet_jax.data import exemplars, pipeline, records
 from cocosnet_jax.data.builders import deepfashion
-from cocosnet_jax.data.labels import poses
+from cocosnet_jax.data.labels import pose_drawing
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
@@ -60,7 +60,7 @@ def test_records(source, tmp_path):
     image, label = train[1]
     assert np.abs(image.astype(int) - (90, 10, 200)).max() <= 4
     joints = np.loadtxt(source / "pose/WOMEN/Dresses/id_1/01_2_side_candidate.txt")[:, :2]
-    np.testing.assert_array_equal(label, poses.draw_pose(joints, (64, 48), (32, 32)))
+    np.testing.assert_array_equal(label, pose_drawing.draw_pose(joints, (64, 48), (32, 32)))
 
 
 def test_the_test_list_validates_where_there_is_no_val(source, tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cocosnet_jax import data
 from cocosnet_jax.data import builders, images, pipeline, preview
-from cocosnet_jax.data.labels import edges, poses
+from cocosnet_jax.data.labels import edges, pose_drawing
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from tests.data.conftest import CLASSES, colours, draw_label
@@ -263,7 +263,7 @@ def test_poses_in_json_and_text(settings, own):
     for split, names in (("train", NAMES[:4]), ("validation", NAMES[4:])):
         prepared = data.open(settings).split(split)
         for i, name in enumerate(names):
-            expected = poses.draw_pose(joints[name], (90, 120), (32, 32))
+            expected = pose_drawing.draw_pose(joints[name], (90, 120), (32, 32))
             np.testing.assert_array_equal(prepared[i][1], expected)
     (own / "poses/e_subset.txt").unlink()
     (own / f"poses/{NAMES[0]}.json").write_text('{"people": []}')
