@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from cocosnet_jax import data
-from cocosnet_jax.data import edges, pipeline
+from cocosnet_jax.data import pipeline
+from cocosnet_jax.data.labels import edges
 from cocosnet_jax.settings import DataSettings
 
 # Name: condition and channels.
@@ -66,7 +67,7 @@ def main() -> None:
 
 def _rate(settings: DataSettings, seconds: float) -> float:
     """Samples per second, once the pipeline is full."""
-    batches = pipeline.training_batches(settings, seed=0, batch_size=8)
+    batches = pipeline.training_batches(data.open(settings), seed=0, batch_size=8)
     for _ in range(5):
         next(batches)
     made, began = 0, time.perf_counter()

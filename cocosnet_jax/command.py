@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import pathlib
 import re
@@ -58,6 +59,12 @@ def define_config(trains: bool = True) -> Callable[[], Settings]:
         return settings_lib.from_mapping(values)
 
     return settings
+
+
+def project_settings(name: str) -> Settings:
+    """The settings of one of the project's configs, as its file has them."""
+    config = importlib.import_module(f"cocosnet_jax.configs.{name}").get_config()
+    return settings_lib.from_mapping(config.to_dict())
 
 
 def run(main: Callable[[], int | None], doc: str | None) -> None:

@@ -13,8 +13,9 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool
 
-from cocosnet_jax import checkpoint, data, files, mesh, pictures
-from cocosnet_jax.data import label_maps, pipeline
+from cocosnet_jax import checkpoint, files, mesh, pictures
+from cocosnet_jax.data import pipeline
+from cocosnet_jax.data.labels import label_maps
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.settings import Settings
@@ -44,16 +45,16 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
     devices = mesh.make()
     restored = checkpoint.restore_for_inference(folder, mesh.replicated(devices))
     checkpoint.check_model(restored, settings)
-    prepare_data(settings)
-    label_maps.check_same_colours(restored.settings.data, data.with_found(settings.data))
+    dataset = prepare_data(settings)
+    label_maps.check_same_colours(restored.settings.data, dataset.settings)
     batch_size = mesh.round_up(settings.train.evaluation_batch_size)
     batches = pipeline.evaluation_batches(
-        settings.data,
+        dataset,
         batch_size=batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    images = pipeline.examples_per_epoch(settings.data, "validation")
+    images = len(dataset.evaluation("validation"))
     target = folder / "evaluation" / f"step_{restored.step:07d}"
 
     def place(batch: Batch, valid: np.ndarray) -> tuple[Batch, jax.Array]:

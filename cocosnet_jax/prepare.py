@@ -42,23 +42,21 @@ def main() -> int:
     try:
         if settings.channels == 0:
             settings = _with_found_classes(settings)
-        notes = data.prepare(settings)
+        dataset = data.prepare(settings)
     except KeyboardInterrupt:
         print("interrupted: nothing is prepared; the same command starts again", file=sys.stderr)
         return 130
-    builder = data.open_builder(settings)
-    counts = {split: len(keys) for split, keys in builder.info.metadata["keys"].items()}
     print(
-        f"{settings.dataset} is prepared in {builder.data_dir}: "
-        + ", ".join(f"{count} {split}" for split, count in counts.items())
+        f"{settings.dataset} is prepared in {dataset.folder}: "
+        + ", ".join(f"{count} {split}" for split, count in dataset.lengths.items())
     )
-    for note in notes:
+    for note in dataset.notes:
         print(note)
     if preview is not None:
         from cocosnet_jax import pictures
         from cocosnet_jax.data.preview import contact_sheet
 
-        pictures.write_png(checkpoint.absolute(preview), contact_sheet(settings))
+        pictures.write_png(checkpoint.absolute(preview), contact_sheet(dataset))
         print(f"contact sheet: {_PREVIEW.value}")
     return 0
 

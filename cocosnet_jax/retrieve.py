@@ -24,7 +24,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -34,6 +34,9 @@ from jaxtyping import Float, Int
 from cocosnet_jax import command, files
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
+
+if TYPE_CHECKING:
+    from cocosnet_jax.data.dataset import Dataset
 
 _LAYER = "relu5_2"
 # Sides of the blocks of the search: 2048 x 8192 similarities are 64 MiB.
@@ -101,33 +104,33 @@ def retrieve(
     """
     # Slow to import: what is wrong with the flags is said first.
     from cocosnet_jax import data, vgg_weights
-    from cocosnet_jax.data import exemplars, label_maps
+    from cocosnet_jax.data import exemplars
+    from cocosnet_jax.data.labels import label_maps
 
     weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
     if settings.vgg.weights == "random":
         print("an untrained VGG compares (config.vgg.weights=random): fine for trying things out")
     restored = _plain(checkpoint, settings) if checkpoint else None
-    data.prepare(settings.data)
+    dataset = data.prepare(settings.data)
     if restored is not None:
-        now = data.with_found(settings.data)
-        label_maps.check_same_colours(restored.settings.data, now)
-    asking, pool = _splits(settings, split)
+        label_maps.check_same_colours(restored.settings.data, dataset.settings)
+    asking, pool = _splits(dataset, split)
     own = own_places(asking.keys, pool.keys)
     k = min(k, len(pool) - int((own >= 0).any()))
     if k < 1:
         raise UserError(
             f"the split {pool.name} has one photograph, which cannot be its own exemplar"
         )
-    folder = Path(f"{output}.features")
+    folder, content = Path(f"{output}.features"), dataset.content
     embed = _embedding(weights)
-    candidates = _features(folder, pool, embed, settings, "photographs", batch_size)
+    candidates = _features(folder, pool, embed, settings, content, "photographs", batch_size)
     queries = candidates
     if restored is not None:
         made = _translation(restored, embed)
         what = f"outputs of {restored.folder}"
-        queries = _features(folder, asking, made, settings, what, batch_size)
+        queries = _features(folder, asking, made, settings, content, what, batch_size)
     elif asking.name != pool.name:
-        queries = _features(folder, asking, embed, settings, "photographs", batch_size)
+        queries = _features(folder, asking, embed, settings, content, "photographs", batch_size)
     found = nearest(queries, candidates, k, own, progress=True)
     exemplars.write_list(
         output,
@@ -244,12 +247,11 @@ class _Images(NamedTuple):
         return len(self.split)
 
 
-def _splits(settings: Settings, name: str) -> tuple[_Images, _Images]:
+def _splits(dataset: "Dataset", name: str) -> tuple[_Images, _Images]:
     """Who asks, and who may answer."""
-    from cocosnet_jax import data
 
     def opened(split: str) -> _Images:
-        return _Images(split, data.open_split(settings.data, split))
+        return _Images(split, dataset.split(split))
 
     validation = opened("validation")
     # The training photographs at the size of the others, where a dataset keeps them.
@@ -320,21 +322,23 @@ def _translation(restored: Any, embed: Embedding) -> Embedding:
 
 
 def _features(
-    folder: Path, images: _Images, embed: Embedding, settings: Settings, what: str, batch_size: int
+    folder: Path,
+    images: _Images,
+    embed: Embedding,
+    settings: Settings,
+    content: str,
+    what: str,
+    batch_size: int,
 ) -> Float[np.ndarray, "n width"]:
     """The features of a split, from the folder as far as they are there; memory-mapped."""
     import tqdm
 
-    from cocosnet_jax import data
-
     weights = files.local(settings.vgg.weights, "config.vgg.weights")
     seen = weights.stat() if weights.is_file() else None
-    metadata = data.open_builder(settings.data).info.metadata
     identity = {
         "what": f"{what}: {images.name} of {settings.data.dataset}",
         "prepared": str(settings.data),
-        # Records of the first version have a digest of names, sizes and times alone.
-        "files": metadata.get("content", metadata.get("fingerprint", "")),
+        "files": content,
         "keys": hashlib.sha256("\n".join(images.keys).encode()).hexdigest(),
         "vgg": [str(settings.vgg), seen and [seen.st_size, seen.st_mtime_ns]],
         "layer": _LAYER,

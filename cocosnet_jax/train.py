@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 from cocosnet_jax import checkpoint, data, fine_tuning, mesh, pictures, rng, vgg_weights, workdir
 from cocosnet_jax.checkpoint import Checkpoints, Restored
 from cocosnet_jax.data import pipeline
+from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.settings import Settings
@@ -51,16 +52,15 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
         _say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
     # Before data are prepared, which takes long.
     origin = _origin(settings, folder, init_from) if init_from else None
-    prepare_data(settings)
-    settings = dataclasses.replace(settings, data=data.with_found(settings.data))
+    dataset = prepare_data(settings)
+    settings = dataclasses.replace(settings, data=dataset.settings)
     workdir.check_colours(folder, settings)
-    examples = pipeline.examples_per_epoch(settings.data)
-    steps_per_epoch = max(1, examples // settings.train.batch_size)
+    steps_per_epoch = max(1, len(dataset.training) // settings.train.batch_size)
     total = settings.epochs * steps_per_epoch
     last = min(total, settings.train.stop_after or total)
     leads = jax.process_index() == 0
     with workdir.in_use(folder) if leads else contextlib.nullcontext():
-        return _train(settings, folder, weights, origin, steps_per_epoch, last)
+        return _train(settings, dataset, folder, weights, origin, steps_per_epoch, last)
 
 
 def _origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored | None:
@@ -84,6 +84,7 @@ def _origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored 
 
 def _train(
     settings: Settings,
+    dataset: Dataset,
     folder: epath.Path,
     weights: VggWeights,
     origin: Restored | None,
@@ -107,7 +108,7 @@ def _train(
             state = initial_state(settings, devices, steps_per_epoch)
         if origin is not None:
             state = fine_tuning.take_over(state, origin)
-    loop = _Loop(settings, folder, checkpoints, devices, steps_per_epoch, start, last)
+    loop = _Loop(settings, dataset, folder, checkpoints, devices, steps_per_epoch, start, last)
     try:
         return loop.run(state, weights)
     finally:
@@ -115,31 +116,37 @@ def _train(
         checkpoints.close()
 
 
-def prepare_data(settings: Settings) -> None:
+def prepare_data(settings: Settings) -> Dataset:
     """Makes the dataset's records where they are missing; the first process goes first.
 
     Says which images the exemplar lists leave out.
+
+    Returns:
+      The dataset.
     """
     if jax.process_count() == 1:
         # Not at once: what is half prepared is removed.
         before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
-            for note in data.prepare(settings.data):
-                _say(note)
+            dataset = data.prepare(settings.data)
         finally:
             signal.signal(signal.SIGTERM, before)
-        return
+        for note in dataset.notes:
+            _say(note)
+        return dataset
     try:
         if jax.process_index() == 0:
-            for note in data.prepare(settings.data):
+            dataset = data.prepare(settings.data)
+            for note in dataset.notes:
                 _say(note)
     finally:
         # What is wrong with the data the others find as well, and all end with that.
         mesh.wait_for_all("the first has prepared its data")
     if jax.process_index() != 0:
         # Finds the work done where the folder is shared, and does it where hosts have their own.
-        data.prepare(settings.data)
+        dataset = data.prepare(settings.data)
     mesh.wait_for_all("all have prepared their data")
+    return dataset
 
 
 def initial_state(settings: Settings, devices: Mesh, steps_per_epoch: int) -> TrainState:
@@ -214,6 +221,7 @@ class _Loop:
     def __init__(
         self,
         settings: Settings,
+        dataset: Dataset,
         folder: epath.Path,
         checkpoints: Checkpoints,
         devices: Mesh,
@@ -222,6 +230,7 @@ class _Loop:
         last: int,
     ):
         self.settings = settings
+        self.dataset = dataset
         self.folder = folder
         self.checkpoints = checkpoints
         self.devices = devices
@@ -237,7 +246,7 @@ class _Loop:
         """Steps, looks, saves; returns the exit status."""
         train = self.settings.train
         host_batches = pipeline.training_batches(
-            self.settings.data,
+            self.dataset,
             seed=train.seed,
             batch_size=train.batch_size,
             start_step=self.start,
@@ -246,7 +255,7 @@ class _Loop:
         )
         batches = (mesh.to_global(self.devices, batch) for batch in host_batches)
         weights = jax.device_put(weights, mesh.replicated(self.devices))
-        show = _Pictures(self.settings, self.folder, self.devices)
+        show = _Pictures(self.settings, self.dataset, self.folder, self.devices)
         _say(
             f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
             " (Ctrl-C now ends at once and loses nothing)"
@@ -368,8 +377,9 @@ class _TensorBoard:
 class _Pictures:
     """Translations of the same few validation images, while the run goes on."""
 
-    def __init__(self, settings: Settings, folder: epath.Path, devices: Mesh):
+    def __init__(self, settings: Settings, dataset: Dataset, folder: epath.Path, devices: Mesh):
         self._settings = settings
+        self._dataset = dataset
         self._folder = folder / "pictures"
         self._devices = devices
         self._predict: PredictStep = jax.jit(
@@ -396,7 +406,7 @@ class _Pictures:
 
     def _first(self) -> tuple[Batch, np.ndarray]:
         batches: Iterator[Any] = pipeline.evaluation_batches(
-            self._settings.data,
+            self._dataset,
             batch_size=mesh.round_up(self._settings.train.evaluation_batch_size),
             process_index=jax.process_index(),
             process_count=jax.process_count(),

@@ -29,7 +29,8 @@ import numpy as np
 from absl import flags
 
 from cocosnet_jax import command, files
-from cocosnet_jax.data import exemplars, images, inputs, poses, problems
+from cocosnet_jax.data import exemplars, images, inputs, problems
+from cocosnet_jax.data.labels import poses
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings, Settings, is_pose_size
 

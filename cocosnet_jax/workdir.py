@@ -19,7 +19,7 @@ from etils import epath
 from cocosnet_jax import files
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.checkpoint import absolute
-from cocosnet_jax.data import label_maps
+from cocosnet_jax.data.labels import label_maps
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 

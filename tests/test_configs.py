@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from cocosnet_jax import settings
-from cocosnet_jax.data import toy_scenes
+from cocosnet_jax.data.builders import toy_classes
 from cocosnet_jax.errors import UserError
 from tests.conftest import ROOT
 
@@ -48,7 +48,7 @@ def test_noise_recipe_differs_by_the_noise_only():
 
 
 def test_toy_has_the_toys_classes():
-    assert load("toy").data.channels == toy_scenes.NUM_CLASSES
+    assert load("toy").data.channels == toy_classes.NUM_CLASSES
     assert load("toy", "no_mask").model.mask_input == "none"
 
 

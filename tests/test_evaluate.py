@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from cocosnet_jax import checkpoint, evaluate, fit, settings
+from cocosnet_jax import checkpoint, data, evaluate, fit, settings
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.errors import UserError
 from tests.conftest import CLASSES, STEPS
@@ -24,8 +25,8 @@ def evaluated(program, trained):
 
 
 def batches(trained):
-    data = settings.from_json((trained / "settings.json").read_text()).data
-    return list(pipeline.evaluation_batches(data, batch_size=3))
+    config = settings.from_json((trained / "settings.json").read_text())
+    return list(pipeline.evaluation_batches(data.open(config.data), batch_size=3))
 
 
 def test_every_image_is_measured_once(evaluated, trained):
@@ -92,8 +93,8 @@ def test_other_colours_of_classes_are_not_measured(tmp_path, monkeypatch):
     restored = checkpoint.Restored(of("sky #0000FF\nsea #00FF00"), None, 1, folder)
     now = of("sea #00FF00\nsky #0000FF")
     monkeypatch.setattr(checkpoint, "restore_for_inference", lambda *_: restored)
-    monkeypatch.setattr(evaluate, "prepare_data", lambda _: None)
-    monkeypatch.setattr(evaluate.data, "with_found", lambda _: now.data)
+    prepared = types.SimpleNamespace(settings=now.data)
+    monkeypatch.setattr(evaluate, "prepare_data", lambda _: prepared)
     with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
         evaluate.evaluate(now, folder)
 

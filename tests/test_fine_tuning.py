@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -134,8 +135,12 @@ def test_where_nothing_fits_is_an_error(restored):
 def begun(monkeypatch):
     """States that a run would have begun with, and whether data had been prepared."""
     begun, prepared = [], []
-    monkeypatch.setattr(train, "prepare_data", lambda _: prepared.append(True))
-    monkeypatch.setattr(train.pipeline, "examples_per_epoch", lambda _: 8)
+
+    def prepare_data(config):
+        prepared.append(True)
+        return types.SimpleNamespace(settings=config.data, training=range(8))
+
+    monkeypatch.setattr(train, "prepare_data", prepare_data)
     monkeypatch.setattr(train, "initial_state", lambda config, *_: state_of(0, config))
 
     def run(self, state, _):

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import types
 
 import jax
 import numpy as np
@@ -108,7 +109,7 @@ def read(path):
 
 def features_of(run, split):
     """Features and keys, one photograph at a time."""
-    opened = data.open_split(run.data, split)
+    opened = data.open(run.data).split(split)
     weights = vgg_weights.load("random", run.vgg.width)
     rows = []
     for index in range(len(opened)):
@@ -228,7 +229,8 @@ def test_a_network_of_other_colours_cannot_ask(run, tmp_path, monkeypatch):
     trained = dataclasses.replace(plain, data=of("sky #0000FF\nsea #00FF00"))
     restored = checkpoint.Restored(trained, None, 1, tmp_path)
     monkeypatch.setattr(checkpoint, "restore_for_inference", lambda path: restored)
-    monkeypatch.setattr(data, "with_found", lambda _: of("sea #00FF00\nsky #0000FF"))
+    prepared = types.SimpleNamespace(settings=of("sea #00FF00\nsky #0000FF"))
+    monkeypatch.setattr(data, "prepare", lambda _: prepared)
     with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
         retrieve.retrieve(plain, tmp_path / "l.txt", split="validation", k=3, checkpoint="run")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from cocosnet_jax.errors import UserError
 from tests import test_checkpoint
 from tests.conftest import ROOT, STEPS
 from tests.data.conftest import colours, draw_label
-from tests.data.test_label_maps import rgb
+from tests.data.labels.test_label_maps import rgb
 
 
 def final_state(folder):
@@ -279,7 +280,7 @@ def loop(tmp_path, monkeypatch):
         checkpoints = Checkpoints(folder, config)
         devices = mesh.make()
         try:
-            train._Loop(config, folder, checkpoints, devices, 10, 0, 20).run(
+            train._Loop(config, None, folder, checkpoints, devices, 10, 0, 20).run(
                 test_checkpoint.state_of(0, config), {}
             )
         finally:
@@ -374,8 +375,8 @@ def test_converted_weights_are_trained_further(tmp_path, monkeypatch):
         begun.append((self.start, state))
         return 0
 
-    monkeypatch.setattr(train, "prepare_data", lambda _: None)
-    monkeypatch.setattr(train.pipeline, "examples_per_epoch", lambda _: 8)
+    dataset = types.SimpleNamespace(settings=config.data, training=range(8))
+    monkeypatch.setattr(train, "prepare_data", lambda _: dataset)
     monkeypatch.setattr(train._Loop, "run", run)
     assert train.train(config, epath.Path(tmp_path)) == 0
     [(start, state)] = begun

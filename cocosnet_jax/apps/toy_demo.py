@@ -13,6 +13,7 @@ prints what it measured:
   mean colour in its exemplar, and in another one (0 to 255, root of the summed squares of R, G, B).
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -29,9 +30,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from cocosnet_jax import checkpoint, command, data, files, pictures, workdir
-from cocosnet_jax.data import toy_scenes
+from cocosnet_jax.data.builders import toy_scenes
 from cocosnet_jax.metrics import warp_accuracy
-from cocosnet_jax.settings import from_mapping
+from cocosnet_jax.settings import Settings
 from cocosnet_jax.steps import PredictStep, predict_step
 from cocosnet_jax.types import Batch
 
@@ -59,16 +60,7 @@ def main() -> int:
         f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     )
 
-    from cocosnet_jax.configs import toy
-
-    config = toy.get_config()
-    config.train.seed = _SEED.value
-    # The recipe's batch, or where it does not split over this machine's devices the next multiple
-    # that does: groups of samples divide multiples (`loss.group_size`).
-    config.train.batch_size = math.lcm(config.train.batch_size, jax.device_count())
-    # One per epoch, as in the recipe: one of them is the end of the warm-up.
-    config.train.checkpoint_every = toy_scenes.TRAIN_SCENES // config.train.batch_size
-    settings = from_mapping(config.to_dict())
+    settings = recipe(_SEED.value)
     # Slow to import.
     from cocosnet_jax import train
 
@@ -79,7 +71,8 @@ def main() -> int:
         return status
     minutes = (time.monotonic() - began) / 60
 
-    split = data.open_split(settings.data, "validation")
+    dataset = data.open(settings.data)
+    split = dataset.split("validation")
     pairs = [split[i] for i in range(len(split))]
     scenes = Scenes(
         np.stack([i for i, _ in pairs]), np.stack([label[..., 0] for _, label in pairs])
@@ -93,7 +86,7 @@ def main() -> int:
             state, batch
         )
     )
-    steps_per_epoch = len(data.open_split(settings.data, "train")) // settings.train.batch_size
+    steps_per_epoch = len(dataset.training) // settings.train.batch_size
     warmed_up = folder / checkpoint.FOLDER / str(settings.model.mask_epochs * steps_per_epoch)
     given, blind = (
         translate(partial(predict, give_mask=mask), path, scenes, chosen)
@@ -112,6 +105,22 @@ def main() -> int:
     report(measured, len(scenes.images))
     print(f"\nlook at {picture}")
     return 0
+
+
+def recipe(seed: int) -> Settings:
+    """The settings of `configs/toy.py`, for this machine."""
+    settings = command.project_settings("toy")
+    # The recipe's batch, or where it does not split over this machine's devices the next multiple
+    # that does: groups of samples divide multiples (`loss.group_size`).
+    batch_size = math.lcm(settings.train.batch_size, jax.device_count())
+    train = dataclasses.replace(
+        settings.train,
+        seed=seed,
+        batch_size=batch_size,
+        # One per epoch, as in the recipe: one of them is the end of the warm-up.
+        checkpoint_every=toy_scenes.TRAIN_SCENES // batch_size,
+    )
+    return dataclasses.replace(settings, train=train)
 
 
 def choose_exemplars(scenes: Scenes) -> np.ndarray:

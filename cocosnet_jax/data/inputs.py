@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cocosnet_jax.data import edges, face_parts, images, label_maps, poses
+from cocosnet_jax.data import images
+from cocosnet_jax.data.labels import edges, face_parts, label_maps, pose_drawing, poses
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 
@@ -255,7 +256,7 @@ def _pose(
     corner = ""
     if not said and canvas == its_size and poses.fills_a_corner(joints, canvas):
         corner = poses.describe(path, joints, canvas)
-    return Input(poses.draw_pose(joints, canvas, size), its_size or canvas, corner)
+    return Input(pose_drawing.draw_pose(joints, canvas, size), its_size or canvas, corner)
 
 
 def _edges(data: DataSettings, path: Path, size: tuple[int, int]) -> Input:

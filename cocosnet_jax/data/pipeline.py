@@ -6,23 +6,24 @@ no cost, and the samples do not depend on how many processes share them.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from cocosnet_jax.data import distortions, exemplars, open_split, problems, records
+from cocosnet_jax.data import distortions, records
+from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from cocosnet_jax.types import Batch
 
 # Random streams, the second word of every NumPy seed.
-_ORDER, _SAMPLE, _VALIDATION = range(3)
+_ORDER, _SAMPLE = range(2)
 
 
 def training_batches(
-    settings: DataSettings,
+    dataset: Dataset,
     *,
     seed: int,
     batch_size: int,
@@ -40,7 +41,7 @@ def training_batches(
     distorted as `settings.distortion` says; `self_reference` is 1 for both.
 
     Args:
-      settings: which data; it must be prepared.
+      dataset: the data and their settings.
       seed: of everything random.
       batch_size: samples per step over all processes.
       start_step: the first batch is that of this step.
@@ -52,31 +53,28 @@ def training_batches(
       An iterator of `Batch` with NumPy leaves.
 
     Raises:
-      UserError: the data are not prepared, the list does not fit them, or the batch cannot be
-        shared evenly.
+      UserError: an exemplar list does not fit the data, or the batch cannot be shared evenly.
     """
     rows = _rows("config.train.batch_size", batch_size, process_index, process_count)
-    split = open_split(settings, "train")
-    images, listed, _ = _training_images(settings, split)
-    views = self_pairs(settings, split)
+    settings, split, pairs = dataset.settings, dataset.split("train"), dataset.training
     size = settings.image_size
     geometric = settings.distortion == "geometric"
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, _ORDER, epoch)).permutation(len(images))
+        return np.random.default_rng((seed, _ORDER, epoch)).permutation(len(pairs))
 
     def fetch(position: int) -> tuple[Any, ...]:
-        epoch, place = divmod(int(position), len(images))
-        index = int(images[order(epoch)[place]])
+        epoch, place = divmod(int(position), len(pairs))
+        index = int(pairs.images[order(epoch)[place]])
         rng = np.random.default_rng((seed, _SAMPLE, int(position)))
-        reference = _draw_exemplar(settings, listed, index, len(split), rng)
+        reference = _draw_exemplar(settings, pairs.listed, index, len(split), rng)
         foreign = reference != index
         crops = rng.integers(0, settings.load_size - size + 1, (2, 2))
         flips = rng.integers(0, 2, 2) * settings.flip
         distortion = distortions.draw(rng)
-        if not foreign and index in views:
-            reference = int(rng.choice(views[index]))
+        if not foreign and index in pairs.views:
+            reference = int(rng.choice(pairs.views[index]))
         return (
             _bytes(split.record(index)),
             _bytes(split.record(reference)),
@@ -113,13 +111,13 @@ def training_batches(
         .map(lambda step: step * batch_size + rows)
         .unbatch()
     )
-    dataset = positions.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(len(rows), drop_remainder=True).prefetch(2)
-    return dataset.as_numpy_iterator()
+    batches = positions.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = batches.batch(len(rows), drop_remainder=True).prefetch(2)
+    return batches.as_numpy_iterator()
 
 
 def evaluation_batches(
-    settings: DataSettings,
+    dataset: Dataset,
     *,
     batch_size: int,
     split: str = "validation",
@@ -133,7 +131,7 @@ def evaluation_batches(
     call; without a list the image itself.
 
     Args:
-      settings: which data; it must be prepared.
+      dataset: the data and their settings.
       batch_size: samples per step over all processes.
       split: `validation`, or `exemplars` for the training images.
       process_index: as in `training_batches`.
@@ -147,16 +145,16 @@ def evaluation_batches(
       UserError: as `training_batches`.
     """
     rows = _rows("config.train.evaluation_batch_size", batch_size, process_index, process_count)
-    images, pool, references, _ = _evaluation_pairs(settings, split)
-    chosen = list(references)
+    pairs = dataset.evaluation(split)
+    images, chosen = pairs.images, list(pairs.references)
 
     def fetch(position: int) -> tuple[Any, ...]:
         valid = bool(position < len(chosen))
         index = chosen[int(position) if valid else -1]
-        record, reference = images.record(index), references[index]
+        record, reference = images.record(index), pairs.references[index]
         return (
             _bytes(record),
-            _bytes(record if reference is None else pool.record(reference)),
+            _bytes(record if reference is None else pairs.pool.record(reference)),
             np.float32(reference is None),
             valid,
             _bytes(images.keys[index].encode() if valid else b""),
@@ -172,60 +170,12 @@ def evaluation_batches(
 
     steps = -(-len(chosen) // batch_size)
     positions = tf.data.Dataset.range(steps).map(lambda step: step * batch_size + rows).unbatch()
-    dataset = positions.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(len(rows), drop_remainder=True).prefetch(2)
+    batches = positions.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = batches.batch(len(rows), drop_remainder=True).prefetch(2)
     return (
         (batch, valid, [key.decode() for key in keys])
-        for batch, valid, keys in dataset.as_numpy_iterator()
+        for batch, valid, keys in batches.as_numpy_iterator()
     )
-
-
-def examples_per_epoch(settings: DataSettings, split: str = "train") -> int:
-    """How many images an epoch of training takes, or an evaluation of another split yields.
-
-    Raises:
-      UserError: the data are not prepared, or the list does not fit them.
-    """
-    if split == "train":
-        return len(_training_images(settings, open_split(settings, split)).images)
-    return len(_evaluation_pairs(settings, split).references)
-
-
-def read_lists(settings: DataSettings) -> None:
-    """Raises a `UserError` that says which exemplar lists are no lists; needs no prepared data."""
-    lists = {
-        "exemplar_list": settings.exemplar_list if settings.exemplar_probability else "",
-        "validation_exemplar_list": settings.validation_exemplar_list,
-        "self_pair_list": settings.self_pair_list,
-    }
-    wrong = []
-    for field, path in lists.items():
-        # These are no files.
-        if path in ("", "names" if field == "self_pair_list" else "random"):
-            continue
-        try:
-            exemplars.read_list(path)
-        except UserError as error:
-            wrong.append(f"{field}: {error}")
-    problems.raise_if_any("config.data", wrong)
-
-
-def check_lists(settings: DataSettings) -> list[str]:
-    """Looks whether exemplar lists fit the prepared data.
-
-    Returns:
-      Lines that say which images the lists leave out.
-
-    Raises:
-      UserError: a list does not fit.
-    """
-    split = open_split(settings, "train")
-    self_pairs(settings, split)
-    notes = (
-        _training_images(settings, split).note,
-        _evaluation_pairs(settings, "validation").note,
-    )
-    return [note for note in notes if note]
 
 
 def _rows(field: str, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
@@ -237,73 +187,6 @@ def _rows(field: str, batch_size: int, process_index: int, process_count: int) -
         )
     share = batch_size // process_count
     return np.arange(process_index * share, (process_index + 1) * share, dtype=np.int64)
-
-
-class _TrainingImages(NamedTuple):
-    """What training takes.
-
-    Attributes:
-      images: positions of the images of an epoch.
-      listed: for each of them the positions of its exemplars; None where any other image will do.
-      note: which images are left out, or None.
-    """
-
-    images: np.ndarray
-    listed: dict[int, tuple[int, ...]] | None
-    note: str | None = None
-
-
-def _training_images(settings: DataSettings, split: records.Split) -> _TrainingImages:
-    every = np.arange(len(split))
-    if settings.exemplar_probability == 0:
-        return _TrainingImages(every, {})
-    if settings.exemplar_list == "random":
-        return _TrainingImages(every, None)
-    listed, note = _resolve(settings.exemplar_list, "training images", split, split.keys)
-    return _TrainingImages(np.array(list(listed)), listed, note)
-
-
-def self_pairs(settings: DataSettings, split: records.Split) -> dict[int, tuple[int, ...]]:
-    """For each image that has them, the positions of other views by `self_pair_list`.
-
-    The list may name images outside the split, which are passed over: DeepFashion's lists serve
-    training and validation.
-
-    Raises:
-      UserError: the list is not as it should be, or fits no image at all.
-    """
-    path = settings.self_pair_list
-    if not path:
-        return {}
-    found: dict[int, tuple[int, ...]] = {}
-    if path == "names":
-        clothes: dict[str, list[int]] = {}
-        for index, key in enumerate(split.keys):
-            if (same := exemplars.same_clothes(key)) is not None:
-                clothes.setdefault(same, []).append(index)
-        for group in clothes.values():
-            found |= {index: tuple(i for i in group if i != index) for index in group}
-        # One view of each is nothing wrong; no such name is.
-        fits = bool(clothes)
-    else:
-        listed = exemplars.resolve(path, split.keys, split.keys, pass_missing=True).references
-        found = {i: tuple(view for view in views if view != i) for i, views in listed.items()}
-        fits = bool(listed)
-    if not fits:
-        raise UserError(
-            f"config.data.self_pair_list is {path!r}, which fits none of the {len(split)} training"
-            f" images ({split.keys[0]}, ...); name DeepFashion's list, or set it to ''"
-        )
-    return {index: views for index, views in found.items() if views}
-
-
-def _resolve(
-    path: str, what: str, split: records.Split, references: list[str], *, first_only: bool = False
-) -> tuple[dict[int, tuple[int, ...]], str | None]:
-    """The images of a split that a list names with their exemplars, and a line on the others."""
-    pairing = exemplars.resolve(path, split.keys, references, first_only=first_only)
-    exemplars.require_any(path, pairing, split.keys, what)
-    return pairing.references, exemplars.left_out(path, pairing, split.keys, what)
 
 
 def _draw_exemplar(
@@ -323,59 +206,6 @@ def _draw_exemplar(
     if listed is None:
         return other + (other >= index)
     return listed[index][-1 if hard else 0]
-
-
-class _Pool:
-    """Several splits as one sequence of records."""
-
-    def __init__(self, splits: Sequence[records.Split]):
-        self.keys = [key for split in splits for key in split.keys]
-        self._splits = splits
-
-    def record(self, index: int) -> bytes:
-        for split in self._splits:
-            if index < len(split):
-                return split.record(index)
-            index -= len(split)
-        raise IndexError(index)
-
-
-class _EvaluationPairs(NamedTuple):
-    """What an evaluation takes.
-
-    Attributes:
-      images: the split.
-      pool: what exemplars are taken from.
-      references: position of each image -> that of its exemplar in `pool`, or None for the image
-        itself.
-      note: which images are left out, or None.
-    """
-
-    images: records.Split
-    pool: _Pool
-    references: dict[int, int | None]
-    note: str | None = None
-
-
-def _evaluation_pairs(settings: DataSettings, split: str) -> _EvaluationPairs:
-    if split == "train" and settings.load_size != settings.image_size:
-        raise ValueError("the training images at image_size are the split 'exemplars'")
-    images = open_split(settings, split)
-    if settings.validation_exemplar_list in ("", "random"):
-        alone = not settings.validation_exemplar_list or len(images) == 1
-        references: dict[int, int | None] = {}
-        for index in range(len(images)):
-            other = int(
-                np.random.default_rng((_VALIDATION, index)).integers(max(len(images) - 1, 1))
-            )
-            references[index] = None if alone else other + (other >= index)
-        return _EvaluationPairs(images, _Pool([images]), references)
-    others = {"validation", "exemplars"} & images.siblings - {split}
-    pool = _Pool([images, *(open_split(settings, name) for name in sorted(others))])
-    path, what = settings.validation_exemplar_list, f"{split} images"
-    listed, note = _resolve(path, what, images, pool.keys, first_only=True)
-    first: dict[int, int | None] = {index: found[0] for index, found in listed.items()}
-    return _EvaluationPairs(images, pool, first, note)
 
 
 def _bytes(text: bytes) -> np.ndarray:

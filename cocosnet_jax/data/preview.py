@@ -1,20 +1,18 @@
 """A contact sheet that lets a user see that pairs and distortions are right."""
 
-import dataclasses
-
 import numpy as np
 from PIL import Image, ImageDraw
 
 from cocosnet_jax import pictures
 from cocosnet_jax.data import pipeline
-from cocosnet_jax.settings import DataSettings
+from cocosnet_jax.data.dataset import Dataset
 
 _COLUMNS = ("input", "image", "exemplar", "distorted exemplar", "its input")
 _ROWS = 8
 _CAPTION = 16  # pixels
 
 
-def contact_sheet(settings: DataSettings, rows: int = _ROWS) -> np.ndarray:
+def contact_sheet(dataset: Dataset, rows: int = _ROWS) -> np.ndarray:
     """Pairs and distortions as training sees them, from the start of seed 0.
 
     Each row shows one sample: its input, the image, the exemplar of its list (or the image itself,
@@ -22,15 +20,16 @@ def contact_sheet(settings: DataSettings, rows: int = _ROWS) -> np.ndarray:
     distortion.
 
     Args:
-      settings: which data; it must be prepared.
+      dataset: the data and their settings.
       rows: number of samples.
 
     Returns:
       (caption + rows * H, 5 * H, 3) uint8.
     """
     # Both see the same images and crops: a sample's random numbers do not depend on its pairing.
+    settings = dataset.settings
     always, never = (
-        dataclasses.replace(settings, exemplar_probability=probability)
+        dataset.replace(exemplar_probability=probability)
         for probability in (1.0 if settings.exemplar_list else 0.0, 0.0)
     )
     paired = next(pipeline.training_batches(always, seed=0, batch_size=rows))

@@ -1,17 +1,44 @@
-"""Whether a dataset's own files are still those that were prepared.
+"""A dataset's own files: what there are, and whether they are still those that were prepared.
 
-Two digests tell. The quick one is of names, sizes and times; where it is the same, the files are.
-Where it is not, the other one decides, which is of names and content: a copy of the same files is
-the same data, wherever and whenever it was made.
+Two digests tell whether they are the same. The quick one is of names, sizes and times; where it is
+the same, the files are. Where it is not, the other one decides, which is of names and content: a
+copy of the same files is the same data, wherever and whenever it was made.
 """
 
 import concurrent.futures
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import tqdm
+
+from cocosnet_jax.errors import UserError
+
+
+def files_below(folder: str | Path, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every file below a folder with its size and time (`os.stat`), in alphabetical order.
+
+    Links are followed, but not into a folder that one is in already (inode numbers `above`). A
+    link to nothing counts as a file, so that whoever reads it says so.
+    """
+    here = (*above, os.stat(folder).st_ino)
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir():
+                if entry.stat().st_ino not in here:
+                    yield from files_below(entry.path, here)
+            elif entry.is_file() or entry.is_symlink():
+                yield entry.path, entry.stat(follow_symlinks=entry.is_file())
+
+
+def read_text(path: Path) -> str:
+    """A text file; raises a `UserError`."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text ({error}); replace it") from None
 
 
 def quick_digest(folder: Path, paths: Sequence[Path]) -> str:

@@ -8,7 +8,7 @@ from cocosnet_jax import train
 from cocosnet_jax.apps import toy_demo
 from cocosnet_jax.apps.toy_demo import Scenes
 from cocosnet_jax.configs import toy
-from cocosnet_jax.data import toy_scenes
+from cocosnet_jax.data.builders import toy_scenes
 
 
 def flat_scenes(colours):

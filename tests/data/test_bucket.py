@@ -62,10 +62,10 @@ def test_records_that_were_copied_to_a_bucket_are_found_and_read(settings, bucke
     data.prepare(settings)
     shutil.copytree(settings.data_dir, bucket / "prepared")
     data.prepare(there)
-    own, copied = (data.open_split(s, "train") for s in (settings, there))
+    own, copied = (data.open(s).split("train") for s in (settings, there))
     for index in range(5):
         np.testing.assert_array_equal(own[index][0], copied[index][0])
-    batch, again = (next(pipeline.training_batches(s, seed=0, batch_size=2)) for s in
+    batch, again = (next(pipeline.training_batches(data.open(s), seed=0, batch_size=2)) for s in
                     (settings, there))  # fmt: skip
     np.testing.assert_array_equal(batch.image, again.image)
     # The dataset's own files were copied as well: that they are the same is kept in the bucket.
@@ -76,7 +76,7 @@ def test_records_that_were_copied_to_a_bucket_are_found_and_read(settings, bucke
     for path in bucket.rglob("*train.array_record*"):
         path.unlink()
     with pytest.raises(UserError, match=rf"the records in {BUCKET}/.* cannot be read \(.*No such"):
-        data.open_split(there, "train")
+        data.open(there).split("train")
 
 
 def test_lists_in_a_bucket(bucket):

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax.data import edges, inputs, poses
+from cocosnet_jax.data import inputs
+from cocosnet_jax.data.labels import edges, pose_drawing
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from tests.data.conftest import draw_label
-from tests.data.test_label_maps import in_palette, rgb
+from tests.data.labels.test_label_maps import in_palette, rgb
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
 
@@ -171,7 +172,7 @@ def test_poses(tmp_path, dataset, folders):
     pose.write_text(text)
     image = save(tmp_path / folders[0] / "id_1/a.jpg", np.zeros((60, 40, 3), np.uint8))
     found = inputs.read_input(of(dataset, 20), image)
-    np.testing.assert_array_equal(found.planes, poses.draw_pose(joints, (60, 40), (32, 32)))
+    np.testing.assert_array_equal(found.planes, pose_drawing.draw_pose(joints, (60, 40), (32, 32)))
     assert found.size == (60, 40)
     # The file alone is drawn as large as its photograph, which the layout tells.
     alone = inputs.read_input(of(dataset, 20), pose)
@@ -179,7 +180,7 @@ def test_poses(tmp_path, dataset, folders):
     assert alone.size == (60, 40)
     # Drawn larger, the person stays where it is.
     found = inputs.read_input(of(dataset, 20), pose, side=64)
-    np.testing.assert_array_equal(found.planes, poses.draw_pose(joints, (60, 40), (64, 64)))
+    np.testing.assert_array_equal(found.planes, pose_drawing.draw_pose(joints, (60, 40), (64, 64)))
     with pytest.raises(UserError, match="is a photograph and its pose is not known"):
         inputs.read_input(of(dataset, 20), save(tmp_path / "a.jpg", np.zeros((9, 9, 3), np.uint8)))
     names = ["a.json", "a_candidate.txt", "a.jpg", "a_subset.txt", "list.txt"]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cocosnet_jax import data
-from cocosnet_jax.data import pipeline
+from cocosnet_jax.data import builders, pipeline
+from cocosnet_jax.data.pair_builder import PairBuilder
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from tests.data.conftest import CLASSES, colours, write_pair
@@ -15,7 +16,7 @@ SHARED = Path(__file__).parents[2] / ".." / "shared"
 
 
 def batches(settings, count, **options):
-    return list(itertools.islice(pipeline.training_batches(settings, **options), count))
+    return list(itertools.islice(pipeline.training_batches(data.open(settings), **options), count))
 
 
 def assert_equal(one, other):
@@ -51,7 +52,7 @@ def test_validation_tensors_equal_the_release(tmp_path, dataset, folder, channel
     # Bytes here; there class numbers, or the maps over 255 as float16.
     scale = 1 if reference["label"].dtype == np.uint8 else 255
     compared = 0
-    for batch, _, keys in pipeline.evaluation_batches(settings, batch_size=4):
+    for batch, _, keys in pipeline.evaluation_batches(data.open(settings), batch_size=4):
         for row, key in enumerate(keys):
             if (i := place.get(key)) is None:
                 continue
@@ -101,9 +102,9 @@ def test_processes_share_the_batch_of_one(prepared):
 
 def test_a_batch_that_processes_cannot_share_is_refused(prepared):
     with pytest.raises(UserError, match=r"config\.train\.batch_size is 6, which 4 processes"):
-        pipeline.training_batches(prepared, seed=0, batch_size=6, process_count=4)
+        pipeline.training_batches(data.open(prepared), seed=0, batch_size=6, process_count=4)
     with pytest.raises(UserError, match=r"evaluation_batch_size is 6, which 4 processes"):
-        next(pipeline.evaluation_batches(prepared, batch_size=6, process_count=4))
+        next(pipeline.evaluation_batches(data.open(prepared), batch_size=6, process_count=4))
 
 
 @pytest.fixture
@@ -181,7 +182,7 @@ def test_image_and_label_stay_aligned(prepared, distortion):
 
 
 def test_crops_and_flips_are_those_of_the_prepared_image(prepared):
-    split = data.open_split(prepared, "train")
+    split = data.open(prepared).split("train")
     places = set()
     for batch in batches(dataclasses.replace(prepared, flip=True), 10, seed=0, batch_size=4):
         for row in range(4):
@@ -219,7 +220,10 @@ def test_evaluation_covers_every_image_exactly_once(plain, batch_size, processes
     for index in range(processes):
         run = list(
             pipeline.evaluation_batches(
-                plain, batch_size=batch_size, process_index=index, process_count=processes
+                data.open(plain),
+                batch_size=batch_size,
+                process_index=index,
+                process_count=processes,
             )
         )
         counts.add(len(run))
@@ -232,13 +236,13 @@ def test_evaluation_covers_every_image_exactly_once(plain, batch_size, processes
                     assert key not in seen
                     assert key == f"validation/validation_{batch.label[row, 0, 0, 0]:02d}.jpg"
                     seen[key] = int(batch.exemplar_label[row, 0, 0, 0])
-    assert len(seen) == pipeline.examples_per_epoch(plain, "validation") == 10
+    assert len(seen) == len(data.open(plain).evaluation()) == 10
     assert counts == {-(-10 // batch_size)}
     # Whatever the batches, an image keeps its random exemplar, another image.
     assert all(int(key[-6:-4]) != exemplar for key, exemplar in seen.items())
     again = {
         key: int(exemplar[0, 0, 0])
-        for batch, _, keys in pipeline.evaluation_batches(plain, batch_size=10)
+        for batch, _, keys in pipeline.evaluation_batches(data.open(plain), batch_size=10)
         for key, exemplar in zip(keys, batch.exemplar_label, strict=True)
     }
     assert seen == again
@@ -250,7 +254,7 @@ def test_validation_lists_reach_training_images(plain, tmp_path):
     path.write_text("\n".join([*rows, "validation_09,validation_02"]).replace(",x", ""))
     settings = dataclasses.replace(plain, load_size=48, validation_exemplar_list=str(path))
     data.prepare(settings)
-    [(batch, valid, _)] = pipeline.evaluation_batches(settings, batch_size=10)
+    [(batch, valid, _)] = pipeline.evaluation_batches(data.open(settings), batch_size=10)
     assert valid.all()
     np.testing.assert_array_equal(batch.self_reference, np.zeros(10))
     expected = [*((np.arange(9) + 4) % 10), 2]
@@ -258,14 +262,14 @@ def test_validation_lists_reach_training_images(plain, tmp_path):
     np.testing.assert_allclose(batch.exemplar[:, 16, 16], colours(np.array(expected)), atol=2)
     # Without a list an image is its own exemplar.
     alone = dataclasses.replace(settings, validation_exemplar_list="")
-    [(batch, _, _)] = pipeline.evaluation_batches(alone, batch_size=10)
+    [(batch, _, _)] = pipeline.evaluation_batches(data.open(alone), batch_size=10)
     np.testing.assert_array_equal(batch.image, batch.exemplar)
     np.testing.assert_array_equal(batch.self_reference, np.ones(10))
 
 
 def test_unprepared_data_are_named(settings):
     with pytest.raises(UserError, match=r"no prepared data in .*cocosnet_jax\.prepare"):
-        pipeline.training_batches(settings, seed=0, batch_size=1)
+        pipeline.training_batches(data.open(settings), seed=0, batch_size=1)
 
 
 def test_unknown_dataset_is_named(settings):
@@ -284,10 +288,12 @@ def test_unknown_dataset_is_named(settings):
     ],
 )
 def test_every_dataset_has_a_builder_of_its_name(settings, name, condition):
-    builder = data.open_builder(dataclasses.replace(settings, dataset=name, condition=condition))
+    builder = builders.open_builder(
+        dataclasses.replace(settings, dataset=name, condition=condition)
+    )
     other = "channels" if condition == "labels" else "labels"
     with pytest.raises(UserError, match=rf"condition is '{other}', but {name} has '{condition}'"):
-        data.open_builder(dataclasses.replace(settings, dataset=name, condition=other))
+        builders.open_builder(dataclasses.replace(settings, dataset=name, condition=other))
     assert builder.name == name
     assert f"/{name}/48_32_6_ade_" in str(builder.data_dir)
 
@@ -297,7 +303,7 @@ def test_many_planes_travel_through_records(tmp_path):
 
     planes = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 15), np.uint8)
 
-    class ManyPlanes(records.PairBuilder):
+    class ManyPlanes(PairBuilder):
         """Fifteen planes, as edge maps have."""
 
         def split_keys(self):
@@ -327,7 +333,7 @@ def test_large_splits_keep_their_order_in_little_memory(tmp_path, monkeypatch):
 
     from cocosnet_jax.data import records
 
-    class Numbered(records.PairBuilder):
+    class Numbered(PairBuilder):
         """Images whose colour is their position."""
 
         def split_keys(self):
@@ -361,13 +367,13 @@ def test_images_without_a_line_are_left_out(plain, tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("".join(f"training_{i:02d},training_00,training_09\n" for i in (7, 2, 4, 1)))
     settings = dataclasses.replace(plain, exemplar_list=str(path))
-    [note] = data.prepare(settings)
+    [note] = data.prepare(settings).notes
     assert note == (
         f"note: exemplar list {path} has lines for 4 of the 10 training images; left out,"
         " without a line: 6 (training/training_00.jpg, training/training_03.jpg,"
         " training/training_05.jpg, ...)"
     )
-    assert pipeline.examples_per_epoch(settings) == 4
+    assert len(data.open(settings).training) == 4
     # Every epoch takes each listed image once, whatever its exemplar.
     runs = batches(settings, 30, seed=0, batch_size=2)
     seen = np.concatenate([batch.label[:, 0, 0, 0] for batch in runs])
@@ -387,12 +393,14 @@ def test_evaluation_leaves_out_images_without_a_line(plain, tmp_path, batch_size
         "validation_07,training_01,gone\nvalidation_02,validation_03\nx,y\nvalidation_05,training_00\n"
     )
     settings = dataclasses.replace(plain, load_size=48, validation_exemplar_list=str(path))
-    [note] = data.prepare(settings)
+    [note] = data.prepare(settings).notes
     assert "has lines for 3 of the 10 validation images; left out, without a line: 7" in note
     assert note.endswith("; lines for images that are not there: 1")
-    assert pipeline.examples_per_epoch(settings, "validation") == 3
+    assert len(data.open(settings).evaluation()) == 3
     found = {}
-    for batch, valid, keys in pipeline.evaluation_batches(settings, batch_size=batch_size):
+    for batch, valid, keys in pipeline.evaluation_batches(
+        data.open(settings), batch_size=batch_size
+    ):
         for row in np.flatnonzero(valid):
             assert keys[row] == f"validation/validation_{batch.label[row, 0, 0, 0]:02d}.jpg"
             found[int(batch.label[row, 0, 0, 0])] = int(batch.exemplar_label[row, 0, 0, 0])

@@ -5,8 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from cocosnet_jax.data import edges, face_parts, images, poses
-from cocosnet_jax.data.records import PairBuilder
+from cocosnet_jax.data import images
+from cocosnet_jax.data.labels import edges, face_parts, pose_drawing
+from cocosnet_jax.data.pair_builder import PairBuilder
 
 VERSION = "1.0.0"
 SIZE = (72, 64)
@@ -54,7 +55,7 @@ DRAWN = {
         lambda: edges.own_edges(None, (label_map() == 3).astype(np.uint8) * 255, SIZE),
         "f06687e696649776",
     ),
-    "pose": (lambda: poses.draw_pose(joints(), (96, 128), SIZE), "b702ab7291c96eac"),
+    "pose": (lambda: pose_drawing.draw_pose(joints(), (96, 128), SIZE), "b702ab7291c96eac"),
 }
 
 
@@ -66,7 +67,7 @@ def test_changed_pixels_need_a_new_version(what):
     found = hashlib.sha256(f"{drawn.shape} {drawn.dtype}".encode() + drawn.tobytes()).hexdigest()
     assert found[:16] == digest, (
         f"numbers changed: {what}. Records that were prepared before hold others, so raise"
-        " PairBuilder.VERSION (cocosnet_jax/data/records.py), and here VERSION and the digest"
+        " PairBuilder.VERSION (cocosnet_jax/data/pair_builder.py), and here VERSION and the digest"
     )
 
 

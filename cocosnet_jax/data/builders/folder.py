@@ -9,12 +9,13 @@ Layout, in the source folder or in a folder of it:
     poses/.../NAME_keypoints.json, NAME.json, or NAME_candidate.txt and NAME_subset.txt
                                 `folder_poses`: OpenPose's files
     classes.txt                 optional, for label maps: a class per line, from class 0 on, with
-                                colours where maps are in colour, see `cocosnet_jax.data.label_maps`
+                                colours where maps are in colour, see
+                                `cocosnet_jax.data.labels.label_maps`
     val.txt, train.txt, test.txt
                                 optional: photographs of the splits, one per line; folders named
                                 train, val or test within `images` name the splits as well
-                                (`cocosnet_jax.data.listed`). Without either every tenth photograph,
-                                from the first on, is for validation
+                                (`cocosnet_jax.data.builders.listed`). Without either
+                                every tenth photograph, from the first on, is for validation
 
 or, for every split, `train/images/` and `train/labels/`, or SPADE's `train_img/` and
 `train_label/` (`train_edge/`, `train_pose/`).
@@ -30,18 +31,14 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cocosnet_jax.data import edges, images, label_maps, problems
-from cocosnet_jax.data.drawn_poses import DrawnPoses
+from cocosnet_jax.data import images, problems
+from cocosnet_jax.data.builders.drawn_poses import DrawnPoses
+from cocosnet_jax.data.builders.listed import LIST_FILES, ListedBuilder, Place, split_of
 from cocosnet_jax.data.inputs import UNMARKED
-from cocosnet_jax.data.label_maps import ClassList
-from cocosnet_jax.data.listed import (
-    LIST_FILES,
-    ListedBuilder,
-    Place,
-    files_below,
-    read_text,
-    split_of,
-)
+from cocosnet_jax.data.labels import edges, label_maps
+from cocosnet_jax.data.labels.label_maps import ClassList
+from cocosnet_jax.data.labels.survey import Survey
+from cocosnet_jax.data.source_files import files_below, read_text
 from cocosnet_jax.errors import UserError
 
 # A folder of photographs in SPADE's layout.
@@ -222,7 +219,7 @@ class Folder(OwnBuilder):
         return label
 
     @functools.cached_property
-    def _survey(self) -> tuple[label_maps.Survey, np.ndarray, list[str]]:
+    def _survey(self) -> tuple[Survey, np.ndarray, list[str]]:
         """All label maps, pixels by class, and what is wrong with single maps.
 
         Raises:
@@ -235,7 +232,7 @@ class Folder(OwnBuilder):
         numbered = not classes.colours and value_255 != "class_1"
         limit = 2 if value_255 == "class_1" else len(classes.names) or images.MAX_CLASSES
         pixels = np.zeros(limit, np.int64)
-        survey, lock = label_maps.Survey(), threading.Lock()
+        survey, lock = Survey(), threading.Lock()
 
         def look(path: Path) -> str | None:
             try:

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cocosnet_jax.data import images, poses
-from cocosnet_jax.data.poses import LIMBS, draw_pose, read_pose
+from cocosnet_jax.data import images
+from cocosnet_jax.data.labels.pose_drawing import LIMBS, PLANES, draw_pose
+from cocosnet_jax.data.labels.poses import read_pose
 from cocosnet_jax.errors import UserError
 
-SHARED = Path(__file__).parents[2] / ".." / "shared"
+SHARED = Path(__file__).parents[3] / ".." / "shared"
 SIZE = (90, 120)  # height, width
 
 
@@ -75,7 +76,7 @@ def test_a_single_joint_is_a_disc_in_its_exchanged_colour():
     joints = np.full((18, 2), np.nan)
     joints[1] = (40.9, 30.2)
     planes = draw_pose(joints, SIZE, SIZE)
-    assert planes.shape == (*SIZE, poses.PLANES)
+    assert planes.shape == (*SIZE, PLANES)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     squared = (x - 40) ** 2 + (y - 30) ** 2  # truncated coordinates
     assert (planes[squared <= 15, :3] == (0, 85, 255)).all()

@@ -3,10 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cocosnet_jax.data import edges, exemplars, face_parts, images
-from cocosnet_jax.data.edges import EDGE_PARTS, distance_map, face_edges, mask_edge
+from cocosnet_jax.data import exemplars, images
+from cocosnet_jax.data.labels import edges, face_parts
+from cocosnet_jax.data.labels.edges import EDGE_PARTS, distance_map, face_edges, mask_edge
 
-SHARED = Path(__file__).parents[2] / ".." / "shared"
+SHARED = Path(__file__).parents[3] / ".." / "shared"
 
 
 def city_block(drawing):

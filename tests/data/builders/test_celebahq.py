@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax.data import celebahq, edges, face_parts, images, records
+from cocosnet_jax.data import images, records
+from cocosnet_jax.data.builders import celebahq
+from cocosnet_jax.data.labels import edges, face_parts
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
-SHARED = Path(__file__).parents[2] / ".." / "shared"
+SHARED = Path(__file__).parents[3] / ".." / "shared"
 ANNOTATIONS = "CelebAMask-HQ-mask-anno"
 
 

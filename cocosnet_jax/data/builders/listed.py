@@ -6,7 +6,8 @@ name a split, the list counts.
 
 `val` validates, or `test` where there is no `val`. Where there are both, `test` is left out. Where
 there is neither, what is not in `train.txt` validates. Where there is no `train`, all other
-photographs train. A folder of one's own (`cocosnet_jax.data.folder`) may do without any of this.
+photographs train. A folder of one's own (`cocosnet_jax.data.builders.folder`) may do without any
+of this.
 """
 
 import abc
@@ -20,7 +21,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from cocosnet_jax.data import downloads, exemplars, images, problems
-from cocosnet_jax.data.records import PairBuilder
+from cocosnet_jax.data.pair_builder import PairBuilder
+from cocosnet_jax.data.source_files import files_below, read_text
 from cocosnet_jax.errors import UserError
 
 _LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
@@ -312,27 +314,3 @@ class ListedBuilder(PairBuilder):
         except UserError as error:
             return str(error)
         return None
-
-
-def files_below(folder: str | Path, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every file below a folder with its size and time (`os.stat`), in alphabetical order.
-
-    Links are followed, but not into a folder that one is in already (inode numbers `above`). A
-    link to nothing counts as a file, so that whoever reads it says so.
-    """
-    here = (*above, os.stat(folder).st_ino)
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir():
-                if entry.stat().st_ino not in here:
-                    yield from files_below(entry.path, here)
-            elif entry.is_file() or entry.is_symlink():
-                yield entry.path, entry.stat(follow_symlinks=entry.is_file())
-
-
-def read_text(path: Path) -> str:
-    """A text file; raises a `UserError`."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({error}); replace it") from None

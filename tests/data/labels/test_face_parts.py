@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax.data import face_parts, images
+from cocosnet_jax.data import images
+from cocosnet_jax.data.labels import face_parts
 from cocosnet_jax.errors import UserError
 
-SHARED = Path(__file__).parents[2] / ".." / "shared"
+SHARED = Path(__file__).parents[3] / ".." / "shared"
 SAMPLES = SHARED / "samples" / "celebahq" / "CelebAMask-HQ-mask-anno"
 
 

@@ -5,15 +5,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from cocosnet_jax.data import poses
-from cocosnet_jax.data.listed import ListedBuilder
+from cocosnet_jax.data.builders.listed import ListedBuilder
+from cocosnet_jax.data.labels import pose_drawing, poses
 
 
 class DrawnPoses(ListedBuilder):
     """The drawing of a pose and a distance map for every limb, 20 planes."""
 
     condition: ClassVar[str] = "channels"
-    channels: ClassVar[int] = poses.PLANES
+    channels: ClassVar[int] = pose_drawing.PLANES
 
     def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
         """The joints, and (H, W) of the canvas that they lie in."""
@@ -48,4 +48,4 @@ class DrawnPoses(ListedBuilder):
     ) -> np.ndarray:
         """The 20 planes, (h, w, 20)."""
         del photograph
-        return poses.draw_pose(*annotation, size)
+        return pose_drawing.draw_pose(*annotation, size)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax.data import label_maps
-from cocosnet_jax.data.label_maps import ClassList, Survey
+from cocosnet_jax.data.labels import label_maps
+from cocosnet_jax.data.labels.label_maps import ClassList
+from cocosnet_jax.data.labels.survey import Survey
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 

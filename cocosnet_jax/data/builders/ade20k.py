@@ -26,9 +26,9 @@ import tqdm
 
 from cocosnet_jax.data import downloads, exemplars, images, problems
 from cocosnet_jax.data.inputs import UNMARKED
-from cocosnet_jax.data.label_maps import Survey
-from cocosnet_jax.data.listed import files_below
-from cocosnet_jax.data.records import PairBuilder
+from cocosnet_jax.data.labels.survey import Survey
+from cocosnet_jax.data.pair_builder import PairBuilder
+from cocosnet_jax.data.source_files import files_below
 from cocosnet_jax.errors import UserError
 
 _FOLDERS = {"train": "training", "validation": "validation"}

@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 
 from cocosnet_jax import data
-from cocosnet_jax.data import deepfashion, exemplars, pipeline, poses, records
+from cocosnet_jax.data import exemplars, pipeline, records
+from cocosnet_jax.data.builders import deepfashion
+from cocosnet_jax.data.labels import pose_drawing
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
-SHARED = Path(__file__).parents[2] / ".." / "shared"
+SHARED = Path(__file__).parents[3] / ".." / "shared"
 
 
 def settings_for(source, tmp_path, size=32):
@@ -58,7 +60,7 @@ def test_records(source, tmp_path):
     image, label = train[1]
     assert np.abs(image.astype(int) - (90, 10, 200)).max() <= 4
     joints = np.loadtxt(source / "pose/WOMEN/Dresses/id_1/01_2_side_candidate.txt")[:, :2]
-    np.testing.assert_array_equal(label, poses.draw_pose(joints, (64, 48), (32, 32)))
+    np.testing.assert_array_equal(label, pose_drawing.draw_pose(joints, (64, 48), (32, 32)))
 
 
 def test_the_test_list_validates_where_there_is_no_val(source, tmp_path):
@@ -120,10 +122,12 @@ def test_another_view_of_the_same_clothes_is_the_own_exemplar(source, tmp_path, 
         flip=False,
     )
     data.prepare(settings)
-    split = data.open_split(settings, "train")
+    split = data.open(settings).split("train")
     poses_of = {key.split("/")[-1][:4]: split[i][1] for i, key in enumerate(split.keys)}
     seen = set()
-    for batch in itertools.islice(pipeline.training_batches(settings, seed=0, batch_size=4), 10):
+    for batch in itertools.islice(
+        pipeline.training_batches(data.open(settings), seed=0, batch_size=4), 10
+    ):
         np.testing.assert_array_equal(batch.self_reference, np.ones(4))
         for row in range(4):
             names = [

@@ -1,4 +1,4 @@
-"""Poses as OpenPose writes them, and their drawing: the input of DeepFashion (SPEC section 1).
+"""Poses as OpenPose writes them (SPEC section 1).
 
 Joints are OpenPose's 18 of the COCO model: nose, neck, then shoulder, elbow, wrist of the right
 and of the left arm, hip, knee, ankle of the right and of the left leg, right and left eye, right
@@ -6,66 +6,16 @@ and left ear. They travel as (18, 2) float64, x and y in pixels, NaN where a joi
 """
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image
 
-from cocosnet_jax.data.edges import distance_map
 from cocosnet_jax.errors import UserError
 
 JOINTS = 18
-# Pairs of joints, counted from 1, in the order of drawing: later limbs lie over earlier ones.
-LIMBS = (
-    (2, 3),
-    (2, 6),
-    (3, 4),
-    (4, 5),
-    (6, 7),
-    (7, 8),
-    (2, 9),
-    (9, 10),
-    (10, 11),
-    (2, 12),
-    (12, 13),
-    (13, 14),
-    (2, 1),
-    (1, 15),
-    (15, 17),
-    (1, 16),
-    (16, 18),
-)
-PLANES = 3 + len(LIMBS)
-
-# OpenPose's hue wheel. It is used as it is, but OpenPose means it for images in BGR order: the
-# finished RGB planes hold it with first and last channel exchanged.
-_COLOURS = (
-    (255, 0, 0),
-    (255, 85, 0),
-    (255, 170, 0),
-    (255, 255, 0),
-    (170, 255, 0),
-    (85, 255, 0),
-    (0, 255, 0),
-    (0, 255, 85),
-    (0, 255, 170),
-    (0, 255, 255),
-    (0, 170, 255),
-    (0, 85, 255),
-    (0, 0, 255),
-    (85, 0, 255),
-    (170, 0, 255),
-    (255, 0, 255),
-    (255, 0, 170),
-    (255, 0, 85),
-)
-_RADIUS = 4  # of a joint's circle, and half the width of a limb, in pixels
-
 # The 18 joints among the 25 of OpenPose's BODY_25 model, which has the middle of the hips as 8.
 _OF_BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
 
@@ -322,51 +272,3 @@ def _read(path: Path) -> str:
         raise UserError(f"pose file {path} does not exist; run the pose detector") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"pose file {path} cannot be read ({error}); replace it") from None
-
-
-def draw_pose(
-    joints: np.ndarray, canvas_size: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
-    """The input map of DeepFashion.
-
-    Args:
-      joints: (18, 2) x and y in pixels of the canvas, NaN where not seen.
-      canvas_size: (H, W) in whose pixels they lie; the pose is drawn at this size, then resized.
-      size: (h, w) of the map.
-
-    Returns:
-      (h, w, 20) uint8: the drawing in RGB, then a distance map for each of the 17 limbs (255
-      everywhere for a limb that was not seen).
-    """
-    seen = ~np.isnan(joints).any(1)
-    drawing: np.ndarray = np.zeros((*canvas_size, 3), np.uint8)
-    for joint in np.flatnonzero(seen):
-        x, y = (int(value) for value in joints[joint])
-        cv2.circle(drawing, (x, y), _RADIUS, _COLOURS[joint], thickness=-1)
-    distances = []
-    for limb, (first, second) in enumerate(LIMBS):
-        mask = np.zeros(canvas_size, np.uint8)
-        if seen[first - 1] and seen[second - 1]:
-            polygon = _limb_polygon(joints[first - 1], joints[second - 1])
-            cv2.fillConvexPoly(mask, polygon, 255)
-            over = cv2.fillConvexPoly(drawing.copy(), polygon, _COLOURS[limb])
-            drawing = cv2.addWeighted(drawing, 0.4, over, 0.6, 0)
-        distances.append(distance_map(mask > 0))
-    planes = [_resized(drawing[..., ::-1], size, Image.Resampling.NEAREST)]
-    planes += [_resized(plane, size, Image.Resampling.BILINEAR)[..., None] for plane in distances]
-    return np.concatenate(planes, axis=-1)
-
-
-def _limb_polygon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The outline of a limb, an ellipse between two joints, as (n, 2) int32 x and y."""
-    x, y = (first + second) / 2
-    dx, dy = first - second
-    angle = int(math.degrees(math.atan2(dy, dx)))
-    axes = (int(math.hypot(dx, dy) / 2), _RADIUS)
-    return np.asarray(cv2.ellipse2Poly((int(x), int(y)), axes, angle, 0, 360, 1))
-
-
-def _resized(plane: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
-    height, width = size
-    image = Image.fromarray(np.ascontiguousarray(plane))
-    return np.asarray(image.resize((width, height), how))

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from cocosnet_jax import data
-from cocosnet_jax.data import ade20k, images, preview, records
+from cocosnet_jax.data import builders, images, preview, records
+from cocosnet_jax.data.builders import ade20k
 from cocosnet_jax.errors import UserError
 from tests.data.conftest import CLASSES, colours, draw_label, write_pair
-from tests.data.test_label_maps import in_palette
+from tests.data.labels.test_label_maps import in_palette
 
 
 def problems(settings):
@@ -31,7 +32,7 @@ def test_prepared_pairs_are_the_files_resized(settings, source):
         ("exemplars", "training", "ADE_train_3", 32),
         ("validation", "validation", "ADE_val_3", 32),
     ]:
-        prepared = data.open_split(settings, split)
+        prepared = data.open(settings).split(split)
         assert prepared.keys[3] == f"{folder}/{name}.jpg"
         image, label = prepared[3]
         with Image.open(source / folder / f"{name}.jpg") as file:
@@ -42,7 +43,7 @@ def test_prepared_pairs_are_the_files_resized(settings, source):
         y = ((np.arange(side) + 0.5) * 90 / side).astype(int)
         x = ((np.arange(side) + 0.5) * 120 / side).astype(int)
         np.testing.assert_array_equal(label[..., 0], drawn[np.ix_(y, x)])
-    counts = [len(data.open_split(settings, s)) for s in ("train", "exemplars", "validation")]
+    counts = [len(data.open(settings).split(s)) for s in ("train", "exemplars", "validation")]
     assert counts == [5, 5, 4]
 
 
@@ -59,7 +60,7 @@ def test_the_datasets_own_layout(settings, source, tmp_path, above):
     moved = dataclasses.replace(settings, source=str(own))
     data.prepare(settings)
     data.prepare(moved)
-    ours, theirs = data.open_split(moved, "train"), data.open_split(settings, "train")
+    ours, theirs = data.open(moved).split("train"), data.open(settings).split("train")
     assert ours.keys == [f"images/{key}" for key in theirs.keys]
     for index in range(5):
         for a, b in zip(ours[index], theirs[index], strict=True):
@@ -71,7 +72,7 @@ def test_unmarked_pixels_take_the_last_class(settings, source):
     label[:45] = 255
     Image.fromarray(label).save(source / "training/ADE_train_0.png")
     data.prepare(settings)
-    prepared = data.open_split(settings, "train")[0][1][..., 0]
+    prepared = data.open(settings).split("train")[0][1][..., 0]
     np.testing.assert_array_equal(prepared[:24], CLASSES - 1)
 
 
@@ -82,7 +83,7 @@ def test_grey_and_transparent_photographs_are_taken(settings, source):
     own = source / "training/ADE_train_2.jpg"  # a PNG with alpha under the name of a JPEG
     Image.open(own).convert("RGBA").save(own, format="png")
     data.prepare(settings)
-    split = data.open_split(settings, "train")
+    split = data.open(settings).split("train")
     grey = split[0][0]
     np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
     drawn = colours(split[1][1][..., 0]).astype(int)
@@ -172,7 +173,7 @@ def test_long_and_foreign_names(settings, source):
     name = "ü山" * 40  # 200 bytes and more
     write_pair(source / "training", name, draw_label(9))
     data.prepare(settings)
-    assert data.open_split(settings, "train").keys[-1] == f"training/{name}.jpg"
+    assert data.open(settings).split("train").keys[-1] == f"training/{name}.jpg"
 
 
 def test_a_name_that_no_list_can_hold(settings, source):
@@ -194,9 +195,9 @@ def test_an_interrupted_preparation_counts_for_nothing_and_can_be_repeated(setti
         data.prepare(settings)
     assert not [path for path in Path(settings.data_dir).rglob("*") if path.is_file()]
     with pytest.raises(UserError, match="no prepared data"):
-        data.open_split(settings, "train")
+        data.open(settings).split("train")
     data.prepare(settings)
-    assert len(data.open_split(settings, "train")) == 5
+    assert len(data.open(settings).split("train")) == 5
 
 
 def test_a_folder_that_cannot_be_written(settings, monkeypatch):
@@ -220,9 +221,9 @@ def test_a_disk_that_is_full(settings, monkeypatch):
 def test_sources_never_mix_and_changes_are_noticed(settings, source, tmp_path):
     shutil.copytree(source, tmp_path / "two" / "ade")
     two = dataclasses.replace(settings, source=str(tmp_path / "two" / "ade"))
-    folders = {str(data.open_builder(s).data_dir) for s in (settings, two)}
+    folders = {str(builders.open_builder(s).data_dir) for s in (settings, two)}
     sizes = [dataclasses.replace(settings, load_size=40), dataclasses.replace(settings, channels=7)]
-    folders |= {str(data.open_builder(s).data_dir) for s in sizes}
+    folders |= {str(builders.open_builder(s).data_dir) for s in sizes}
     assert len(folders) == 4
 
     data.prepare(settings)
@@ -230,17 +231,17 @@ def test_sources_never_mix_and_changes_are_noticed(settings, source, tmp_path):
     write_pair(source / "training", "ADE_train_9", draw_label(9))
     with pytest.raises(UserError, match=r"have changed since they were prepared: delete .*1\.0\.0"):
         data.prepare(settings)
-    shutil.rmtree(data.open_builder(settings).data_dir)
+    shutil.rmtree(builders.open_builder(settings).data_dir)
     data.prepare(settings)
-    assert len(data.open_split(settings, "train")) == 6
+    assert len(data.open(settings).split("train")) == 6
     # Where the source has gone, what was prepared from it remains.
     shutil.rmtree(source)
     data.prepare(settings)
-    assert len(data.open_split(settings, "train")) == 6
+    assert len(data.open(settings).split("train")) == 6
 
 
 def test_two_processes_may_prepare_at_once(settings, monkeypatch):
-    first, second = (data.open_builder(settings) for _ in range(2))
+    first, second = (builders.open_builder(settings) for _ in range(2))
     generate = type(second)._split_generators
 
     def overtaken(dl_manager):
@@ -255,7 +256,7 @@ def test_two_processes_may_prepare_at_once(settings, monkeypatch):
 def test_contact_sheet_shows_the_pipelines_samples(settings):
     data.prepare(settings)
     settings = dataclasses.replace(settings, distortion="geometric")
-    sheet = preview.contact_sheet(settings, rows=3)
+    sheet = preview.contact_sheet(data.open(settings), rows=3)
     assert sheet.shape == (16 + 3 * 32, 5 * 32, 3)
     image, exemplar, itself = (sheet[16:, i * 32 : (i + 1) * 32].astype(int) for i in (1, 2, 3))
     assert np.abs(image - exemplar).mean() > 10
@@ -296,7 +297,7 @@ def test_the_command_line(source, tmp_path):
             command + [f"--{name}={value}" for name, value in flags.items()],
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
             check=False,
         )
 
@@ -324,7 +325,7 @@ def test_outdoor_scenes_are_whole_categories(settings, source):
     settings = dataclasses.replace(settings, dataset="ade20k_outdoor")
     data.prepare(settings)
     train, exemplars, validation = (
-        data.open_split(settings, name).keys for name in ("train", "exemplars", "validation")
+        data.open(settings).split(name).keys for name in ("train", "exemplars", "validation")
     )
     assert train == exemplars == [f"training/ADE_train_{i}.jpg" for i in (0, 1, 4)]
     assert validation == [f"validation/ADE_val_{i}.jpg" for i in (0, 2, 3)]

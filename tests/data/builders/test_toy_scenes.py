@@ -3,8 +3,10 @@ import zlib
 import numpy as np
 import pytest
 
-from cocosnet_jax.data import records, toy_scenes
-from cocosnet_jax.data.toy_scenes import NUM_CLASSES, draw_scene
+from cocosnet_jax.data import pair_builder
+from cocosnet_jax.data.builders import toy_classes, toy_scenes
+from cocosnet_jax.data.builders.toy_classes import NUM_CLASSES
+from cocosnet_jax.data.builders.toy_scenes import draw_scene
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
@@ -34,13 +36,13 @@ def test_style_changes_the_image_and_not_the_layout():
     for label in np.unique(labels[0]):
         means = images[:, labels[0] == label].mean(1)  # (styles, 3)
         distances = np.abs(means[:, None] - means[None]).mean(-1)[np.triu_indices(8, 1)]
-        assert distances.mean() > 20, toy_scenes.CLASS_NAMES[label]
+        assert distances.mean() > 20, toy_classes.CLASS_NAMES[label]
 
 
 def test_style_tells_the_colour_of_a_class_whatever_the_layout():
     # The mean colour of a class is nearer to that of the same style than of another style.
     styles, layouts = range(10), (20, 21, 22)
-    for label in (toy_scenes.SKY, toy_scenes.FIELD, toy_scenes.TREE):
+    for label in (toy_classes.SKY, toy_classes.FIELD, toy_classes.TREE):
         means = np.full((len(styles), len(layouts), 3), np.nan)
         for i, style in enumerate(styles):
             for j, layout in enumerate(layouts):
@@ -49,7 +51,7 @@ def test_style_tells_the_colour_of_a_class_whatever_the_layout():
         centres = means.mean(1)
         own = np.abs(means - centres[:, None]).mean()
         other = np.abs(centres[:, None] - centres[None]).mean(-1)[np.triu_indices(10, 1)].mean()
-        assert other > 3 * own, toy_scenes.CLASS_NAMES[label]
+        assert other > 3 * own, toy_classes.CLASS_NAMES[label]
 
 
 def test_layouts_share_classes():
@@ -57,13 +59,13 @@ def test_layouts_share_classes():
         [np.bincount(draw_scene(s, 32)[1].ravel(), minlength=NUM_CLASSES) for s in range(60)]
     )
     present = (shares > 0).mean(0)
-    assert shares.shape[1] == NUM_CLASSES == len(toy_scenes.CLASS_NAMES)
-    assert present[toy_scenes.UNKNOWN] == 0
-    assert present[toy_scenes.SKY] == present[toy_scenes.FIELD] == 1
-    assert present[toy_scenes.TREE] > 0.9
-    assert present[[toy_scenes.WATER, toy_scenes.MOUNTAIN]].min() > 0.6
+    assert shares.shape[1] == NUM_CLASSES == len(toy_classes.CLASS_NAMES)
+    assert present[toy_classes.UNKNOWN] == 0
+    assert present[toy_classes.SKY] == present[toy_classes.FIELD] == 1
+    assert present[toy_classes.TREE] > 0.9
+    assert present[[toy_classes.WATER, toy_classes.MOUNTAIN]].min() > 0.6
     assert present[1:].min() > 0.3
-    assert (shares[:, toy_scenes.SKY] + shares[:, toy_scenes.CLOUD]).min() > 0.1 * 32 * 32
+    assert (shares[:, toy_classes.SKY] + shares[:, toy_classes.CLOUD]).min() > 0.1 * 32 * 32
 
 
 def test_a_scene_is_the_same_picture_at_every_size():
@@ -87,7 +89,7 @@ def test_builder_prepares_disjoint_splits(tmp_path, monkeypatch):
         image_size=32, load_size=36, channels=NUM_CLASSES, exemplar_list="random"
     )
     builder = toy_scenes.ToyScenes(
-        config=records.pair_config(settings), data_dir=tmp_path, file_format="array_record"
+        config=pair_builder.pair_config(settings), data_dir=tmp_path, file_format="array_record"
     )
     builder.check()
     builder.download_and_prepare()
@@ -103,6 +105,6 @@ def test_builder_prepares_disjoint_splits(tmp_path, monkeypatch):
 
 def test_builder_refuses_another_number_of_classes(tmp_path):
     settings = DataSettings(image_size=32, load_size=36, channels=7, exemplar_list="random")
-    builder = toy_scenes.ToyScenes(config=records.pair_config(settings), data_dir=tmp_path)
+    builder = toy_scenes.ToyScenes(config=pair_builder.pair_config(settings), data_dir=tmp_path)
     with pytest.raises(UserError, match=r"config\.data\.channels is 7, but toy_scenes has 11"):
         builder.check()

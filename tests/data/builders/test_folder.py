@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from cocosnet_jax import data
-from cocosnet_jax.data import edges, images, pipeline, poses, preview
+from cocosnet_jax.data import builders, images, pipeline, preview
+from cocosnet_jax.data.labels import edges, pose_drawing
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from tests.data.conftest import CLASSES, colours, draw_label
-from tests.data.test_label_maps import in_palette, rgb
+from tests.data.labels.test_label_maps import in_palette, rgb
 
 NAMES = [f"holiday/photo {i} ü" for i in range(4)] + ["e"]
 
@@ -59,7 +60,7 @@ def problems(settings):
 
 def test_label_maps(settings):
     data.prepare(settings)
-    train, validation = (data.open_split(settings, name) for name in ("train", "validation"))
+    train, validation = (data.open(settings).split(name) for name in ("train", "validation"))
     # Every tenth from the first on is for validation.
     assert validation.keys == ["images/e.jpg"]
     assert train.keys == [f"images/{name}.jpg" for name in NAMES[:4]]
@@ -74,8 +75,8 @@ def test_label_maps(settings):
 def test_lists_choose_the_splits(settings, own):
     (own / "val.txt").write_text(f"{NAMES[2]}.jpg\nimages\\{NAMES[0]}.jpg\r\n")
     data.prepare(settings)
-    assert len(data.open_split(settings, "train")) == 3
-    keys = data.open_split(settings, "validation").keys
+    assert len(data.open(settings).split("train")) == 3
+    keys = data.open(settings).split("validation").keys
     assert keys == [f"images/{NAMES[2]}.jpg", f"images/{NAMES[0]}.jpg"]
 
 
@@ -157,7 +158,7 @@ def test_palette_maps_and_turned_photographs(settings, own):
     stored = np.rot90(colours(label))
     save(own / f"images/{NAMES[0]}.jpg", stored, quality=100, subsampling=0, exif=exif)
     data.prepare(settings)
-    image, found = data.open_split(settings, "train")[0]
+    image, found = data.open(settings).split("train")[0]
     assert (np.rint(image[..., 0] / 40) == found[..., 0]).mean() > 0.85
     y = ((np.arange(32) + 0.5) * 90 / 32).astype(int)
     x = ((np.arange(32) + 0.5) * 120 / 32).astype(int)
@@ -171,9 +172,9 @@ def test_links_out_of_the_folder_are_followed_and_loops_end(settings, own, tmp_p
         (own / kind / f"e{end}").symlink_to(tmp_path / f"elsewhere/e{end}")
         (own / kind / "holiday/loop").symlink_to(own / kind)
     data.prepare(settings)
-    assert data.open_split(settings, "validation").keys == ["images/e.jpg"]
+    assert data.open(settings).split("validation").keys == ["images/e.jpg"]
     # The folders were not listed again below themselves.
-    assert len(data.open_split(settings, "train")) == 4
+    assert len(data.open(settings).split("train")) == 4
     (tmp_path / "elsewhere/e.jpg").unlink()
     moved = dataclasses.replace(settings, data_dir=str(tmp_path / "other"))
     assert "images/e.jpg does not exist" in problems(moved)
@@ -184,7 +185,7 @@ def test_very_long_names(settings, own):
     save(own / f"images/{name}.jpg", colours(draw_label(0)))
     save(own / f"labels/{name}.png", draw_label(0))
     data.prepare(settings)
-    assert f"images/{name}.jpg" in data.open_split(settings, "train").keys
+    assert f"images/{name}.jpg" in data.open(settings).split("train").keys
 
 
 def test_thousands_of_broken_files_are_counted(settings, own):
@@ -206,7 +207,7 @@ def test_edge_maps(settings, own):
     for name in NAMES:
         save(own / f"edges/{name}.png", line)
     data.prepare(settings)
-    label = data.open_split(settings, "train")[0][1]
+    label = data.open(settings).split("train")[0][1]
     assert label.shape == (32, 32, 2)
     rows = label[:, 0, 0] == 200
     assert 1 <= rows.sum() <= 2
@@ -215,7 +216,7 @@ def test_edge_maps(settings, own):
     away = np.abs(np.arange(32)[:, None] - np.flatnonzero(rows)).min(1)
     np.testing.assert_array_equal(label[:, 0, 1], away // 3)
     save(own / "edges/e.png", 255 - line)
-    shutil.rmtree(data.open_builder(settings).data_dir)
+    shutil.rmtree(builders.open_builder(settings).data_dir)
     assert "edges/e.png is mostly white; an edge map has white lines on black" in problems(settings)
 
 
@@ -225,7 +226,7 @@ def test_edges_from_photographs_alone(settings, own):
         settings, dataset="folder_edges", condition="channels", channels=2
     )
     data.prepare(settings)
-    label = data.open_split(settings, "validation")[0][1]
+    label = data.open(settings).split("validation")[0][1]
     photograph = images.read_photograph(own / "images/e.jpg")
     expected = edges.photograph_edges(photograph, (32, 32))
     assert 10 < expected.sum() < 400
@@ -234,8 +235,8 @@ def test_edges_from_photographs_alone(settings, own):
     np.testing.assert_array_equal(label[..., 1], (distance / 3).astype(np.uint8))
     # A contact sheet shows edges as lines, whatever plane follows.
     alone = dataclasses.replace(settings, exemplar_list="", exemplar_probability=0.0)
-    shown = preview.contact_sheet(alone, rows=2)[16:, :32]
-    batch = next(pipeline.training_batches(alone, seed=0, batch_size=2))
+    shown = preview.contact_sheet(data.open(alone), rows=2)[16:, :32]
+    batch = next(pipeline.training_batches(data.open(alone), seed=0, batch_size=2))
     np.testing.assert_array_equal(shown.reshape(2, 32, 32, 3)[..., :1], batch.label[..., :1])
 
 
@@ -260,9 +261,9 @@ def test_poses_in_json_and_text(settings, own):
     )
     data.prepare(settings)
     for split, names in (("train", NAMES[:4]), ("validation", NAMES[4:])):
-        prepared = data.open_split(settings, split)
+        prepared = data.open(settings).split(split)
         for i, name in enumerate(names):
-            expected = poses.draw_pose(joints[name], (90, 120), (32, 32))
+            expected = pose_drawing.draw_pose(joints[name], (90, 120), (32, 32))
             np.testing.assert_array_equal(prepared[i][1], expected)
     (own / "poses/e_subset.txt").unlink()
     (own / f"poses/{NAMES[0]}.json").write_text('{"people": []}')
@@ -286,7 +287,7 @@ blue #0000FF
 
 def assert_prepared(settings):
     """Every prepared map shows the classes that were drawn, whatever the file held."""
-    train, validation = (data.open_split(settings, name) for name in ("train", "validation"))
+    train, validation = (data.open(settings).split(name) for name in ("train", "validation"))
     y = ((np.arange(32) + 0.5) * 90 / 32).astype(int)
     x = ((np.arange(32) + 0.5) * 120 / 32).astype(int)
     for split, numbers in ((train, range(4)), (validation, [4])):
@@ -322,12 +323,12 @@ def test_palettes_that_differ_are_read_by_colour(settings, own):
     (own / "classes.txt").write_text(CLASSES_TXT)
     with pytest.raises(UserError, match="have changed since they were prepared"):
         data.prepare(settings)
-    shutil.rmtree(data.open_builder(settings).data_dir)
+    shutil.rmtree(builders.open_builder(settings).data_dir)
     pixels = data.found_classes(dataclasses.replace(settings, channels=0))
     assert len(pixels) == CLASSES
     data.prepare(settings)
     assert_prepared(settings)
-    found = data.with_found(settings)
+    found = data.open(settings).settings
     assert found.classes.splitlines()[1] == "red thing #C81E3C"
     assert found.palette == ""
 
@@ -338,7 +339,7 @@ def test_a_common_palette_stays_numbers(settings, own):
         in_palette(np.asarray(Image.open(path)), *COLOURS).save(path)
     data.prepare(settings)
     assert_prepared(settings)
-    found = data.with_found(settings)
+    found = data.open(settings).settings
     assert found.classes == ""
     assert found.palette.splitlines()[1] == "1 #C81E3C"
 
@@ -374,7 +375,7 @@ def test_masks_of_0_and_255(settings, own):
     np.testing.assert_array_equal(data.found_classes(white), [5 * 90 * 120 - total, total])
     white = dataclasses.replace(white, channels=2)
     data.prepare(white)
-    shares = [(data.open_split(white, "train")[i][1] == 1).mean() for i in range(4)]
+    shares = [(data.open(white).split("train")[i][1] == 1).mean() for i in range(4)]
     np.testing.assert_allclose(shares, [masks[name].mean() for name in NAMES[:4]], atol=0.02)
 
 
@@ -390,11 +391,11 @@ def test_void_of_255(settings, own):
     assert len(data.found_classes(unknown)) == CLASSES
     unknown = dataclasses.replace(unknown, channels=CLASSES)
     data.prepare(unknown)
-    label = data.open_split(unknown, "train")[0][1][..., 0]
+    label = data.open(unknown).split("train")[0][1][..., 0]
     np.testing.assert_array_equal(label[:16], 0)
     assert label[17:].max() == void[48:].max()
     # Another meaning of 255 is other data.
-    assert data.open_builder(unknown).data_dir != data.open_builder(settings).data_dir
+    assert builders.open_builder(unknown).data_dir != builders.open_builder(settings).data_dir
 
 
 def test_only_own_label_maps_have_a_meaning_of_255(settings):
@@ -419,7 +420,7 @@ def splits(settings, root, capsys):
     settings = dataclasses.replace(settings, source=str(root))
     data.prepare(settings)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("your data: ")]
-    keys = (data.open_split(settings, name).keys for name in ("train", "validation"))
+    keys = (data.open(settings).split(name).keys for name in ("train", "validation"))
     return *keys, *said
 
 
@@ -520,9 +521,8 @@ def test_edges_have_splits_too(settings, tmp_path, capsys):
             save(tmp_path / f"spade/{split}_edge/{name}.png", line)
     train, validation, _ = splits(settings, tmp_path / "spade", capsys)
     assert (len(train), validation) == (2, ["val_img/a.jpg"])
-    label = data.open_split(
-        dataclasses.replace(settings, source=str(tmp_path / "spade")), "validation"
-    )[0][1]
+    dataset = data.open(dataclasses.replace(settings, source=str(tmp_path / "spade")))
+    label = dataset.split("validation")[0][1]
     assert label[:, 0, 0].max() == 200
 
 
@@ -663,12 +663,12 @@ def test_poses_of_smaller_pictures_are_a_question(tmp_path, dataset):
     sized = dataclasses.replace(settings, pose_size="100x100")
     data.prepare(sized)
     for image in range(4):
-        place = drawn_at(data.open_split(sized, "train")[image][1])
+        place = drawn_at(data.open(sized).split("train")[image][1])
         np.testing.assert_allclose(place, [0.26, 0.06, 0.75, 0.95], atol=0.02)
     # As they are, they stay in the corner; what was prepared otherwise is not taken for it.
     as_they_are = dataclasses.replace(settings, pose_size="photograph")
     data.prepare(as_they_are)
-    place = drawn_at(data.open_split(as_they_are, "train")[0][1])
+    place = drawn_at(data.open(as_they_are).split("train")[0][1])
     np.testing.assert_allclose(place, [0.13, 0.02, 0.37, 0.32], atol=0.03)
     # Of another size, some joints are outside.
     message = problems(dataclasses.replace(settings, pose_size="80x80"))
@@ -711,7 +711,7 @@ def test_flickr_takes_ade20ks_label_maps(settings, own):
     save(own / f"labels/{NAMES[0]}.png", label)
     settings = dataclasses.replace(settings, dataset="flickr", channels=151)
     data.prepare(settings)
-    found = data.open_split(settings, "train")[0][1][..., 0]
+    found = data.open(settings).split("train")[0][1][..., 0]
     np.testing.assert_array_equal(found[:16], 150)
     assert found[16:].max() < CLASSES
 
@@ -731,7 +731,7 @@ def test_the_command_line_counts_classes(own, tmp_path):
         [sys.executable, "-m", "cocosnet_jax.prepare", *(f"--{k}={v}" for k, v in flags.items())],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env={**os.environ},
         check=False,
     )

@@ -11,7 +11,7 @@ folder of it:
 
 from typing import ClassVar
 
-from cocosnet_jax.data.drawn_poses import DrawnPoses
+from cocosnet_jax.data.builders.drawn_poses import DrawnPoses
 
 
 class Deepfashion(DrawnPoses):

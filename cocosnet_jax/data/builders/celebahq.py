@@ -4,17 +4,18 @@ The dataset is CelebAMask-HQ of https://github.com/switchablenorms/CelebAMask-HQ
 source folder or in a folder of it:
 
     CelebA-HQ-img/NUMBER.jpg
-    CelebAMask-HQ-mask-anno/FOLDER/NUMBER_PART.png, see `cocosnet_jax.data.face_parts`
+    CelebAMask-HQ-mask-anno/FOLDER/NUMBER_PART.png, see `cocosnet_jax.data.labels.face_parts`
     val.txt, numbers of the validation photographs; train.txt and test.txt likewise, see
-        `cocosnet_jax.data.listed`
+        `cocosnet_jax.data.builders.listed`
 """
 
 from typing import ClassVar
 
 import numpy as np
 
-from cocosnet_jax.data import edges, face_parts, images
-from cocosnet_jax.data.listed import ListedBuilder
+from cocosnet_jax.data import images
+from cocosnet_jax.data.builders.listed import ListedBuilder
+from cocosnet_jax.data.labels import edges, face_parts
 from cocosnet_jax.errors import UserError
 
 
