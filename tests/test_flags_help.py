@@ -25,7 +25,7 @@ PROGRAMS = {
     "translate": (
         [
             *("checkpoint", "input", "exemplar", "exemplar-label", "list", "output", "warped"),
-            *("size", "original-size"),
+            *("size", "original-size", "pose-size"),
         ],
         False,
     ),
