@@ -40,3 +40,21 @@ def test_rows_that_were_lost_are_not_done(tmp_path, left):
     assert again.done == 0
     again.append(values)
     np.testing.assert_array_equal(again.array(), values)
+
+
+def test_an_interrupted_computation_goes_on_where_it_stopped(tmp_path):
+    pictures = [(np.full((2, 2, 3), i, np.uint8), np.zeros((2, 2, 1), np.uint8)) for i in range(10)]
+    asked: list[int] = []
+
+    def embed(image, label):
+        if len(asked) == 8:
+            raise KeyboardInterrupt
+        asked.extend(image[:, 0, 0, 0].tolist())
+        return image[:, 0, 0, :2].astype(np.float32)
+
+    with pytest.raises(KeyboardInterrupt):
+        features.compute(tmp_path / "a", pictures, embed, 4, "numbers")
+    asked.append(-1)
+    rows = features.compute(tmp_path / "a", pictures, embed, 4, "numbers")
+    assert asked == [*range(8), -1, 8, 9, 9, 9]
+    np.testing.assert_array_equal(rows, np.arange(10)[:, None].repeat(2, 1))

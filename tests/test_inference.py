@@ -11,7 +11,7 @@ import pytest
 from cocosnet_jax import inference, model, state, steps, warp
 from cocosnet_jax.checkpoint import Restored
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.settings import DataSettings, ModelSettings, Settings
+from cocosnet_jax.settings import DataSettings, LossSettings, ModelSettings, Settings
 from cocosnet_jax.types import Batch
 
 SIZE = 64
@@ -127,8 +127,10 @@ def test_what_does_not_fit_the_networks_is_refused(translator, arrays):
 
 
 def test_a_plain_network_takes_the_input_alone(arrays):
+    zero = ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp")
     plain = dataclasses.replace(
         SETTINGS,
+        loss=LossSettings(**dict.fromkeys(zero, 0.0)),
         model=ModelSettings(
             base_filters=2,
             generator_condition="input",
