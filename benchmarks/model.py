@@ -33,8 +33,9 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from cocosnet_jax import mesh, settings, steps, train, vgg_weights
+    from cocosnet_jax import mesh, settings, steps, train
     from cocosnet_jax.fit import GIB, compile_to_fit, planned
+    from cocosnet_jax.pretrained import vgg as vgg_weights
     from cocosnet_jax.types import Batch
 
     file, _, variant = wanted["config"].partition(":")

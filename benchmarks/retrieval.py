@@ -1,4 +1,4 @@
-"""Time and memory of the exact search of `cocosnet_jax.retrieve`, on random features.
+"""Time and memory of the exact search of `cocosnet_jax.search`, on random features.
 
     python -m benchmarks.retrieval --images=60000 --width=512 --k=10
 
@@ -17,7 +17,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cocosnet_jax import retrieve
+from cocosnet_jax import search
+from cocosnet_jax.features import Rows
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     count, width, k = arguments.images, arguments.width, arguments.k
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        rows = retrieve.Rows(Path(folder) / "features", count)
+        rows = Rows(Path(folder) / "features", count)
         for start in range(0, count, 1000):
             block = rng.standard_normal((min(1000, count - start), width), np.float32)
             rows.append(block / np.linalg.norm(block, axis=1, keepdims=True))
@@ -39,7 +40,7 @@ def main() -> None:
         jax.devices()
         with _Memory() as memory:
             began = time.perf_counter()
-            found = retrieve.nearest(features, features, k, own, progress=True)
+            found = search.nearest(features, features, k, own, progress=True)
             seconds = time.perf_counter() - began
 
         asked = rng.choice(count, min(100, count), replace=False)

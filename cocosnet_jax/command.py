@@ -8,8 +8,8 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -22,7 +22,13 @@ from cocosnet_jax.settings import Settings
 _CONFIGS = pathlib.Path(__file__).parent / "configs"
 
 
-def define_config(trains: bool = True) -> Callable[[], Settings]:
+class ReadSettings(Protocol):
+    """Returns the checked settings; see `define_config`."""
+
+    def __call__(self, decided: Mapping[str, object] | None = None) -> Settings: ...
+
+
+def define_config(trains: bool = True) -> ReadSettings:
     """Defines `--config=NAME[:VARIANT]` with overrides `--config.section.field=value`.
 
     NAME is one of the project's configs, or the path of a file.
@@ -32,8 +38,9 @@ def define_config(trains: bool = True) -> Callable[[], Settings]:
         settings have the exemplar probability 0.
 
     Returns:
-      A function that yields the checked settings, to be called once flags are parsed. It raises
-      UserError for a field that is unknown or a value that is impossible.
+      A function that returns the checked settings, to be called once flags are parsed. It takes
+      settings that the program's other flags decide, `section.field` -> value, and raises UserError
+      for a field that is unknown or a value that is impossible.
     """
     # New attributes are let in here, because Settings names the fields there are.
     holder = config_flags.DEFINE_config_file(
@@ -44,13 +51,16 @@ def define_config(trains: bool = True) -> Callable[[], Settings]:
         accept_new_attributes=True,
     )
 
-    def settings() -> Settings:
+    def settings(decided: Mapping[str, object] | None = None) -> Settings:
         if holder.value is None:
             raise UserError(f"--config is missing; {_there_are()}")
         both = ("config.train.batch_size", "config.train.batch_per_device")
         if all(name in flags.FLAGS for name in both):
             raise UserError(f"--{both[0]} and --{both[1]} are both given; leave one of them out")
         values = holder.value.to_dict()
+        for name, value in (decided or {}).items():
+            section, field = name.split(".")
+            values.setdefault(section, {})[field] = value
         if not trains:
             # A dataset's config names no list: which one is the user's to say, before training.
             data = values.setdefault("data", {})
@@ -89,7 +99,7 @@ def run(main: Callable[[], int | None], doc: str | None) -> None:
         if len(argv) > 1:
             raise UserError(f"{argv[1]!r} is not a flag; flags look like --name=value")
         if not flags.FLAGS["verbosity"].present:
-            # Orbax tells its whole inner life at absl's default level.
+            # At absl's default level Orbax logs every step of its work.
             logging.set_verbosity(logging.WARNING)
         # What fails in a background thread is raised here as well, without that thread's history.
         others = re.compile(r"[/\\](orbax|clu)[/\\]")

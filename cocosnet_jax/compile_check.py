@@ -99,7 +99,8 @@ def _shapes(settings: Settings) -> tuple[Any, Any, Any]:
     import jax
     import jax.numpy as jnp
 
-    from cocosnet_jax import state, vgg_weights
+    from cocosnet_jax import state
+    from cocosnet_jax.pretrained import vgg as vgg_weights
     from cocosnet_jax.types import Batch
 
     data, b = settings.data, settings.train.batch_size

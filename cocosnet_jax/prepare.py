@@ -24,10 +24,7 @@ _PREVIEW = flags.DEFINE_string("preview", "", "write a contact sheet to this PNG
 
 def main() -> int:
     """Prepares, says what there is, and draws the contact sheet where one is asked for."""
-    config = flags.FLAGS["config"].value
-    if config is not None and _SOURCE.value:
-        config.data.source = _SOURCE.value
-    settings = _SETTINGS().data
+    settings = _SETTINGS({"data.source": _SOURCE.value} if _SOURCE.value else None).data
     preview = files.local(_PREVIEW.value, "--preview").absolute() if _PREVIEW.value else None
     if preview is not None:
         # Slow to import, and only needed here.

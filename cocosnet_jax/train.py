@@ -18,12 +18,13 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from cocosnet_jax import checkpoint, data, fine_tuning, mesh, pictures, rng, vgg_weights, workdir
+from cocosnet_jax import checkpoint, data, fine_tuning, mesh, pictures, rng, workdir
 from cocosnet_jax.checkpoint import Checkpoints, Restored
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.fit import compile_to_fit
+from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, create_state
 from cocosnet_jax.steps import Metrics, PredictStep, predict_step, train_step

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from cocosnet_jax.nn import streaming
 from cocosnet_jax.nn.norms import unit_length
@@ -142,3 +142,39 @@ class StreamingWarp:
         self, rows: streaming.Side, columns: streaming.Side, values: Float[Array, "b m v"]
     ) -> Float[Array, "b n v"]:
         return streaming.attend(rows, columns, values, self.temperature, over=self.over)
+
+
+class BestMatch(NamedTuple):
+    """For each position of the input, the position of the exemplar that is most alike.
+
+    Attributes:
+      place: (b, h, w, 2), its row and column on the exemplar's grid.
+      cosine: (b, h, w), how alike the two are, -1 to 1.
+    """
+
+    place: Int[Array, "b h w 2"]
+    cosine: Float[Array, "b h w"]
+
+
+def best_match(
+    theta: Float[Array, "b h w k"],
+    phi: Float[Array, "b h_m w_m k"],
+    match_kernel: int = 1,
+    centre: Literal["channels", "positions"] = "channels",
+) -> BestMatch:
+    """The exemplar's position of the highest correlation; arguments as in `soft_match`.
+
+    One row of the input's grid is compared after the other, so that the whole correlation is never
+    held.
+    """
+    b, h, w, _ = theta.shape
+    rows = matching_features(theta, match_kernel, centre).reshape(b, h, w, -1)
+    columns = matching_features(phi, match_kernel, centre)
+
+    def of_row(row: Float[Array, "b w k"]) -> tuple[Array, Array]:
+        cosines = correlation_logits(row, columns, 1.0)
+        return jnp.argmax(cosines, -1), jnp.max(cosines, -1)
+
+    index, cosine = jax.lax.map(of_row, jnp.moveaxis(rows, 1, 0))
+    index, cosine = jnp.moveaxis(index, 0, 1), jnp.moveaxis(cosine, 0, 1)
+    return BestMatch(jnp.stack(jnp.divmod(index, phi.shape[2]), -1), cosine)

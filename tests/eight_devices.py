@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cocosnet_jax import mesh, settings, steps, train, vgg_weights
+from cocosnet_jax import mesh, settings, steps, train
 from cocosnet_jax import state as states
 from cocosnet_jax.nn import blocks, conv, streaming
+from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.types import Batch
 
 SETTINGS = settings.from_mapping(

@@ -22,14 +22,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cocosnet_jax import convert, model, settings, state, steps, vgg, warp
+from cocosnet_jax import model, settings, state, steps, vgg, warp
 from cocosnet_jax.correspondence import Correspondence
+from cocosnet_jax.pretrained import release
 from cocosnet_jax.types import Batch
 
 HERE = pathlib.Path(__file__).parent / "golden"
 FOLDER = pathlib.Path(os.environ.get("COCOSNET_GOLDEN", HERE))
 # The release's networks, as files name them: key in the spec, ours, prefix in the step, player.
-NETS: tuple[tuple[str, convert.Net, str, str], ...] = (
+NETS: tuple[tuple[str, release.Net, str, str], ...] = (
     ("G", "generator", "netG.", "generator"),
     ("Corr", "correspondence", "netCorr.", "generator"),
     ("D", "discriminator", "netD.", "discriminator"),
@@ -163,7 +164,7 @@ def golden_state(
             name: value.astype(dtype) if value.ndim else value
             for name, value in _by_rule(folder, case, key).items()
         }
-        net_params, net_variables = convert.from_torch(tensors, net, s)
+        net_params, net_variables = release.from_torch(tensors, net, s)
         if player == "discriminator":
             params[player], variables[player] = net_params, net_variables
             continue
@@ -244,7 +245,7 @@ def evaluation_arrays(
 
 
 def _tensors(
-    params: dict[str, Any], variables: dict[str, Any], net: convert.Net, s: settings.Settings
+    params: dict[str, Any], variables: dict[str, Any], net: release.Net, s: settings.Settings
 ) -> dict[str, np.ndarray]:
     """One network's tensors under the release's names, taken from its player's trees."""
     if net != "discriminator":
@@ -252,7 +253,7 @@ def _tensors(
         variables = {kind: tree[net] for kind, tree in variables.items() if net in tree}
     return {
         name: np.asarray(value, np.float64)
-        for name, value in convert.to_torch(params, variables, net, s).items()
+        for name, value in release.to_torch(params, variables, net, s).items()
     }
 
 

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax import losses, model, settings, state, steps, vgg, vgg_weights
+from cocosnet_jax import losses, model, settings, state, steps, vgg
 from cocosnet_jax.nn.condition import Condition
+from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.types import Batch
 
 SETTINGS = settings.from_mapping(

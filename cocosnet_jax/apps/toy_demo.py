@@ -18,23 +18,20 @@ import json
 import math
 import os
 import time
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from cocosnet_jax import checkpoint, command, data, files, pictures, workdir
 from cocosnet_jax.data.builders import toy_scenes
+from cocosnet_jax.inference import Translator
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.settings import Settings
-from cocosnet_jax.steps import PredictStep, predict_step
-from cocosnet_jax.types import Batch
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder of the run; made where missing")
 _SEED = flags.DEFINE_integer("seed", 0, "of the weights and of the order", lower_bound=0)
@@ -81,16 +78,11 @@ def main() -> int:
     print(
         f"translating {len(scenes.images)} scenes with {EXEMPLARS} exemplars each ...", flush=True
     )
-    predict = jax.jit(
-        lambda state, batch, give_mask: predict_step(settings, give_mask, with_mask=True)(
-            state, batch
-        )
-    )
     steps_per_epoch = len(dataset.training) // settings.train.batch_size
     warmed_up = folder / checkpoint.FOLDER / str(settings.model.mask_epochs * steps_per_epoch)
     given, blind = (
-        translate(partial(predict, give_mask=mask), path, scenes, chosen)
-        for mask, path in ((True, warmed_up), (False, folder))
+        translate(Translator(path), scenes, chosen, give_mask=give_mask)
+        for give_mask, path in ((True, warmed_up), (False, folder))
     )
     measured = {
         "warp_accuracy_with_mask": given.accuracy,
@@ -155,23 +147,23 @@ class Results(NamedTuple):
     chance: float
 
 
-def translate(predict: PredictStep, run: epath.Path, scenes: Scenes, chosen: np.ndarray) -> Results:
-    """Translates every scene with each of its exemplars, from a run or one of its checkpoints."""
-    state = checkpoint.restore_for_inference(run).state
+def translate(
+    translator: Translator, scenes: Scenes, chosen: np.ndarray, *, give_mask: bool
+) -> Results:
+    """Translates every scene with each of its exemplars, with the exemplar's mask or with noise."""
     images, counts = [], []
     for column in chosen.T:
         rows = []
         for start in range(0, len(column), 16):
             inputs = slice(start, start + 16)
             label, exemplar_label = scenes.labels[inputs], scenes.labels[column[inputs]]
-            batch = Batch(
-                scenes.images[inputs],
-                scenes.images[column[inputs]],
+            outputs = translator.translate(
                 label[..., None],
+                scenes.images[column[inputs]],
                 exemplar_label[..., None],
-                np.zeros(len(label), np.float32),
+                give_mask=give_mask,
+                with_mask=True,
             )
-            outputs = predict(state, batch)
             masks = (outputs.warped_mask, label, exemplar_label, np.ones(len(label), bool))
             counts.append(warp_accuracy.count(*map(jnp.asarray, masks)))
             rows.append(pictures.to_bytes(np.asarray(outputs.image)))

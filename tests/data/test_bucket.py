@@ -10,9 +10,10 @@ import pytest
 from array_record.python import array_record_data_source
 from etils.epath import backend, gpath
 
-from cocosnet_jax import data, files, vgg_weights
+from cocosnet_jax import data, files
 from cocosnet_jax.data import exemplars, pipeline
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import vgg as vgg_weights
 
 BUCKET = "gs://bucket"
 

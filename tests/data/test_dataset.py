@@ -25,7 +25,7 @@ def listed(settings, tmp_path):
 
 
 def test_records_and_lists_are_read_once(listed, monkeypatch):
-    read = collections.Counter()
+    read: list[str] = collections.Counter()
 
     def counted(module, name, argument):
         function = getattr(module, name)

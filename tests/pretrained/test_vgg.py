@@ -5,8 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from cocosnet_jax import torch_files, vgg, vgg_weights
+from cocosnet_jax import vgg
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import torch_files
+from cocosnet_jax.pretrained import vgg as vgg_weights
 
 WIDTH = 4
 INDEX = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)  # torchvision's vgg19

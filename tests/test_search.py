@@ -1,5 +1,4 @@
 import dataclasses
-import os
 import types
 
 import jax
@@ -7,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax import checkpoint, data, retrieve, settings, state, vgg, vgg_weights
+from cocosnet_jax import checkpoint, data, features, search, settings, state, vgg
 from cocosnet_jax.data import exemplars
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import vgg as vgg_weights
 
 
 def unit(count, width, seed):
@@ -19,14 +19,14 @@ def unit(count, width, seed):
 
 @pytest.mark.parametrize("blocks", [(2048, 8192), (16, 32), (7, 5)])
 def test_the_search_is_exact_whatever_the_blocks(monkeypatch, blocks):
-    monkeypatch.setattr(retrieve, "_QUERIES", blocks[0])
-    monkeypatch.setattr(retrieve, "_CANDIDATES", blocks[1])
+    monkeypatch.setattr(search, "_QUERIES", blocks[0])
+    monkeypatch.setattr(search, "_CANDIDATES", blocks[1])
     queries, candidates = unit(50, 24, 0), unit(101, 24, 1)
     candidates[70] = candidates[3]  # equal ones: the first comes first
     queries[4] = candidates[3]
     own = np.arange(50, dtype=np.int32) * 2
     own[10:20] = -1
-    found = retrieve.nearest(queries, candidates, 6, own)
+    found = search.nearest(queries, candidates, 6, own)
     exact = queries.astype(np.float64) @ candidates.astype(np.float64).T
     exact[:, 70] -= 1e-12  # behind its equal
     exact[np.arange(50)[own >= 0], own[own >= 0]] = -np.inf
@@ -39,41 +39,11 @@ def test_the_search_is_exact_whatever_the_blocks(monkeypatch, blocks):
 
 
 def test_as_many_as_there_are(monkeypatch):
-    monkeypatch.setattr(retrieve, "_CANDIDATES", 2)
+    monkeypatch.setattr(search, "_CANDIDATES", 2)
     rows = unit(5, 8, 0)
-    found = retrieve.nearest(rows, rows, 4, np.arange(5, dtype=np.int32))
+    found = search.nearest(rows, rows, 4, np.arange(5, dtype=np.int32))
     for index, places in enumerate(found.places):
         assert sorted(places) == [i for i in range(5) if i != index]
-
-
-def test_rows_are_found_again(tmp_path):
-    values = unit(10, 6, 0)
-    rows = retrieve.Rows(tmp_path / "folder/a", 10)
-    rows.append(values[:4])
-    rows.append(values[4:7])
-    # A write that was cut off leaves rows that do not count.
-    with (tmp_path / "folder/a.npy").open("ab") as file:
-        file.write(b"cut off")
-    again = retrieve.Rows(tmp_path / "folder/a", 10)
-    assert again.done == 7
-    again.append(values[7:])
-    np.testing.assert_array_equal(again.array(), values)
-    assert isinstance(again.array(), np.memmap)
-    (tmp_path / "folder/a.done").write_text("many")
-    with pytest.raises(UserError, match=r"folder cannot be used .*; delete it"):
-        retrieve.Rows(tmp_path / "folder/a", 10)
-
-
-@pytest.mark.parametrize("left", [0, 50, 128 + 3 * 24, 128 + 10 * 24 - 1])
-def test_rows_that_were_lost_are_not_done(tmp_path, left):
-    values = unit(10, 6, 0)
-    retrieve.Rows(tmp_path / "a", 10).append(values)
-    assert (tmp_path / "a.npy").stat().st_size == 128 + 10 * 24
-    os.truncate(tmp_path / "a.npy", left)
-    again = retrieve.Rows(tmp_path / "a", 10)
-    assert again.done == 0
-    again.append(values)
-    np.testing.assert_array_equal(again.array(), values)
 
 
 @pytest.fixture
@@ -123,7 +93,7 @@ def features_of(run, split):
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_lists_name_the_most_alike(run, tmp_path, split):
     output = tmp_path / "list.txt"
-    retrieve.retrieve(run, output, split=split, k=3, batch_size=5)
+    search.write_list(run, output, split=split, k=3, batch_size=5)
     candidates, keys = features_of(run, "exemplars")
     queries, asking = features_of(run, split)
     exact = queries @ candidates.T
@@ -142,7 +112,7 @@ def test_lists_name_the_most_alike(run, tmp_path, split):
 
 def test_what_is_there_is_not_computed_again(run, tmp_path, monkeypatch):
     output = tmp_path / "list.txt"
-    embedding = retrieve._embedding
+    embedding = features.vgg_embedding
     seen: list[int] = []
 
     def counted(weights, stop_at=None):
@@ -156,21 +126,21 @@ def test_what_is_there_is_not_computed_again(run, tmp_path, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(retrieve, "_embedding", lambda weights: counted(weights, 2))
+    monkeypatch.setattr(features, "vgg_embedding", lambda weights: counted(weights, 2))
     with pytest.raises(KeyboardInterrupt):
-        retrieve.retrieve(run, output, split="train", k=2, batch_size=2)
+        search.write_list(run, output, split="train", k=2, batch_size=2)
     assert not output.exists()
-    monkeypatch.setattr(retrieve, "_embedding", counted)
-    retrieve.retrieve(run, output, split="train", k=2, batch_size=2)
+    monkeypatch.setattr(features, "vgg_embedding", counted)
+    search.write_list(run, output, split="train", k=2, batch_size=2)
     assert seen == [2, 2, 2, 2]
     two = read(output)
-    retrieve.retrieve(run, output, split="train", k=100, batch_size=2)
+    search.write_list(run, output, split="train", k=100, batch_size=2)
     assert seen == [2, 2, 2, 2]
     assert {key: names[:2] for key, names in read(output).items()} == two
     assert {len(names) for names in read(output).values()} == {7}
     # Other weights are other features.
     other = dataclasses.replace(run, vgg=dataclasses.replace(run.vgg, width=2))
-    retrieve.retrieve(other, output, split="train", k=2, batch_size=8)
+    search.write_list(other, output, split="train", k=2, batch_size=8)
     assert seen == [2, 2, 2, 2, 8]
 
 
@@ -201,8 +171,13 @@ def test_the_output_of_a_plain_network_asks(run, tmp_path):
     plain = plain_of(run)
     save_run(plain, tmp_path / "plain")
     output = tmp_path / "list.txt"
-    retrieve.retrieve(
-        plain, output, split="validation", k=3, checkpoint=str(tmp_path / "plain"), batch_size=2
+    search.write_list(
+        plain,
+        output,
+        split="validation",
+        k=3,
+        checkpoint_path=str(tmp_path / "plain"),
+        batch_size=2,
     )
     listed = read(output)
     assert list(listed) == [f"validation/validation_{i}.jpg" for i in range(3)]
@@ -215,8 +190,8 @@ def test_the_output_of_a_plain_network_asks(run, tmp_path):
 
     larger = dataclasses.replace(plain, data=dataclasses.replace(plain.data, channels=7))
     with pytest.raises(UserError, match=r"config\.data\.channels=6, and this config says 7"):
-        retrieve.retrieve(
-            larger, output, split="validation", k=3, checkpoint=str(tmp_path / "plain")
+        search.write_list(
+            larger, output, split="validation", k=3, checkpoint_path=str(tmp_path / "plain")
         )
 
 
@@ -232,11 +207,11 @@ def test_a_network_of_other_colours_cannot_ask(run, tmp_path, monkeypatch):
     prepared = types.SimpleNamespace(settings=of("sea #00FF00\nsky #0000FF"))
     monkeypatch.setattr(data, "prepare", lambda _: prepared)
     with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
-        retrieve.retrieve(plain, tmp_path / "l.txt", split="validation", k=3, checkpoint="run")
+        search.write_list(plain, tmp_path / "l.txt", split="validation", k=3, checkpoint_path="run")
 
 
 def test_a_network_that_needs_an_exemplar_cannot_ask(run, tmp_path, monkeypatch):
     restored = checkpoint.Restored(run, None, 1, tmp_path)
     monkeypatch.setattr(checkpoint, "restore_for_inference", lambda path: restored)
     with pytest.raises(UserError, match="needs an exemplar itself; name a run of a plain"):
-        retrieve.retrieve(run, tmp_path / "l.txt", split="validation", k=3, checkpoint="run")
+        search.write_list(run, tmp_path / "l.txt", split="validation", k=3, checkpoint_path="run")

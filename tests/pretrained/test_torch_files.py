@@ -11,10 +11,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from cocosnet_jax import torch_files
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import torch_files
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 W = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 # What tests/fixtures/README.md says was saved.
 STATE: dict[str, Any] = {

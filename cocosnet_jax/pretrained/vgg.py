@@ -8,8 +8,9 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from cocosnet_jax import files, torch_files
+from cocosnet_jax import files
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import torch_files
 from cocosnet_jax.vgg import LAYERS, STAGES, Params, VggWeights, widths
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax import checkpoint, convert, settings, torch_files
+from cocosnet_jax import checkpoint, settings
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import release, torch_files
+from cocosnet_jax.pretrained.release_names import table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SPECS = ROOT / "tests" / "golden"
 
 # Channels, adaptor kernel, maskmix, PONO (SPEC sections 1 and 8).
@@ -28,7 +30,7 @@ CASES = {
     "celebahqedge": (15, 4, True, True),
     "deepfashion": (20, 4, False, True),
 }
-NETS: dict[convert.Net, str] = {"correspondence": "Corr", "generator": "G", "discriminator": "D"}
+NETS: dict[release.Net, str] = {"correspondence": "Corr", "generator": "G", "discriminator": "D"}
 
 
 def make_settings(channels, kernel, maskmix, positional, width=64, ema=0.0):
@@ -63,7 +65,7 @@ def filled(shapes, seed=0):
 
 def narrow(net, config=NARROW, seed=0):
     """Tensors of a narrow network; the names are those that the full-size test checks."""
-    shapes = {name: leaf.torch_shape for name, leaf in convert.table(net, config).items()}
+    shapes = {name: leaf.torch_shape for name, leaf in table(net, config).items()}
     return filled(shapes, seed)
 
 
@@ -82,7 +84,7 @@ def test_files_to_checkpoint_to_files_at_full_size(case, tmp_path):
     for net, label in NETS.items():
         files[net] = str(tmp_path / f"x_net_{label}.pth")
         torch_files.write(files[net], filled(spec[label]))
-    state = convert.train_state(config, files)
+    state = release.train_state(config, files)
     # The four recipes through a checkpoint; batch norm, which none of them has, in memory.
     if case != "ade20k_ablation":
         checkpoints = checkpoint.Checkpoints(checkpoint.absolute(tmp_path / "run"), config)
@@ -92,7 +94,7 @@ def test_files_to_checkpoint_to_files_at_full_size(case, tmp_path):
         shutil.rmtree(tmp_path / "run")
     for file in files.values():
         Path(file).unlink()
-    written = convert.write_torch(config, state, tmp_path / "back")
+    written = release.write_torch(config, state, tmp_path / "back")
     assert [path.name for path in written] == ["0_net_Corr.pth", "0_net_G.pth", "0_net_D.pth"]
     for path, label in zip(written, NETS.values(), strict=True):
         want = {n: x for n, x in filled(spec[label]).items() if ".dec." not in n}
@@ -102,7 +104,7 @@ def test_files_to_checkpoint_to_files_at_full_size(case, tmp_path):
 
 def test_layout_of_kernels_and_spectral_vectors():
     tensors = narrow("discriminator")
-    params, variables = convert.from_torch(tensors, "discriminator", NARROW)
+    params, variables = release.from_torch(tensors, "discriminator", NARROW)
     weight = tensors["discriminator_1.model2.0.0.weight_orig"]
     u = tensors["discriminator_1.model2.0.0.weight_u"]
     v = tensors["discriminator_1.model2.0.0.weight_v"]
@@ -122,9 +124,9 @@ def test_layout_of_kernels_and_spectral_vectors():
 def test_names_that_change():
     """Places that a wrong table would exchange without any shape telling."""
     corr = narrow("correspondence")
-    params, _ = convert.from_torch(corr, "correspondence", NARROW)
+    params, _ = release.from_torch(corr, "correspondence", NARROW)
     generator = narrow("generator")
-    drawn, variables = convert.from_torch(generator, "generator", NARROW)
+    drawn, variables = release.from_torch(generator, "generator", NARROW)
     for ours, theirs in (
         (params["features"]["block_3"]["slope"], corr["layer.2.prelu.weight"][0]),
         (params["features"]["block_1"]["conv_1"]["bias"], corr["layer.0.conv2.bias"]),
@@ -147,32 +149,32 @@ def test_names_that_change():
 
 def test_float64_stays_float64():
     tensors = {name: x.astype(np.float64) for name, x in narrow("generator").items()}
-    params, variables = convert.from_torch(tensors, "generator", NARROW)
+    params, variables = release.from_torch(tensors, "generator", NARROW)
     assert {x.dtype for x in jax.tree.leaves((params, variables))} == {np.dtype(np.float64)}
-    assert_equal(convert.to_torch(params, variables, "generator", NARROW), tensors)
+    assert_equal(release.to_torch(params, variables, "generator", NARROW), tensors)
 
 
 def test_batch_statistics():
     config = make_settings(5, 3, True, False, width=4)
     tensors = narrow("generator", config)
     count = "head_0.norm_0.param_free_norm.num_batches_tracked"
-    params, variables = convert.from_torch(tensors | {count: np.array(7)}, "generator", config)
+    params, variables = release.from_torch(tensors | {count: np.array(7)}, "generator", config)
     np.testing.assert_array_equal(
         variables["batch_stats"]["up_1"]["norm_s"]["batch_norm"]["var"],
         tensors["up_1.norm_s.param_free_norm.running_var"],
     )
-    assert convert.to_torch(params, variables, "generator", config)[count] == 0
+    assert release.to_torch(params, variables, "generator", config)[count] == 0
 
 
 def test_every_tensor_is_accounted_for():
     tensors = narrow("discriminator")
     tensors["discriminator_0.dec.9.bias"] = np.zeros(5, np.float32)  # ignored by name
-    convert.from_torch(tensors, "discriminator", NARROW)
+    release.from_torch(tensors, "discriminator", NARROW)
     del tensors["discriminator_0.model0.0.bias"]
     tensors["discriminator_0.model4.0.weight"] = np.zeros((1, 32, 3, 3), np.float32)
     tensors["discriminator_2.model0.0.bias"] = np.zeros(4, np.float32)
     with pytest.raises(UserError) as error:
-        convert.from_torch(tensors, "discriminator", NARROW, "x.pth")
+        release.from_torch(tensors, "discriminator", NARROW, "x.pth")
     for part in (
         "x.pth",
         "3 of its tensors differ",
@@ -187,9 +189,9 @@ def test_networks_of_the_paper_have_no_place_in_the_release():
     model = dataclasses.replace(NARROW.model, generator_input="constant", feature_norm="batch")
     config = dataclasses.replace(NARROW, model=model)
     with pytest.raises(UserError, match="generator has no code"):
-        convert.table("generator", config)
+        table("generator", config)
     with pytest.raises(UserError, match="correspondence has no features/block_1/norm_0/mean"):
-        convert.table("correspondence", config)
+        table("correspondence", config)
 
 
 # --- files ----------------------------------------------------------------------------------
@@ -215,17 +217,17 @@ def test_shapes_tell_the_settings(files):
         norm = "positional" if positional else "batch"
         common = {"model.base_filters": 6, "data.channels": channels}
         stride = {"model.warp_stride": 4} if kernel == 4 else {}
-        assert convert.describe(narrow("correspondence", config), "correspondence") == {
+        assert release.describe(narrow("correspondence", config), "correspondence") == {
             **common,
             **stride,
             "model.adaptor_kernel": kernel,
             "model.mask_input": "features" if maskmix else "none",
             "model.block_norm": norm,
         }, case
-        assert convert.describe(narrow("generator", config), "generator") == {
+        assert release.describe(narrow("generator", config), "generator") == {
             **common, "model.generator_norm": norm, "model.non_local": True
         }  # fmt: skip
-        assert convert.describe(narrow("discriminator", config), "discriminator") == {
+        assert release.describe(narrow("discriminator", config), "discriminator") == {
             **common, "model.non_local": True
         }  # fmt: skip
 
@@ -233,7 +235,7 @@ def test_shapes_tell_the_settings(files):
 def test_another_config_is_refused_field_by_field(files):
     config = make_settings(7, 3, False, True, width=4)
     with pytest.raises(UserError) as error:
-        convert.train_state(config, files)
+        release.train_state(config, files)
     for part in (
         f"config.data.channels is 7, {files['correspondence']} has 5",
         f"config.data.channels is 7, {files['generator']} has 5",
@@ -246,36 +248,36 @@ def test_another_config_is_refused_field_by_field(files):
 def test_exchanged_and_strange_files(files, tmp_path):
     swapped = {**files, "generator": files["correspondence"]}
     with pytest.raises(UserError, match="holds the release's correspondence, not its generator"):
-        convert.train_state(NARROW, swapped)
+        release.train_state(NARROW, swapped)
     strange = str(tmp_path / "strange.pth")
     torch_files.write(strange, {"weight": np.zeros((2, 3))})
     with pytest.raises(UserError, match=r"strange.pth.*has no fc.weight, but weight \(2, 3\)"):
-        convert.train_state(NARROW, {**files, "generator": strange})
+        release.train_state(NARROW, {**files, "generator": strange})
 
 
 def test_without_discriminator_and_with_averages(files, tmp_path):
     config = make_settings(5, 4, True, True, width=4, ema=0.999)
-    nets: tuple[convert.Net, ...] = ("correspondence", "generator")
-    average: dict[convert.Net, str] = {}
+    nets: tuple[release.Net, ...] = ("correspondence", "generator")
+    average: dict[release.Net, str] = {}
     for net in nets:
         average[net] = str(tmp_path / f"{net}_ema.pth")
         torch_files.write(average[net], narrow(net, seed=9))
     weights = {net: files[net] for net in average}
-    state = convert.train_state(config, weights, average)
+    state = release.train_state(config, weights, average)
     fresh = state.params["discriminator"]["scale_0"]["conv_1"]["kernel"]
     assert np.std(fresh) == pytest.approx(0.02 * np.sqrt(2 / (16 * 12)), rel=0.1)  # Xavier
     for got, seed in ((state.params["generator"], 1), (state.ema, 9)):
         want = narrow("generator", seed=seed)["fc.bias"]
         np.testing.assert_array_equal(got["generator"]["stem"]["bias"], want)
 
-    written = convert.write_torch(config, state, tmp_path / "back")
+    written = release.write_torch(config, state, tmp_path / "back")
     assert sorted(path.name for path in written) == [
         "0_net_Corr.pth", "0_net_Corr_ema.pth", "0_net_D.pth", "0_net_G.pth", "0_net_G_ema.pth"
     ]  # fmt: skip
     got = torch_files.read(tmp_path / "back" / "0_net_Corr_ema.pth")
     np.testing.assert_array_equal(got["phi.weight"], narrow("correspondence", seed=9)["phi.weight"])
     # Without files of averages they start at the weights.
-    plain = convert.train_state(config, files)
+    plain = release.train_state(config, files)
     jax.tree.map(np.testing.assert_array_equal, plain.ema, plain.params["generator"])
     assert plain.opt_state["generator"][0].count == 0
 
@@ -318,16 +320,16 @@ def test_command_line(files, tmp_path):
     ("given", "message"),
     [
         ({"corr": ""}, "--corr and --generator must both name a file"),
-        ({"corr-ema": "x.pth"}, "go together"),
+        ({"corr-ema": "x.pth"}, "--corr-ema and --generator-ema go together"),
         ({"corr-ema": "x.pth", "generator-ema": "y.pth"}, "config.optimiser.ema is 0"),
         ({"corr": "nowhere.pth"}, "nowhere.pth: cannot be read"),
-        ({"output": str(ROOT)}, "exists already"),
+        ({"output": ""}, "--output is missing"),
     ],
 )
 def test_command_line_errors(files, tmp_path, given, message):
-    names = {"corr": files["correspondence"]}
-    names |= {name: files[name] for name in ("generator", "discriminator")}
-    flags = {"corr-ema": "", "generator-ema": "", "output": str(tmp_path / "run")}
-    with pytest.raises(UserError, match=message):
-        convert._import(flags | names | given, lambda: NARROW)
+    names = {"corr": files["correspondence"], "generator": files["generator"]}
+    named = names | {"output": str(tmp_path / "run")} | given
+    done = run("--config=configs/ade20k.py:released", *(f"--{x}={y}" for x, y in named.items()))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,149 @@
+"""Features of pictures, made batch by batch on all devices and kept on disk as they come.
+
+`compute` writes one row per picture and goes on where an interrupted run stopped; what a row is,
+an `Embedding` says: `vgg_embedding`'s are compared by their cosine.
+"""
+
+import concurrent.futures
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from etils import epath
+from jaxtyping import Array, Float
+
+from cocosnet_jax import files, mesh, model, vgg
+from cocosnet_jax.errors import UserError
+
+# What `vgg_embedding` reads.
+LAYER = "relu5_2"
+
+# (images (b, H, W, 3), labels (b, H, W, p)) -> rows (b, width), on devices or not.
+Embedding = Callable[[np.ndarray, np.ndarray], Any]
+
+
+class Pictures(Protocol):
+    """Images (H, W, 3) uint8 and their labels by position, as a dataset opens them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def vgg_embedding(weights: vgg.VggWeights) -> Embedding:
+    """VGG-19's relu5_2, averaged over positions, as unit vectors; labels are not read."""
+    devices = mesh.make()
+    weights = jax.device_put(weights, mesh.replicated(devices))
+
+    @jax.jit
+    def embed(weights: vgg.VggWeights, image: Array) -> Float[Array, "b width"]:
+        found = vgg.features(weights, model.unit_image(image), (LAYER,))[LAYER]
+        mean = jnp.mean(found.astype(jnp.float32), axis=(1, 2))
+        return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+
+    return lambda image, label: embed(weights, jax.device_put(image, mesh.split(devices)))
+
+
+def compute(
+    path: Path, pictures: Pictures, embed: Embedding, batch_size: int, title: str
+) -> Float[np.ndarray, "n width"]:
+    """The features of pictures, from disk as far as they are there.
+
+    Args:
+      path: of the rows' files, without ending; must be another one wherever pictures or embedding
+        are others.
+      pictures: what to embed.
+      embed: makes rows of a batch.
+      batch_size: pictures per batch, rounded up to what all devices share evenly.
+      title: of the progress bar.
+
+    Returns:
+      A row per picture, memory-mapped.
+
+    Raises:
+      UserError: the rows cannot be read or written.
+    """
+    rows = Rows(path, len(pictures))
+    bar = tqdm.tqdm(total=len(pictures), initial=rows.done, desc=title[:40], unit=" images")
+    for image, label in _batches(pictures, rows.done, mesh.round_up(batch_size)):
+        count = min(len(image), len(pictures) - rows.done)
+        rows.append(np.asarray(embed(image, label))[:count])
+        bar.update(count)
+    bar.close()
+    return rows.array()
+
+
+def _batches(pictures: Pictures, start: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels from `start` on, the last batch filled up with the last image."""
+    last = len(pictures) - 1
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def begin(place: int) -> list[concurrent.futures.Future[Any]]:
+            wanted = range(place, place + size) if place <= last else ()
+            return [pool.submit(pictures.__getitem__, min(index, last)) for index in wanted]
+
+        coming = begin(start)
+        for place in range(start, last + 1, size):
+            loaded, coming = coming, begin(place + size)
+            pairs = [future.result() for future in loaded]
+            yield np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
+
+
+class Rows:
+    """Rows of float32 on disk that are appended to, and found again by the next run.
+
+    `NAME.npy` holds the rows, and `NAME.done` says how many of them are written.
+    """
+
+    def __init__(self, path: Path, count: int):
+        """Opens the rows of `path`, of which there will be `count`."""
+        self._path, self._done = path.with_suffix(".npy"), path.with_suffix(".done")
+        self._count = count
+        self.done = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists() and self._done.exists():
+                done = min(int(self._done.read_text()), count)
+                self.done = done if self._holds(done) else 0
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path.parent} cannot be used ({error}); delete it, or choose another --output"
+            ) from error
+
+    def _holds(self, rows: int) -> bool:
+        """Whether the file is long enough: what was written last may be lost when power fails."""
+        with self._path.open("rb") as file:
+            try:
+                np.lib.format.read_magic(file)
+                shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            except ValueError:
+                return False
+            return self._path.stat().st_size >= file.tell() + rows * shape[1] * 4
+
+    def append(self, rows: Float[np.ndarray, "b width"]) -> None:
+        """Writes the next rows; they are in the file when this returns."""
+        rows = np.ascontiguousarray(rows, "<f4")
+        try:
+            # Written, not mapped: on a full disk a mapped file ends the program without a word.
+            with self._path.open("r+b" if self.done else "wb") as file:
+                shape = (self._count, rows.shape[1])
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                file.seek(self.done * rows[0].nbytes, os.SEEK_CUR)
+                file.write(rows.data)
+            self.done += len(rows)
+            files.write(epath.Path(self._done), str(self.done).encode())
+        except OSError as error:
+            raise UserError(
+                f"features cannot be written to {self._path} ({error}); make room, or choose"
+                " another --output"
+            ) from error
+
+    def array(self) -> Float[np.ndarray, "n width"]:
+        """All rows, once they are written, memory-mapped."""
+        return np.load(self._path, mmap_mode="r")

@@ -1,0 +1,227 @@
+"""Translation, warp and correspondence of pictures by the networks of one checkpoint.
+
+    translator = Translator("runs/ade20k")
+    outputs = translator.translate(label, exemplar)
+
+Pictures come and go as NumPy arrays; `data.pairing.read` makes them of files, and
+`pictures.to_bytes` makes bytes of what comes out.
+"""
+
+import os
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Shaped
+
+from cocosnet_jax import mesh, model
+from cocosnet_jax.checkpoint import Restored, restore_for_inference
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.fit import compile_to_fit
+from cocosnet_jax.generator import COARSEST
+from cocosnet_jax.settings import DataSettings, Settings
+from cocosnet_jax.state import TrainState, inference_variables
+from cocosnet_jax.steps import predict_step
+from cocosnet_jax.types import Array, Batch, Outputs
+from cocosnet_jax.warp import BestMatch, best_match
+
+
+def side_of(data: DataSettings, size: int) -> int:
+    """The side of what is drawn: `--size`, or where that is 0 the training's.
+
+    Raises:
+      UserError: the networks cannot draw that size.
+    """
+    if not size:
+        return data.image_size
+    if size < 64 or size % 32:
+        raise UserError(
+            f"--size={size} cannot be drawn: it must be a multiple of 32, 64 or more, for example"
+            f" {max(64, round(size / 32) * 32)}"
+        )
+    return size
+
+
+def needs_exemplar(settings: Settings) -> bool:
+    """Whether the networks of these settings look at an exemplar."""
+    return settings.model.generator_condition != "input"
+
+
+def needs_exemplar_label(settings: Settings) -> bool:
+    """Whether the correspondence network of these settings is given the exemplar's map."""
+    model = settings.model
+    return model.mask_input != "none" and model.mask_at_inference
+
+
+class Translator:
+    """Translates pictures with the networks of one checkpoint.
+
+    All methods take b pictures of S x S pixels as `types.Batch` describes them: `label` and
+    `exemplar_label` (b, S, S, p), `exemplar` (b, S, S, 3). The exemplar may be left out where
+    `needs_exemplar` says so, its map where `needs_exemplar_label` does. The first call with a new b
+    compiles, which takes from seconds to minutes.
+
+    They raise ValueError where an array has another shape or is missing, and UserError where so
+    many pictures of this size do not fit in the devices' memory.
+
+    Attributes:
+      settings: of the training.
+      step: optimisation steps that the networks had taken.
+      size: S.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike[str] | Restored,
+        size: int = 0,
+        *,
+        devices: Mesh | None = None,
+        advice: str = "set --size to {size}",
+    ):
+        """Reads the networks.
+
+        Args:
+          checkpoint: a workdir or one checkpoint in it, or what was restored of it.
+          size: S, a multiple of 32; 0 for the size of the training.
+          devices: which share the rows of each picture; None for all of this machine, where the
+            rows can be shared, and otherwise the first.
+          advice: what the user can set where pictures do not fit in memory; `{size}` in it becomes
+            a size that would fit.
+
+        Raises:
+          UserError: there is no checkpoint, or its networks cannot draw this size.
+        """
+        restored = (
+            checkpoint if isinstance(checkpoint, Restored) else restore_for_inference(checkpoint)
+        )
+        self.settings, self.step = restored.settings, restored.step
+        self.size = side_of(self.settings.data, size)
+        self._devices = mesh.for_rows(self.size // COARSEST) if devices is None else devices
+        self._state = jax.device_put(restored.state, mesh.replicated(self._devices))
+        self._advice = advice
+        self._programs: dict[Hashable, Any] = {}
+
+    def compile(self, count: int = 1) -> None:
+        """Compiles the translation of so many pictures at once, which else its first call does."""
+        sides = (count, self.size, self.size)
+        label = np.zeros((*sides, self.settings.data.planes), np.uint8)
+        batch = self._batch(label, np.zeros((*sides, 3), np.uint8), label)
+        self._compiled(("translate", None, False), self._translation(None, False), batch)
+
+    def translate(
+        self,
+        label: Shaped[Array, "b height width planes"],
+        exemplar: Shaped[Array, "b height width 3"] | None = None,
+        exemplar_label: Shaped[Array, "b height width planes"] | None = None,
+        *,
+        give_mask: bool | None = None,
+        with_mask: bool = False,
+    ) -> Outputs:
+        """Returns the inputs in the style of their exemplars, and the warped exemplars.
+
+        Args:
+          label: the inputs.
+          exemplar: their exemplars.
+          exemplar_label: the exemplars' own maps.
+          give_mask: give the maps to the correspondence network, or noise; None does as in the
+            settings.
+          with_mask: also carry the exemplars' maps, where they have classes.
+        """
+        if (give_mask or with_mask) and exemplar_label is None:
+            raise ValueError("exemplar_label is missing")
+        batch = self._batch(label, exemplar, exemplar_label)
+        step = self._translation(give_mask, with_mask)
+        return self._run(("translate", give_mask, with_mask), step, batch)
+
+    def warp(
+        self,
+        label: Shaped[Array, "b height width planes"],
+        exemplar: Shaped[Array, "b height width 3"],
+        exemplar_label: Shaped[Array, "b height width planes"] | None = None,
+    ) -> Float[np.ndarray, "b height width 3"]:
+        """Returns the exemplars at the places of the inputs, in [-1, 1]; nothing is generated."""
+        self._check_correspondence()
+        translate = self._translation(None, False)
+
+        # The compiler leaves out the generator, whose output nobody takes.
+        def step(state: TrainState, batch: Batch) -> Any:
+            return translate(state, batch).warped_exemplar
+
+        return self._run("warp", step, self._batch(label, exemplar, exemplar_label))
+
+    def match(
+        self,
+        label: Shaped[Array, "b height width planes"],
+        exemplar: Shaped[Array, "b height width 3"],
+        exemplar_label: Shaped[Array, "b height width planes"] | None = None,
+    ) -> BestMatch:
+        """Returns, for each position of the inputs, the exemplar's position that is most alike."""
+        self._check_correspondence()
+        settings = self.settings.model
+        network = model.build(self.settings)
+
+        def step(state: TrainState, batch: Batch) -> BestMatch:
+            translation = network.apply(
+                inference_variables(state),
+                model.network_inputs(batch, self.settings.data),
+                jax.random.key(0),
+                settings.mask_at_inference,
+                train=False,
+            )
+            assert isinstance(translation, model.Translation)
+            found = translation.correspondence
+            assert found is not None
+            return best_match(found.theta, found.phi, settings.match_kernel, settings.centre)
+
+        return self._run("match", step, self._batch(label, exemplar, exemplar_label))
+
+    def _translation(self, give_mask: bool | None, with_mask: bool) -> Any:
+        return predict_step(self.settings, give_mask, with_mask=with_mask, over=self._devices)
+
+    def _check_correspondence(self) -> None:
+        if not needs_exemplar(self.settings):
+            raise ValueError("a plain translation network has no correspondence")
+
+    def _batch(self, label: Array, exemplar: Array | None, exemplar_label: Array | None) -> Batch:
+        """The arrays as a batch on the devices, shapes checked."""
+        if exemplar is None:
+            if needs_exemplar(self.settings):
+                raise ValueError("exemplar is missing")
+            exemplar = np.zeros((*np.shape(label)[:3], 3), np.uint8)
+        if exemplar_label is None:
+            if needs_exemplar_label(self.settings):
+                raise ValueError("exemplar_label is missing")
+            # A model that is not given the exemplar's map does not look at it.
+            exemplar_label = label
+        sides = (len(label), self.size, self.size)
+        planes = self.settings.data.planes
+        for name, array, channels in (
+            ("label", label, planes),
+            ("exemplar", exemplar, 3),
+            ("exemplar_label", exemplar_label, planes),
+        ):
+            if np.shape(array) != (*sides, channels):
+                raise ValueError(f"{name} is {np.shape(array)} and must be {(*sides, channels)}")
+        batch = Batch(
+            # The truth is not known, and nothing in a translation reads it.
+            image=np.zeros_like(exemplar),
+            exemplar=exemplar,
+            label=label,
+            exemplar_label=exemplar_label,
+            self_reference=np.zeros(len(label), np.float32),
+        )
+        return mesh.split_rows(self._devices, batch)
+
+    def _compiled(self, kind: Hashable, step: Callable[..., Any], batch: Batch) -> Any:
+        """The compiled step for batches like this one."""
+        key = kind, jax.tree.map(lambda array: (array.shape, array.dtype), batch)
+        if key not in self._programs:
+            self._programs[key] = compile_to_fit(
+                jax.jit(step), (self._state, batch), self._devices, self.size, self._advice
+            )
+        return self._programs[key]
+
+    def _run(self, kind: Hashable, step: Callable[..., Any], batch: Batch) -> Any:
+        return jax.device_get(self._compiled(kind, step, batch)(self._state, batch))

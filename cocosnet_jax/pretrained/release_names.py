@@ -1,0 +1,170 @@
+"""Every array of our networks, and the tensor of the release's that holds the same numbers.
+
+PyTorch keeps convolutions as (out, in, height, width), JAX as (height, width, in, out); spectral
+vectors `v` run over a kernel's inputs in the same two orders. Everything else is a change of names
+(SPEC sections 2 to 5).
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import Settings
+from cocosnet_jax.state import create_state
+
+Net = Literal["correspondence", "generator", "discriminator"]
+Tree = dict[str, Any]
+
+_STAGES = {"head": "head_0", "middle_0": "G_middle_0", "middle_1": "G_middle_1"}
+# Module paths, ours -> the release's. What is not here keeps its name.
+_MODULES: dict[str, dict[str, str]] = {
+    "generator": {
+        "stem": "fc",
+        **_STAGES,
+        "attention": "attn",
+        "to_image": "conv_img",
+    },
+    "correspondence": {
+        f"{ours}{inner}": f"{theirs}{their_inner}"
+        for ours, theirs in (
+            ("input_adaptor", "adaptive_model_seg"),
+            ("image_adaptor", "adaptive_model_img"),
+        )
+        for inner, their_inner in (
+            *((f"/conv_{i}", f"/layer{i}/0") for i in range(1, 6)),
+            *((f"/block_{i}", f"/{name}") for i, name in enumerate(_STAGES.values(), 1)),
+        )
+    }
+    | {
+        f"features/block_{i}{inner}": f"layer/{i - 1}{their_inner}"
+        for i in range(1, 5)
+        for inner, their_inner in (("/conv_0", "/conv1"), ("/conv_1", "/conv2"), ("", ""))
+    },
+    "discriminator": {
+        f"scale_{i}/{inner}": f"discriminator_{i}/{their_inner}"
+        for i in range(2)
+        for inner, their_inner in (
+            ("conv_0", "model0/0"),
+            *((f"conv_{j}", f"model{j}/0/0") for j in (1, 2, 3)),
+            ("conv_4", "model4/0"),
+            ("attention", "attn"),
+        )
+    },
+}
+# Inside SPADE, in all networks.
+_SPADE = {
+    "shared": "mlp_shared/1",
+    "gamma": "mlp_gamma",
+    "beta": "mlp_beta",
+    "batch_norm": "param_free_norm",
+}
+_LEAVES = {
+    "kernel": "weight",
+    "u": "weight_u",
+    "v": "weight_v",
+    "mean": "running_mean",
+    "var": "running_var",
+    "slope": "prelu/weight",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One of our arrays, and what PyTorch keeps in its place.
+
+    Attributes:
+      path: collection, module names, leaf.
+      shape: ours.
+      kernel: (height, width, in) of the convolution that a `v` belongs to.
+    """
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    kernel: tuple[int, ...] = ()
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        kind = self.path[-1]
+        if kind == "kernel":
+            height, width, inputs, outputs = self.shape
+            return (outputs, inputs, height, width)
+        return (1,) if kind == "slope" else self.shape
+
+    def from_torch(self, tensor: np.ndarray) -> np.ndarray:
+        kind = self.path[-1]
+        if kind == "kernel":
+            return np.ascontiguousarray(tensor.transpose(2, 3, 1, 0))
+        if kind == "v":
+            height, width, inputs = self.kernel
+            return tensor.reshape(inputs, height, width).transpose(1, 2, 0).reshape(-1)
+        return tensor.reshape(self.shape)
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        kind = self.path[-1]
+        if kind == "kernel":
+            return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
+        if kind == "v":
+            return array.reshape(self.kernel).transpose(2, 0, 1).reshape(-1)
+        return array.reshape(self.torch_shape)
+
+
+def _torch_name(net: Net, path: tuple[str, ...], spectral: bool) -> str:
+    *modules, leaf = path
+    module = "/".join(modules)
+    for ours in sorted(_MODULES[net], key=len, reverse=True):
+        if module == ours or module.startswith(ours + "/"):
+            module = _MODULES[net][ours] + module[len(ours) :]
+            break
+    parts = [_SPADE.get(part, part) for part in module.split("/")]
+    weight = "weight_orig" if leaf == "kernel" and spectral else _LEAVES.get(leaf, leaf)
+    return "/".join([*parts, weight]).replace("/", ".")
+
+
+@functools.lru_cache(maxsize=4)
+def shapes_of(settings: Settings) -> Any:
+    """A TrainState of shapes; nothing is computed."""
+    return jax.eval_shape(
+        functools.partial(create_state, settings, steps_per_epoch=1), jax.random.key(0)
+    )
+
+
+def collections_of(state: Any, net: Net) -> Tree:
+    """Parameters and variables of one network: collection -> tree."""
+    if net == "discriminator":
+        return {"params": state.params[net], **state.variables[net]}
+    both = {"params": state.params["generator"], **state.variables["generator"]}
+    return {name: tree[net] for name, tree in both.items() if net in tree}
+
+
+def table(net: Net, settings: Settings) -> dict[str, Leaf]:
+    """The release's name -> our array, for the network of these settings.
+
+    Raises:
+      UserError: these settings make a network that the release does not have.
+    """
+    if settings.model.generator_condition == "input" and net == "correspondence":
+        raise UserError("config.model.generator_condition='input' has no correspondence network")
+    flat = traverse_util.flatten_dict(collections_of(shapes_of(settings), net))
+    kernels = {path[1:-1]: x.shape for path, x in flat.items() if path[-1] == "kernel"}
+    spectral = {path[1:-1] for path in flat if path[0] == "spectral"}
+    unknown = [
+        "/".join(path[1:])
+        for path in flat
+        if path[-1] == "code" or (path[0] == "batch_stats" and path[-2] != "batch_norm")
+    ]
+    if unknown:
+        raise UserError(
+            f"the release's {net} has no {', '.join(unknown)}: only settings of its own networks"
+            " can be converted (configs/NAME.py:released)"
+        )
+    return {
+        _torch_name(net, path[1:], path[1:-1] in spectral): Leaf(
+            path, x.shape, kernels[path[1:-1]][:3] if path[-1] == "v" else ()
+        )
+        for path, x in flat.items()
+    }

@@ -1,0 +1,263 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cocosnet_jax.data import pairing
+from cocosnet_jax.data.pairing import Pair
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import DataSettings
+from tests.data.conftest import draw_label, write_pair
+
+DATA = DataSettings(dataset="ade20k", channels=6, exemplar_list="random")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two inputs and two exemplars, each with photograph and label map beside each other."""
+    for index in range(2):
+        write_pair(tmp_path / "inputs", f"in_{index}", draw_label(index))
+        write_pair(tmp_path / "exemplars", f"ex_{index}", draw_label(10 + index))
+    return tmp_path
+
+
+def find(folder, labels, exemplar, label=None, list_file="", output="out", needs_label=True):
+    return pairing.find_pairs(
+        folder / labels,
+        folder / exemplar,
+        folder / label if label else None,
+        str(folder / list_file) if list_file else "",
+        folder / output,
+        DATA,
+        needs_label=needs_label,
+    )
+
+
+def test_one_pair(folder):
+    files = ("inputs/in_0.png", "exemplars/ex_0.jpg", "exemplars/ex_0.png")
+    label, exemplar, exemplar_label = (folder / name for name in files)
+    wanted = Pair(label, exemplar, exemplar_label, folder / "out.png")
+    assert find(folder, *files, output="out.png") == [wanted]
+
+
+def test_one_pair_into_a_folder_that_exists(folder):
+    (folder / "out").mkdir()
+    pairs = find(folder, "inputs/in_0.png", "exemplars/ex_0.jpg", "exemplars/ex_0.png")
+    assert pairs[0].output == folder / "out/in_0.png"
+
+
+def test_a_folder_takes_one_exemplar(folder):
+    pairs = find(folder, "inputs", "exemplars/ex_1.jpg", "exemplars/ex_1.png")
+    assert [(pair.label.name, pair.exemplar.name, pair.output.name) for pair in pairs] == [
+        ("in_0.png", "ex_1.jpg", "in_0.png"),
+        ("in_1.png", "ex_1.jpg", "in_1.png"),
+    ]
+
+
+def test_a_list_says_which_input_takes_which_exemplar(folder):
+    (folder / "list.txt").write_text("in_1.jpg,ex_0.jpg,ex_1.jpg\r\nin_0.jpg,sub\\ex_1.jpg\r\n")
+    write_pair(folder / "exemplars/sub", "ex_1", draw_label(3))
+    pairs = find(folder, "inputs", "exemplars", "exemplars", "list.txt")
+    assert [pair.exemplar for pair in pairs] == [
+        folder / "exemplars/sub/ex_1.jpg",
+        folder / "exemplars/ex_0.jpg",
+    ]
+    assert [pair.exemplar_label for pair in pairs] == [
+        folder / "exemplars/sub/ex_1.png",
+        folder / "exemplars/ex_0.png",
+    ]
+
+
+def test_inputs_without_a_line_are_left_out(folder, capsys):
+    (folder / "list.txt").write_text("\ufeffx\\in_1.jpg,ex_0.jpg,gone.jpg\r\nin_7.jpg,gone.jpg\r\n")
+    pairs = find(folder, "inputs", "exemplars", "exemplars", "list.txt")
+    assert [(pair.label.name, pair.exemplar.name) for pair in pairs] == [("in_1.png", "ex_0.jpg")]
+    assert capsys.readouterr().out == (
+        f"note: exemplar list {folder}/list.txt has lines for 1 of the 2 inputs; left out, without"
+        " a line: 1 (in_0.png); lines for images that are not there: 1\n"
+    )
+
+
+POSES = dataclasses.replace(DATA, dataset="deepfashion", condition="channels", channels=20)
+
+
+@pytest.fixture
+def people(tmp_path):
+    """DeepFashion's layout: four photographs of 128 x 192 with their poses."""
+    joints = np.linspace((40, 30), (99, 150), 18)
+    person = np.column_stack([joints, np.ones(18)]).ravel().tolist()
+    for name in ("WOMEN/id_1/01_1_front", "WOMEN/id_2/01_1_front", "MEN/id_3/x", "MEN/id_4/x"):
+        pose = tmp_path / f"people/pose/{name}_keypoints.json"
+        pose.parent.mkdir(parents=True)
+        pose.write_text(json.dumps({"people": [{"pose_keypoints_2d": person}]}))
+        photograph = tmp_path / f"people/img/{name}.jpg"
+        photograph.parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((192, 128, 3), np.uint8)).save(photograph)
+    return tmp_path / "people"
+
+
+@pytest.mark.parametrize("inputs_in", ["", "img", "pose", "img/WOMEN"])
+def test_the_releases_list_with_photographs_or_poses(people, inputs_in):
+    """The list lies in the folder, names photographs, and two of the four only as exemplars."""
+    (people / "test.txt").write_text(
+        "img\\WOMEN\\id_1\\01_1_front.jpg,img\\MEN\\id_3\\x.jpg\r\n"
+        "img\\WOMEN\\id_2\\01_1_front.jpg,img\\MEN\\id_4\\x.jpg"
+    )
+    pairs = pairing.find_pairs(
+        people / inputs_in, people, None, f"{people}/test.txt", people / "out", POSES,
+        needs_label=False,
+    )  # fmt: skip
+    assert [pair.label.parent.name for pair in pairs] == ["id_1", "id_2"]
+    assert [pair.exemplar.relative_to(people).as_posix() for pair in pairs] == [
+        "img/MEN/id_3/x.jpg",
+        "img/MEN/id_4/x.jpg",
+    ]
+    pairing.check(pairs, POSES)
+
+
+def test_no_result_replaces_the_photograph_of_a_pose(people):
+    pose = people / "pose/MEN/id_3/x_keypoints.json"
+    pair = Pair(pose, None, None, people / "img/MEN/id_3/x.jpg")
+    with pytest.raises(UserError, match=r"id_3/x\.jpg would replace a file that is read"):
+        pairing.check([pair], POSES)
+
+
+def test_an_exemplars_pose_is_found_in_its_folder(people):
+    (people / "list.txt").write_text("id_1/01_1_front,id_3/x\n")
+    [pair] = pairing.find_pairs(
+        people / "pose/WOMEN", people / "img/MEN", people / "pose/MEN", f"{people}/list.txt",
+        people / "out", POSES, needs_label=True,
+    )  # fmt: skip
+    assert pair.exemplar_label == people / "pose/MEN/id_3/x_keypoints.json"
+    pairing.check([pair], POSES)
+
+
+def test_poses_in_a_corner_are_a_question(people):
+    for photograph in people.glob("img/WOMEN/*/*.jpg"):
+        Image.fromarray(np.zeros((576, 384, 3), np.uint8)).save(photograph)
+    out = people / "out"
+    found = pairing.find_pairs(people / "img", None, None, "", out, POSES, needs_label=False)
+    pairing.check(found, POSES)  # two of four
+    women = found[2:]
+    with pytest.raises(UserError) as error:
+        pairing.check(women, POSES)
+    assert str(error.value) == (
+        "in 2 of 2 poses all joints lie in the upper left 60% of the photograph's width and height"
+        f" ({people}/pose/WOMEN/id_1/01_1_front_keypoints.json: up to (99, 150) of 384x576 pixels)."
+        " If the poses were detected in smaller pictures, say their size: --pose-size=256x256, for"
+        " example. If they are right as they are: --pose-size=photograph"
+    )
+    for answer in ("photograph", "128x192"):
+        pairing.check(women, POSES, pose_size=answer)
+    pairing.check(women, dataclasses.replace(POSES, pose_size="128x192"))
+
+
+def test_an_exemplars_pose_in_a_corner_is_said(people, capsys):
+    exemplar = people / "img/WOMEN/id_1/01_1_front.jpg"
+    pose = people / "pose/WOMEN/id_1/01_1_front_keypoints.json"
+    pair = Pair(people / "img/MEN/id_3/x.jpg", exemplar, pose, people / "out.png")
+    pairing.check([pair], POSES)
+    assert capsys.readouterr().out == ""
+    Image.fromarray(np.zeros((576, 384, 3), np.uint8)).save(exemplar)
+    pairing.check([pair], POSES)
+    assert f"({pose}: up to (99, 150) of 384x576 pixels)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("none.png", "exemplars/ex_0.jpg", "x.png"), "none.png does not exist"),
+        (("inputs", "exemplars/ex_0.jpg"), "--exemplar-label is missing: this checkpoint"),
+        (("inputs", "exemplars", "exemplars"), "is a folder: name one photograph"),
+        (("inputs", "exemplars", "exemplars", "none.txt"), "names none of the 2 inputs (in_0.png,"),
+        (
+            ("inputs", "exemplars", "exemplars", "wrong.txt"),
+            "line 2: exemplar 'gone.jpg' is not",
+        ),
+        (("inputs/in_0.png", "a.jpg", "b.png", "short.txt"), "--list goes with a folder of inputs"),
+        (("exemplars/empty", "a.jpg", "b.png"), "holds no inputs for a model of ade20k"),
+        (("inputs", "a.jpg", "b.png", "", "out.png"), "must be a folder, because"),
+        (("inputs/in_0.png", "a.jpg", "b.png", "", "out.jpg"), "must end in .png"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(folder, arguments, said):
+    (folder / "short.txt").write_text("in_0.png,ex_0.jpg\n")
+    (folder / "none.txt").write_text("in_7.png,ex_0.jpg\n")
+    (folder / "wrong.txt").write_text("in_0.png,ex_0.jpg\nin_1.png,gone.jpg\n")
+    (folder / "exemplars/empty").mkdir()
+    with pytest.raises(UserError) as error:
+        find(folder, *arguments)
+    assert said in str(error.value)
+
+
+def test_every_wrong_file_is_listed_before_anything_is_written(folder):
+    bad = np.full((8, 8), 77, np.uint8)
+    Image.fromarray(bad).save(folder / "inputs/in_1.png")
+    photograph = folder / "exemplars/ex_0.jpg"
+    photograph.write_bytes(photograph.read_bytes()[:100])
+    pairs = find(folder, "inputs", "exemplars/ex_0.jpg", "exemplars/none.png")
+    with pytest.raises(UserError) as error:
+        pairing.check(pairs, DATA)
+    message = str(error.value)
+    assert "nothing was translated has 3 problems" in message
+    assert (
+        "in_1.png holds the values 77 (64 pixels); allowed are 0 to 5: the model knows no"
+        in message
+    )
+    assert "ex_0.jpg cannot be read as an image" in message
+    assert "none.png does not exist" in message
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "exemplar", "output", "warped", "said"),
+    [
+        ("inputs/in_0.png", "exemplars/ex_0.jpg", "inputs", False, "inputs/in_0.png would replace"),
+        ("inputs", "exemplars/ex_0.jpg", "inputs", False, "has 2 problems"),
+        ("inputs/in_0.png", "inputs/in_1.png", "inputs/in_1.png", False, "in_1.png would replace"),
+        ("inputs", "exemplars/ex_0.jpg", "out", True, "a_warped.png would both become"),
+    ],
+)
+def test_no_result_replaces_a_file_that_is_read(folder, labels, exemplar, output, warped, said):
+    if warped:
+        for name in ("a.png", "a_warped.png"):
+            Image.fromarray(draw_label(0)).save(folder / "inputs" / name)
+    pairs = find(folder, labels, exemplar, "exemplars/ex_0.png", output=output)
+    with pytest.raises(UserError, match=said):
+        pairing.check(pairs, DATA, warped=warped)
+
+
+def test_no_result_replaces_an_annotation(tmp_path):
+    data = dataclasses.replace(DATA, dataset="folder_edges", condition="channels", channels=2)
+    for name in ("images/a.png", "edges/a.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
+    picture = tmp_path / "images/a.png"
+    pair = Pair(picture, picture, None, tmp_path / "edges/a.png")
+    with pytest.raises(UserError, match=r"edges/a\.png would replace a file that is read"):
+        pairing.check([pair], data)
+    pairing.check([pair._replace(output=tmp_path / "out/a.png")], data)
+
+
+def test_an_exemplar_in_its_datasets_layout_needs_no_map(tmp_path):
+    data = dataclasses.replace(DATA, dataset="celebahqedge", condition="channels", channels=15)
+    for folder in ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "7.jpg").touch()
+    photograph = tmp_path / "CelebA-HQ-img/7.jpg"
+
+    def pairs(inputs, exemplar, list_file=""):
+        out = tmp_path / ("out" if inputs.is_dir() else "out.png")
+        return pairing.find_pairs(inputs, exemplar, None, list_file, out, data, needs_label=True)
+
+    [pair] = pairs(photograph, photograph)
+    assert pair == Pair(photograph, photograph, photograph, tmp_path / "out.png")
+    [pair] = pairs(photograph.parent, photograph)
+    assert pair.output == tmp_path / "out/7.png"
+    (tmp_path / "list.txt").write_text("7,7")
+    [pair] = pairs(photograph.parent, photograph.parent, str(tmp_path / "list.txt"))
+    assert pair == Pair(photograph, photograph, photograph, tmp_path / "out/7.png")
+    with pytest.raises(UserError, match="--exemplar-label is missing"):
+        pairs(photograph, tmp_path / "elsewhere/7.jpg")

@@ -1,0 +1,165 @@
+"""The translator: what it draws, carries and matches, against the networks themselves."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cocosnet_jax import inference, model, state, steps, warp
+from cocosnet_jax.checkpoint import Restored
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import DataSettings, LossSettings, ModelSettings, Settings
+from cocosnet_jax.types import Batch
+
+SIZE = 64
+DATA = DataSettings(
+    dataset="ade20k", channels=6, exemplar_list="random", image_size=SIZE, load_size=SIZE
+)
+SETTINGS = Settings(data=DATA, model=ModelSettings(base_filters=2, mask_input="features"))
+
+
+@functools.cache
+def restored(settings):
+    start = jax.jit(lambda key: state.create_state(settings, key, 1))(jax.random.key(0))
+    return Restored(settings, start, 7, Path("run/7"))
+
+
+@pytest.fixture(scope="module")
+def translator():
+    return inference.Translator(restored(SETTINGS))
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    """Two inputs, their exemplars and the exemplars' maps."""
+    rng = np.random.default_rng(0)
+    label, exemplar_label = rng.integers(0, 6, (2, 2, SIZE, SIZE, 1), np.uint8)
+    return label, rng.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8), exemplar_label
+
+
+@pytest.fixture(scope="module")
+def expected(arrays):
+    """What the prediction step makes of them, with the maps given and not."""
+    label, exemplar, exemplar_label = arrays
+    batch = Batch(exemplar, exemplar, label, exemplar_label, np.zeros(2, np.float32))
+
+    def outputs(give_mask):
+        predict = jax.jit(steps.predict_step(SETTINGS, give_mask, with_mask=True))
+        return predict(restored(SETTINGS).state, batch)
+
+    return {give_mask: outputs(give_mask) for give_mask in (True, False)}
+
+
+def close(found, wanted):
+    np.testing.assert_allclose(found, np.asarray(wanted), atol=1e-5)
+
+
+def test_translate_and_warp(translator, arrays, expected):
+    outputs = translator.translate(*arrays)
+    close(outputs.image, expected[True].image)
+    close(outputs.warped_exemplar, expected[True].warped_exemplar)
+    assert outputs.warped_mask is None
+    assert isinstance(outputs.image, np.ndarray)
+    close(translator.warp(*arrays), expected[True].warped_exemplar)
+
+
+def test_masks_are_given_and_carried_as_asked(translator, arrays, expected):
+    for give_mask in (True, False):
+        outputs = translator.translate(*arrays, give_mask=give_mask, with_mask=True)
+        close(outputs.image, expected[give_mask].image)
+        close(outputs.warped_mask, expected[give_mask].warped_mask)
+    assert np.abs(expected[True].warped_mask - expected[False].warped_mask).max() > 1e-3
+
+
+def test_matches_are_those_of_the_warp(translator, arrays):
+    """A correlation that is sharp enough carries, to each position, what lies at its match."""
+    match = translator.match(*arrays)
+    side = match.cosine.shape[1]
+    assert match.place.shape == (2, side, side, 2)
+    label, exemplar, exemplar_label = arrays
+    batch = Batch(exemplar, exemplar, label, exemplar_label, np.zeros(2, np.float32))
+    found = (
+        model.build(SETTINGS)
+        .apply(
+            state.inference_variables(restored(SETTINGS).state),
+            model.network_inputs(batch, DATA),
+            jax.random.key(0),
+            True,
+            train=False,
+        )
+        .correspondence
+    )
+    sharp = warp.soft_match(
+        found.theta,
+        found.phi,
+        1e-7,
+        match_kernel=SETTINGS.model.match_kernel,
+        centre=SETTINGS.model.centre,
+    )
+    numbers = np.tile(np.arange(side * side, dtype=np.float32)[:, None], (2, 1, 1))
+    carried = np.asarray(sharp.to_input(numbers)).reshape(2, side, side)
+    places = match.place[..., 0] * side + match.place[..., 1]
+    assert np.mean(np.abs(carried - places) < 0.01) > 0.99
+
+
+def test_the_same_program_serves_again(translator, arrays, monkeypatch):
+    translator.translate(*arrays)
+    monkeypatch.setattr(inference, "compile_to_fit", None)
+    again = translator.translate(*(array[::-1].copy() for array in arrays))
+    close(again.image[::-1], translator.translate(*arrays).image)
+    with pytest.raises(TypeError):
+        translator.compile(3)
+
+
+def test_what_does_not_fit_the_networks_is_refused(translator, arrays):
+    label, exemplar, exemplar_label = arrays
+    for arguments, message in (
+        ((label,), "exemplar is missing"),
+        ((label, exemplar), "exemplar_label is missing"),
+        ((label, exemplar[:, :32], exemplar_label), r"exemplar is \(2, 32, 64, 3\) and must be"),
+        ((label[..., [0, 0]], exemplar, exemplar_label), r"must be \(2, 64, 64, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            translator.translate(*arguments)
+
+
+def test_a_plain_network_takes_the_input_alone(arrays):
+    zero = ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp")
+    plain = dataclasses.replace(
+        SETTINGS,
+        loss=LossSettings(**dict.fromkeys(zero, 0.0)),
+        model=ModelSettings(
+            base_filters=2,
+            generator_condition="input",
+            warped_mask="none",
+            mask_input="none",
+            non_local=False,
+        ),
+    )
+    translator = inference.Translator(restored(plain))
+    outputs = translator.translate(arrays[0])
+    assert outputs.image.shape == (2, SIZE, SIZE, 3)
+    assert outputs.warped_exemplar is None
+    for method in (translator.warp, translator.match):
+        with pytest.raises(ValueError, match="has no correspondence"):
+            method(arrays[0], arrays[1])
+
+
+@pytest.mark.parametrize(
+    ("mask_input", "at_inference", "needed"),
+    [("features", True, True), ("features", False, False), ("none", True, False)],
+)
+def test_when_the_exemplars_label_map_is_needed(mask_input, at_inference, needed):
+    model = ModelSettings(mask_input=mask_input, mask_at_inference=at_inference)
+    assert inference.needs_exemplar_label(Settings(model=model)) is needed
+
+
+@pytest.mark.parametrize(("size", "example"), [(100, 96), (32, 64)])
+def test_a_size_that_cannot_be_drawn(size, example):
+    with pytest.raises(
+        UserError, match=rf"--size={size} cannot be drawn: .* for example {example}"
+    ):
+        inference.side_of(DATA, size)
