@@ -265,13 +265,13 @@ def _embedding(weights: Any) -> Embedding:
     import jax
     import jax.numpy as jnp
 
-    from cocosnet_jax import model, vgg
+    from cocosnet_jax import encode, vgg
 
     weights = jax.device_put(weights)
 
     @jax.jit
     def embed(weights: vgg.VggWeights, image: jax.Array) -> jax.Array:
-        found = vgg.features(weights, model.unit_image(image), (_LAYER,))[_LAYER]
+        found = vgg.features(weights, encode.unit_image(image), (_LAYER,))[_LAYER]
         mean = jnp.mean(found.astype(jnp.float32), axis=(1, 2))
         return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 

@@ -13,8 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cocosnet_jax import mesh, settings, steps, train, vgg_weights
-from cocosnet_jax import state as states
-from cocosnet_jax.nn import blocks, conv, streaming
+from cocosnet_jax.nn import blocks, conv, initial, streaming
 from cocosnet_jax.types import Batch
 
 SETTINGS = settings.from_mapping(
@@ -83,7 +82,7 @@ def rows_differ(many: Mesh, state: Any) -> float:
 
 
 # Every device would make the draws of a training run, for much smaller networks.
-@mock.patch.object(states, "DRAW", 2**16)
+@mock.patch.object(initial, "DRAW", 2**16)
 # Several blocks for every device, in the non-local blocks too.
 @mock.patch.object(streaming, "BLOCK", 64)
 @mock.patch.object(blocks, "DENSE_POSITIONS", 1024)

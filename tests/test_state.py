@@ -8,7 +8,7 @@ import pytest
 from flax import traverse_util
 
 from cocosnet_jax import settings, state
-from cocosnet_jax.nn.conv import xavier_deviation
+from cocosnet_jax.nn.initial import xavier_deviation
 
 SETTINGS = settings.from_mapping(
     {
