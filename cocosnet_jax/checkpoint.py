@@ -36,17 +36,6 @@ _DAMAGE = re.compile(
     r"(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|INVALID_ARGUMENT|FAILED_PRECONDITION|UNIMPLEMENTED)\b"
 )
 
-# What weights were learned for, beside most of the section `model`; and what of it may change.
-_LEARNED_FOR = ("data.channels", "data.condition")
-_FREE = (
-    "model.correlation",
-    "model.dtype",
-    "model.mask_at_inference",
-    "model.mask_epochs",
-    "model.rematerialise",
-    "model.warped_mask",
-)
-
 
 def absolute(path: str | epath.PathLike) -> epath.Path:
     """Returns the path in full: Orbax finds a relative one wrong late, in a background thread."""
@@ -108,7 +97,7 @@ class Checkpoints:
             return False
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            settings=ocp.args.JsonSave(settings_lib.to_mapping(self._settings)),
+            settings=ocp.args.JsonSave(settings_lib.to_file(self._settings)),
         )
         try:
             self._manager.check_for_errors()
@@ -266,15 +255,8 @@ def _another_model(folder: epath.Path, differences: list[str]) -> UserError:
 
 def of_another_model(theirs: Settings, ours: Settings) -> list[str]:
     """Fields in which settings differ that give the weights another meaning, or other arrays."""
-    keep_averages = [bool(settings.optimiser.ema) for settings in (theirs, ours)]
-
-    def counts(field: str) -> bool:
-        if field == "optimiser.ema":
-            return keep_averages[0] != keep_averages[1]
-        return field in _LEARNED_FOR or (field.startswith("model.") and field not in _FREE)
-
-    found = settings_lib.differences(theirs, ours)
-    return [f"{field}: {values}" for field, values in found.items() if counts(field)]
+    found = settings_lib.differences(theirs, ours, "for_weights")
+    return [f"{field}: {values}" for field, values in found.items()]
 
 
 def steps(folder: epath.Path) -> list[int]:
