@@ -21,7 +21,7 @@ from etils import epath
 from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
-from cocosnet_jax import mesh
+from cocosnet_jax import distributed
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import Settings
@@ -136,10 +136,10 @@ class Checkpoints:
         wanted = abstract_state(self._settings, sharding)
         _check_arrays(newest, wanted)
         if damaged:
-            if jax.process_index() == 0:
+            if distributed.is_lead():
                 for one in damaged:
                     _move_aside(folder / str(one))
-            mesh.wait_for_all(f"damaged checkpoints of {folder} are moved aside")
+            distributed.wait_for_all(f"damaged checkpoints of {folder} are moved aside")
             self._manager.reload()
         try:
             arguments = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
@@ -304,7 +304,7 @@ def _newest_whole(folder: epath.Path, candidates: list[int]) -> tuple[int, list[
     chosen = -1
     reasons: dict[int, str] = {}
     unreachable: StorageError | None = None
-    if jax.process_index() == 0:
+    if distributed.is_lead():
         try:
             for step in candidates:
                 reason = _damage(folder / str(step))
@@ -315,7 +315,7 @@ def _newest_whole(folder: epath.Path, candidates: list[int]) -> tuple[int, list[
         except StorageError as error:
             # The others wait for an answer.
             unreachable = error
-    chosen = mesh.of_the_first(chosen, f"choice in {folder}")
+    chosen = distributed.from_lead(chosen, f"choice in {folder}")
     if unreachable:
         raise unreachable
     named = [f"{step} ({reason})" for step, reason in reasons.items()]

@@ -109,3 +109,21 @@ def inference_variables(state: TrainState) -> dict[str, PyTree]:
     """What `CoCosNet.apply` takes for translation: the averaged weights where they are kept."""
     params = state.params["generator"] if state.ema is None else state.ema
     return {"params": params, **state.variables["generator"]}
+
+
+def parameter_table(params: dict[str, PyTree]) -> str:
+    """How many parameters each network has, and in which modules; a line per network.
+
+    Args:
+      params: of a TrainState, arrays or shapes.
+    """
+
+    def size(tree: PyTree) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    networks = {**params["generator"], "discriminator": params["discriminator"]}
+    lines = ["parameters:"]
+    for name, modules in networks.items():
+        parts = [f"{part} {size(tree):,}" for part, tree in modules.items()]
+        lines.append(f"  {name:<14}{size(modules):>12,}  ({', '.join(parts)})")
+    return "\n".join([*lines, f"  {'in all':<14}{size(networks):>12,}"])

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cocosnet_jax import mesh, settings, steps, train, vgg_weights
+from cocosnet_jax import mesh, partition, settings, steps, vgg_weights
 from cocosnet_jax.nn import blocks, conv, initial, streaming
 from cocosnet_jax.types import Batch
 
@@ -57,8 +57,8 @@ def batch(seed: int, samples: int, size: int) -> Batch:
 
 def run(devices: Mesh) -> tuple[Any, Any, Any, int]:
     """Losses of two steps, the states before and after, and how often the step was compiled."""
-    step = train.jitted_step(SETTINGS, devices, 10)
-    state = train.initial_state(SETTINGS, devices, 10)
+    step = partition.jitted_step(SETTINGS, devices, 10)
+    state = partition.initial_state(SETTINGS, devices, 10)
     before = jax.device_get(state)
     weights = vgg_weights.load("random", 2)
     losses = []

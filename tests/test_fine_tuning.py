@@ -136,13 +136,13 @@ def begun(monkeypatch):
     begun, prepared = [], []
     monkeypatch.setattr(train, "prepare_data", lambda _: prepared.append(True))
     monkeypatch.setattr(train.pipeline, "examples_per_epoch", lambda _: 8)
-    monkeypatch.setattr(train, "initial_state", lambda config, *_: state_of(0, config))
+    monkeypatch.setattr(train.partition, "initial_state", lambda config, *_: state_of(0, config))
 
-    def run(self, state, _):
-        begun.append((self.start, state))
+    def loop(run, checkpoints, start, state, weights):
+        begun.append((start, state))
         return 0
 
-    monkeypatch.setattr(train._Loop, "run", run)
+    monkeypatch.setattr(train, "loop", loop)
     return begun, prepared
 
 

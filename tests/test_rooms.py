@@ -14,7 +14,10 @@ FILES = {
 
 # Entry points: they alone see a ConfigDict.
 ENTRY = {"command", "main", "prepare", "retrieve", "convert", "compile_check"}
-BENEATH_TENSORFLOW = ["model", "losses", "state", "steps", "vgg", "checkpoint", "mesh", "rng"]
+BENEATH_TENSORFLOW = [
+    *("encode", "model", "losses", "state", "steps", "partition", "vgg"),
+    *("checkpoint", "mesh", "distributed", "interrupt", "rng"),
+]
 
 
 def statements(body, *, nested):
