@@ -33,7 +33,7 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from cocosnet_jax import mesh, settings, steps, train
+    from cocosnet_jax import mesh, partition, settings, steps
     from cocosnet_jax.fit import GIB, compile_to_fit, planned
     from cocosnet_jax.pretrained import vgg as vgg_weights
     from cocosnet_jax.types import Batch
@@ -52,7 +52,7 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
     s = settings.from_mapping(config.to_dict())
 
     one = mesh.make(jax.devices()[:1])
-    state = jax.block_until_ready(train.initial_state(s, one, 1000))
+    state = jax.block_until_ready(partition.initial_state(s, one, 1000))
     rng = np.random.default_rng(0)
 
     def drawn(high: int, channels: int) -> np.ndarray:
@@ -70,7 +70,7 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     if wanted["pass"] == "train":
         weights = jax.device_put(vgg_weights.load("random"), mesh.replicated(one))
-        compiled = train.compile_step(s, one, 1000, (state, weights, batch))
+        compiled = partition.compile_step(s, one, 1000, (state, weights, batch))
     else:
         predict = jax.jit(steps.predict_step(s))
         compiled = compile_to_fit(predict, (state, batch), one, size, "set --sizes to {size}")

@@ -21,7 +21,7 @@ from etils import epath
 from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
-from cocosnet_jax import mesh
+from cocosnet_jax import distributed
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import Settings
@@ -34,17 +34,6 @@ _TOGETHER = 16
 # What TensorStore says of files that are damaged, not out of reach.
 _DAMAGE = re.compile(
     r"(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|INVALID_ARGUMENT|FAILED_PRECONDITION|UNIMPLEMENTED)\b"
-)
-
-# What weights were learned for, beside most of the section `model`; and what of it may change.
-_LEARNED_FOR = ("data.channels", "data.condition")
-_FREE = (
-    "model.correlation",
-    "model.dtype",
-    "model.mask_at_inference",
-    "model.mask_epochs",
-    "model.rematerialise",
-    "model.warped_mask",
 )
 
 
@@ -108,7 +97,7 @@ class Checkpoints:
             return False
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            settings=ocp.args.JsonSave(settings_lib.to_mapping(self._settings)),
+            settings=ocp.args.JsonSave(settings_lib.to_file(self._settings)),
         )
         try:
             self._manager.check_for_errors()
@@ -147,10 +136,10 @@ class Checkpoints:
         wanted = abstract_state(self._settings, sharding)
         _check_arrays(newest, wanted)
         if damaged:
-            if jax.process_index() == 0:
+            if distributed.is_lead():
                 for one in damaged:
                     _move_aside(folder / str(one))
-            mesh.wait_for_all(f"damaged checkpoints of {folder} are moved aside")
+            distributed.wait_for_all(f"damaged checkpoints of {folder} are moved aside")
             self._manager.reload()
         try:
             arguments = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
@@ -266,15 +255,8 @@ def _another_model(folder: epath.Path, differences: list[str]) -> UserError:
 
 def of_another_model(theirs: Settings, ours: Settings) -> list[str]:
     """Fields in which settings differ that give the weights another meaning, or other arrays."""
-    keep_averages = [bool(settings.optimiser.ema) for settings in (theirs, ours)]
-
-    def counts(field: str) -> bool:
-        if field == "optimiser.ema":
-            return keep_averages[0] != keep_averages[1]
-        return field in _LEARNED_FOR or (field.startswith("model.") and field not in _FREE)
-
-    found = settings_lib.differences(theirs, ours)
-    return [f"{field}: {values}" for field, values in found.items() if counts(field)]
+    found = settings_lib.differences(theirs, ours, "for_weights")
+    return [f"{field}: {values}" for field, values in found.items()]
 
 
 def steps(folder: epath.Path) -> list[int]:
@@ -322,7 +304,7 @@ def _newest_whole(folder: epath.Path, candidates: list[int]) -> tuple[int, list[
     chosen = -1
     reasons: dict[int, str] = {}
     unreachable: StorageError | None = None
-    if jax.process_index() == 0:
+    if distributed.is_lead():
         try:
             for step in candidates:
                 reason = _damage(folder / str(step))
@@ -333,7 +315,7 @@ def _newest_whole(folder: epath.Path, candidates: list[int]) -> tuple[int, list[
         except StorageError as error:
             # The others wait for an answer.
             unreachable = error
-    chosen = mesh.of_the_first(chosen, f"choice in {folder}")
+    chosen = distributed.from_lead(chosen, f"choice in {folder}")
     if unreachable:
         raise unreachable
     named = [f"{step} ({reason})" for step, reason in reasons.items()]

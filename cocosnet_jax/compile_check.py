@@ -61,11 +61,11 @@ def main() -> None:
         f" {settings.model.dtype}",
         flush=True,
     )
-    from cocosnet_jax import train  # slow to import
+    from cocosnet_jax import partition  # slow to import
 
     began = time.monotonic()
     with _Heartbeat():
-        compiled = train.compile_step(settings, over, _STEPS_PER_EPOCH, _shapes(settings))
+        compiled = partition.compile_step(settings, over, _STEPS_PER_EPOCH, _shapes(settings))
     print(f"compiled in {time.monotonic() - began:.0f} s")
     print(report(compiled, batch // len(devices)))
 

@@ -6,23 +6,26 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, PyTree
 
 from cocosnet_jax import checkpoint, files, mesh, pictures
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.labels import label_maps
+from cocosnet_jax.distributed import is_lead, say
 from cocosnet_jax.fit import compile_to_fit
-from cocosnet_jax.metrics import warp_accuracy
+from cocosnet_jax.metrics import Metric
+from cocosnet_jax.metrics.warp_accuracy import WarpAccuracy
+from cocosnet_jax.preparation import prepare_data
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState
 from cocosnet_jax.steps import predict_step
-from cocosnet_jax.train import prepare_data
 from cocosnet_jax.types import Batch, Outputs
+
+METRICS: tuple[Metric, ...] = (WarpAccuracy(),)
 
 
 def evaluate(settings: Settings, folder: epath.Path) -> int:
@@ -45,7 +48,7 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
     devices = mesh.make()
     restored = checkpoint.restore_for_inference(folder, mesh.replicated(devices))
     checkpoint.check_model(restored, settings)
-    dataset = prepare_data(settings)
+    dataset = prepare_data(settings.data)
     label_maps.check_same_colours(restored.settings.data, dataset.settings)
     batch_size = mesh.round_up(settings.train.evaluation_batch_size)
     batches = pipeline.evaluation_batches(
@@ -61,74 +64,64 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
         rows = jax.make_array_from_process_local_data(mesh.split(devices), valid)
         return mesh.to_global(devices, batch), rows
 
-    if jax.process_index() == 0:
-        print("compiling ...", flush=True)
+    metrics = [metric for metric in METRICS if metric.applies(restored.settings)]
+    say("compiling ...")
     first = next(batches)
     predict = compile_to_fit(
-        _predict_and_count(restored.settings, devices),
+        _predict_and_count(restored.settings, devices, metrics),
         (restored.state, *place(*first[:2])),
         devices,
         settings.data.image_size,
         f"config.train.evaluation_batch_size is {settings.train.evaluation_batch_size}; set a"
         " smaller one, or evaluate where devices have more memory",
     )
-    counts = []
+    counted = []
     for number, (batch, valid, keys) in enumerate(
         tqdm.tqdm(
             itertools.chain([first], batches),
             total=-(-images // batch_size),
             desc="evaluating",
-            disable=jax.process_index() != 0,
+            disable=not is_lead(),
             file=sys.stdout,
         )
     ):
-        outputs, found = predict(restored.state, *place(batch, valid))
-        counts.append(jax.device_get(found))
+        outputs, sums = predict(restored.state, *place(batch, valid))
+        counted.append(jax.device_get(sums))
         outputs = jax.tree.map(mesh.to_local, outputs)
         for key, image, real in zip(keys, outputs.image, valid, strict=True):
             if real:
                 name = epath.Path("outputs") / key
                 pictures.write_png(target / name.with_suffix(".png"), pictures.to_bytes(image))
-        if number == 0 and jax.process_index() == 0:
+        if number == 0 and is_lead():
             truth, shown = jax.tree.map(lambda rows: rows[valid], (batch, outputs))  # noqa: B023
             grid = pictures.grid(truth, shown, settings.data.condition)
             pictures.write_png(target / "grid.png", grid)
-    if jax.process_index() == 0:
-        _report(target, restored.step, images, counts)
+    if is_lead():
+        total = jax.tree.map(lambda *some: np.sum(some, dtype=np.float64), *counted)
+        numbers: dict[str, float] = {"step": restored.step, "images": images}
+        for metric, sums in zip(metrics, total, strict=True):
+            numbers |= metric.result(sums)
+        _report(target, numbers)
     return 0
 
 
-def _predict_and_count(settings: Settings, devices: Mesh) -> Any:
-    """Returns the jitted (state, batch, valid) -> (outputs less the mask, counts or None)."""
+def _predict_and_count(settings: Settings, devices: Mesh, metrics: list[Metric]) -> Any:
+    """Returns the jitted (state, batch, valid) -> (outputs less the mask, each metric's sums)."""
     predict = predict_step(settings, with_mask=True)
 
     def step(
         state: TrainState, batch: Batch, valid: Bool[Array, "b"]
-    ) -> tuple[Outputs, warp_accuracy.Counts | None]:
+    ) -> tuple[Outputs, list[PyTree]]:
         outputs = predict(state, batch)
-        counts = None
-        if outputs.warped_mask is not None:
-            label, exemplar_label = jnp.asarray(batch.label), jnp.asarray(batch.exemplar_label)
-            counts = warp_accuracy.count(
-                jnp.asarray(outputs.warped_mask), label[..., 0], exemplar_label[..., 0], valid
-            )
-        # The mask is large, and only its counts are read on the host.
-        return outputs._replace(warped_mask=None), counts
+        sums = [metric.count(batch, outputs, valid) for metric in metrics]
+        # The mask is large, and only the metrics read it.
+        return outputs._replace(warped_mask=None), sums
 
     return jax.jit(step, out_shardings=(mesh.split(devices), mesh.replicated(devices)))
 
 
-def _report(
-    target: epath.Path, step: int, images: int, counts: list[warp_accuracy.Counts | None]
-) -> None:
-    metrics: dict[str, float] = {"step": step, "images": images}
-    if counts and counts[0] is not None:
-        right, expected, positions = np.sum(np.array(counts, np.float64), axis=0)
-        metrics["positions"] = int(positions)
-        if positions:
-            metrics["warp_accuracy"] = right / positions
-            metrics["warp_accuracy_by_chance"] = expected / positions
-    files.write(target / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
-    for name, value in metrics.items():
+def _report(target: epath.Path, numbers: dict[str, float]) -> None:
+    files.write(target / "metrics.json", (json.dumps(numbers, indent=2) + "\n").encode())
+    for name, value in numbers.items():
         print(f"{name:<26}{value:.4f}" if isinstance(value, float) else f"{name:<26}{value}")
     print(f"pictures and metrics.json: {target}")

@@ -17,7 +17,8 @@ import tqdm
 from etils import epath
 from jaxtyping import Array, Float
 
-from cocosnet_jax import files, mesh, model, vgg
+from cocosnet_jax import files, mesh, vgg
+from cocosnet_jax.encode import unit_image
 from cocosnet_jax.errors import UserError
 
 # What `vgg_embedding` reads.
@@ -42,7 +43,7 @@ def vgg_embedding(weights: vgg.VggWeights) -> Embedding:
 
     @jax.jit
     def embed(weights: vgg.VggWeights, image: Array) -> Float[Array, "b width"]:
-        found = vgg.features(weights, model.unit_image(image), (LAYER,))[LAYER]
+        found = vgg.features(weights, unit_image(image), (LAYER,))[LAYER]
         mean = jnp.mean(found.astype(jnp.float32), axis=(1, 2))
         return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 

@@ -10,6 +10,7 @@ from cocosnet_jax.nn import remat
 from cocosnet_jax.nn.blocks import NonLocalBlock
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import Conv, Dtype
+from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.resize import nearest, resize
 from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
 from cocosnet_jax.settings import ModelSettings
@@ -62,7 +63,7 @@ class Generator(nn.Module):
         h, w = height // COARSEST, width // COARSEST
         if s.generator_input == "constant":
             shape = (1, self.code_size, self.code_size, 16 * f)
-            code = self.param("code", nn.initializers.normal(1.0), shape)
+            code = self.param("code", blank, shape)
             start = jnp.repeat(resize(code, h, w, "bilinear"), condition.dense.shape[0], 0)
         else:
             start = condition.resize(h, w, "nearest").tensor()

@@ -18,6 +18,7 @@ from jaxtyping import Float, Shaped
 
 from cocosnet_jax import mesh, model
 from cocosnet_jax.checkpoint import Restored, restore_for_inference
+from cocosnet_jax.encode import encode
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.generator import COARSEST
@@ -165,7 +166,7 @@ class Translator:
         def step(state: TrainState, batch: Batch) -> BestMatch:
             translation = network.apply(
                 inference_variables(state),
-                model.network_inputs(batch, self.settings.data),
+                encode(batch, self.settings.data),
                 jax.random.key(0),
                 settings.mask_at_inference,
                 train=False,

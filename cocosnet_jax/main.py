@@ -8,8 +8,6 @@ The same command again resumes where the run stopped. Any setting can be overrid
 checkpoint, with settings of its own: another learning rate, other data, other classes.
 """
 
-import re
-
 from absl import flags
 
 from cocosnet_jax import command
@@ -42,42 +40,14 @@ def main() -> int:
     # Slow to import: what is wrong with the settings is said first.
     import jax
 
-    from cocosnet_jax import evaluate, train, workdir
+    from cocosnet_jax import distributed, evaluate, train, workdir
 
-    _join(_DISTRIBUTED.value)
+    distributed.join(_DISTRIBUTED.value)
     settings = settings.on_devices(jax.device_count())
     folder = workdir.check(_WORKDIR.value, settings)
     if _MODE.value == "evaluate":
         return evaluate.evaluate(settings, folder)
     return train.train(settings, folder, _INIT_FROM.value)
-
-
-def _join(others: str) -> None:
-    """Starts JAX's distributed runtime, before anything touches a device."""
-    import jax
-
-    if not others:
-        return
-    if others == "auto":
-        try:
-            jax.distributed.initialize()
-        except ValueError as error:
-            raise UserError(
-                f"--distributed=auto finds no cluster here ({error}); leave it out for one process,"
-                " or say HOST:PORT,PROCESSES,INDEX"
-            ) from error
-        return
-    try:
-        address, processes, index = others.split(",")
-        count, own = int(processes), int(index)
-        if not re.fullmatch(r".+:\d+", address) or not 0 <= own < count:
-            raise ValueError
-    except ValueError:
-        raise UserError(
-            f"--distributed={others!r} must be `auto` or HOST:PORT,PROCESSES,INDEX, where"
-            " INDEX is between 0 and PROCESSES - 1"
-        ) from None
-    jax.distributed.initialize(address, count, own)
 
 
 def run() -> None:

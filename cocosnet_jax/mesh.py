@@ -1,20 +1,13 @@
-"""Devices: one mesh with one axis, the batch split over it, everything else on every device.
-
-And what processes agree upon.
-"""
+"""Devices: one mesh with one axis, the batch split over it, everything else on every device."""
 
 from collections.abc import Sequence
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.types import Array, Batch
-
-_WEEK = 7 * 24 * 60 * 60 * 1000  # in milliseconds
 
 
 def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -101,21 +94,3 @@ def check_batch(batch_size: int, devices: int | None = None, *, group_size: int 
             f"{processes}; set it to a multiple of {devices}, for example"
             f" {' or '.join(map(str, below + above))}, or set config.train.batch_per_device"
         )
-
-
-def wait_for_all(what: str) -> None:
-    """Waits until every process is here, however long that takes.
-
-    Args:
-      what: names the place; no two places in a run may have one name.
-    """
-    # What waits by a collective of the devices gives up in a minute.
-    ocp.multihost.get_barrier_sync_fn()(key=what, timeout_ms=_WEEK)
-
-
-def of_the_first(number: int, what: str) -> int:
-    """Returns the first process's number, in every process; `what` as in `wait_for_all`."""
-    if jax.process_count() == 1:
-        return number
-    wait_for_all(what)
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

@@ -1,4 +1,4 @@
-"""The whole translation: correspondence, warp, generator; and the way from bytes to inputs."""
+"""The whole translation: correspondence, warp, generator."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -7,12 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from cocosnet_jax.correspondence import Correspondence, CorrespondenceNetwork
+from cocosnet_jax.encode import Inputs
 from cocosnet_jax.generator import COARSEST, Generator
 from cocosnet_jax.nn.condition import Condition
-from cocosnet_jax.nn.conv import Dtype
 from cocosnet_jax.nn.resize import (
     average_pool,
     bilinear,
@@ -20,71 +20,8 @@ from cocosnet_jax.nn.resize import (
     nearest,
     to_patches,
 )
-from cocosnet_jax.settings import DataSettings, ModelSettings, Settings
-from cocosnet_jax.types import Batch
+from cocosnet_jax.settings import ModelSettings, Settings
 from cocosnet_jax.warp import soft_match
-
-GLASSES = 16  # channel of x_A that `labels_glasses` fills from the second plane (SPEC section 1)
-
-
-class Inputs(NamedTuple):
-    """Network inputs, on the device.
-
-    Attributes:
-      image: x_B, the truth, in [-1, 1].
-      exemplar: y_B in [-1, 1].
-      semantics: x_A, (b, H, W, C), as what SPADE and the adaptors read.
-      exemplar_semantics: the exemplar's map in the input domain, likewise.
-      label, exemplar_label: (b, H, W) class maps, or None where the domain has no classes.
-      self_reference: (b,), 1 where the exemplar is the image itself, distorted.
-    """
-
-    image: Float[Array, "b height width 3"]
-    exemplar: Float[Array, "b height width 3"]
-    semantics: Condition
-    exemplar_semantics: Condition
-    label: Int[Array, "b height width"] | None
-    exemplar_label: Int[Array, "b height width"] | None
-    self_reference: Float[Array, "b"]
-
-
-def unit_image(image: Shaped[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
-    """Bytes to [-1, 1]; floating images are taken as they are."""
-    if jnp.issubdtype(image.dtype, jnp.floating):
-        return jnp.asarray(image)
-    return jnp.asarray(image, jnp.float32) / 127.5 - 1
-
-
-def semantics(
-    label: Shaped[Array, "b height width planes"], data: DataSettings, dtype: Dtype
-) -> Condition:
-    """x_A from the planes of `Batch.label` (SPEC section 1)."""
-    if data.condition == "channels":
-        if jnp.issubdtype(label.dtype, jnp.floating):
-            return Condition(jnp.asarray(label, dtype))
-        return Condition(jnp.asarray(label, dtype) / 255)
-    nothing = jnp.zeros((*label.shape[:-1], 0), dtype)
-    classes = Condition(nothing, label[..., 0].astype(jnp.int32), data.channels)
-    if data.condition == "labels_glasses":
-        glasses = jnp.asarray(label[..., 1], dtype)
-        return Condition(classes.tensor().at[..., GLASSES].set(glasses))
-    return classes
-
-
-def network_inputs(batch: Batch, data: DataSettings) -> Inputs:
-    """What the networks take, from what the pipeline carries."""
-    pictures, exemplars, label, exemplar_label, self_reference = map(jnp.asarray, batch)
-    image = unit_image(pictures)
-    has_classes = data.condition != "channels"
-    return Inputs(
-        image,
-        unit_image(exemplars),
-        semantics(label, data, image.dtype),
-        semantics(exemplar_label, data, image.dtype),
-        label[..., 0].astype(jnp.int32) if has_classes else None,
-        exemplar_label[..., 0].astype(jnp.int32) if has_classes else None,
-        self_reference.astype(image.dtype),
-    )
 
 
 class Translation(NamedTuple):

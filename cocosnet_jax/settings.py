@@ -3,17 +3,59 @@
 A config file (`configs/*.py`) yields an `ml_collections.ConfigDict` with one section per class
 below. `from_mapping` turns it into `Settings` at the door; everything behind the door takes
 these frozen classes or plain arguments. A checkpoint carries them as JSON (`to_json`).
+
+What a change of a setting means is said beside the setting, in the field's metadata; see `setting`.
 """
 
 import dataclasses
 import json
 import math
+import os
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from cocosnet_jax.errors import UserError
+
+# Of the settings in files. Raise it whenever a field is added, removed or renamed.
+VERSION = 1
+# `section.field` as files of a version before the given one call it -> as it is called since.
+RENAMED: dict[int, dict[str, str]] = {}
+
+# What of a setting's value must stay as it was; None where nothing must.
+Kept = Callable[[Any], Any] | None
+
+
+def _value(value: Any) -> Any:
+    return value
+
+
+def setting(default: Any, *, on_resume: Kept = _value, for_weights: Kept = _value) -> Any:
+    """A field whose change means something else than its section says.
+
+    A run's settings must stay as they are when it resumes. Weights were learned for the section
+    `model`, and no other: a checkpoint is of another model if these settings differ.
+
+    Args:
+      default: of the field.
+      on_resume: what of its value must stay the same when a run resumes.
+      for_weights: what of its value the weights were learned for.
+    """
+    return dataclasses.field(
+        default=default, metadata={"on_resume": on_resume, "for_weights": for_weights}
+    )
+
+
+def _free(default: Any) -> Any:
+    """A field that changes nothing that is learned: it may differ from one start to the next."""
+    return setting(default, on_resume=None, for_weights=None)
+
+
+def _file(default: Any) -> Any:
+    """A file, which may have moved as long as it keeps its name."""
+    return setting(default, on_resume=os.path.basename, for_weights=None)
+
 
 # Datasets whose inputs are poses by OpenPose.
 POSE_DATASETS = ("deepfashion", "folder_poses")
@@ -67,22 +109,23 @@ class DataSettings:
     """
 
     dataset: str = "toy_scenes"
-    source: str = ""
-    data_dir: str = ""
+    source: str = _free("")
+    data_dir: str = _free("")
     image_size: int = 256
     load_size: int = 286
-    condition: Literal["labels", "labels_glasses", "channels"] = "labels"
-    channels: int = 151
+    condition: Literal["labels", "labels_glasses", "channels"] = setting("labels")
+    channels: int = setting(151)
     value_255: Literal["", "class_1", "unknown"] = ""
-    classes: str = ""
-    palette: str = ""
+    # Found in the dataset after a workdir is checked; see `workdir.check_colours`.
+    classes: str = _free("")
+    palette: str = _free("")
     flip: bool = True
-    exemplar_list: str = ""
-    validation_exemplar_list: str = ""
+    exemplar_list: str = _file("")
+    validation_exemplar_list: str = _free("")
     exemplar_probability: float = 0.7
     hard_probability: float = 0.2
     distortion: Literal["crop_flip", "geometric"] = "crop_flip"
-    self_pair_list: str = ""
+    self_pair_list: str = _file("")
     pose_size: str = ""
 
     def __post_init__(self) -> None:
@@ -184,21 +227,21 @@ class ModelSettings:
     generator_norm: Literal["positional", "batch"] = "positional"
     match_kernel: Literal[1, 3] = 3
     centre: Literal["channels", "positions"] = "channels"
-    correlation: Literal["auto", "dense", "streaming"] = "auto"
+    correlation: Literal["auto", "dense", "streaming"] = _free("auto")
     temperature: float = 0.01
     warp_upsampling: Literal["nearest", "bilinear", "patch"] = "nearest"
     mask_input: Literal["none", "features", "adaptor"] = "features"
-    mask_epochs: int = -1
-    mask_at_inference: bool = True
+    mask_epochs: int = setting(-1, for_weights=None)
+    mask_at_inference: bool = setting(True, for_weights=None)
     projection: Literal["separate", "shared"] = "separate"
-    warped_mask: Literal["none", "direct", "cycle"] = "direct"
+    warped_mask: Literal["none", "direct", "cycle"] = setting("direct", for_weights=None)
     generator_input: Literal["condition", "constant"] = "condition"
     generator_condition: Literal["warped_and_input", "warped", "input"] = "warped_and_input"
     condition_resize: Literal["nearest", "bilinear"] = "nearest"
     non_local: bool = True
     spectral_everywhere: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    rematerialise: Literal["nothing", "elementwise", "blocks"] = "elementwise"
+    dtype: Literal["float32", "bfloat16"] = setting("float32", for_weights=None)
+    rematerialise: Literal["nothing", "elementwise", "blocks"] = _free("elementwise")
 
     def __post_init__(self) -> None:
         f = self.base_filters
@@ -276,7 +319,7 @@ class OptimiserSettings:
     discriminator_eps: float = 1e-8
     constant_epochs: int = 100
     decay_epochs: int = 100
-    ema: float = 0.0
+    ema: float = setting(0.0, for_weights=bool)  # whether an average is kept
 
     def __post_init__(self) -> None:
         for field in ("generator_rate", "discriminator_rate"):
@@ -305,7 +348,7 @@ class VggSettings:
       width: channels of the first layer; 64 is VGG-19, others need `random` weights.
     """
 
-    weights: str = ""
+    weights: str = _file("")
     width: int = 64
 
     def __post_init__(self) -> None:
@@ -337,12 +380,12 @@ class TrainSettings:
     seed: int = 0
     batch_size: int = 32
     batch_per_device: int = 0
-    stop_after: int = 0
-    log_every: int = 50
-    images_every: int = 1000
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 3
-    evaluation_batch_size: int = 8
+    stop_after: int = _free(0)
+    log_every: int = _free(50)
+    images_every: int = _free(1000)
+    checkpoint_every: int = _free(1000)
+    keep_checkpoints: int = _free(3)
+    evaluation_batch_size: int = _free(8)
 
     def __post_init__(self) -> None:
         for field in (
@@ -492,27 +535,77 @@ def from_mapping(values: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def to_json(settings: Settings) -> str:
-    """Settings as readable JSON; `from_json` reads it back to an equal object."""
-    return json.dumps(dataclasses.asdict(settings), indent=2)
-
-
-def from_json(text: str) -> Settings:
-    """The inverse of `to_json`."""
-    return from_mapping(json.loads(text))
-
-
 def to_mapping(settings: Settings) -> dict[str, Any]:
     """Settings as nested dictionaries, for a ConfigDict."""
     return dataclasses.asdict(settings)
 
 
-def differences(a: Settings, b: Settings) -> dict[str, str]:
-    """Fields in which two settings differ: `section.field` -> `value of a, value of b`."""
-    left, right = to_mapping(a), to_mapping(b)
-    return {
-        f"{section}.{field}": f"{left[section][field]!r}, {right[section][field]!r}"
-        for section in left
-        for field in left[section]
-        if left[section][field] != right[section][field]
+def to_file(settings: Settings) -> dict[str, Any]:
+    """Settings as nested dictionaries for a file, which says of which version they are."""
+    return {"version": VERSION, **to_mapping(settings)}
+
+
+def from_file(values: Any) -> Settings:
+    """The inverse of `to_file`, for this version and all before.
+
+    Raises:
+      UserError: the settings are of a later version, or of none that this program has had.
+    """
+    if not isinstance(values, dict):
+        raise UserError("they are no settings at all")
+    # Files had no version before version 1, and the same fields.
+    version = values.get("version", 1)
+    if not isinstance(version, int) or version > VERSION:
+        raise UserError(f"settings of version {version}; this program reads up to {VERSION}")
+    # The values are the caller's: sections are copied before a field is renamed in them.
+    sections = {
+        name: dict(section) if isinstance(section, dict) else section
+        for name, section in values.items()
+        if name != "version"
     }
+    for since in range(version + 1, VERSION + 1):
+        for old, new in RENAMED.get(since, {}).items():
+            (old_section, old_field), (new_section, new_field) = old.split("."), new.split(".")
+            if old_field in sections.get(old_section, {}):
+                value = sections[old_section].pop(old_field)
+                sections.setdefault(new_section, {})[new_field] = value
+    return from_mapping(sections)
+
+
+def to_json(settings: Settings) -> str:
+    """Settings as readable JSON; `from_json` reads it back to an equal object."""
+    return json.dumps(to_file(settings), indent=2)
+
+
+def from_json(text: str) -> Settings:
+    """The inverse of `to_json`.
+
+    Raises:
+      UserError: see `from_file`.
+      ValueError: the text is no JSON.
+    """
+    return from_file(json.loads(text))
+
+
+def differences(
+    a: Settings, b: Settings, what: Literal["all", "on_resume", "for_weights"] = "all"
+) -> dict[str, str]:
+    """Fields in which two settings differ: `section.field` -> `value of a, value of b`.
+
+    Args:
+      a: settings.
+      b: others.
+      what: which differences count: `all`, or those that matter when a run resumes, or to weights.
+    """
+    found = {}
+    for section in dataclasses.fields(Settings):
+        left, right = getattr(a, section.name), getattr(b, section.name)
+        for field in dataclasses.fields(left):
+            kept: Kept = _value
+            if what == "for_weights" and section.name != "model":
+                kept = None
+            kept = field.metadata.get(what, kept)
+            values = getattr(left, field.name), getattr(right, field.name)
+            if kept and kept(values[0]) != kept(values[1]):
+                found[f"{section.name}.{field.name}"] = "{!r}, {!r}".format(*values)
+    return found

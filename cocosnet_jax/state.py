@@ -1,9 +1,7 @@
 """Everything that training changes: parameters, optimisers, running statistics, the average."""
 
-from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -12,17 +10,14 @@ from jaxtyping import Int, PyTree
 
 from cocosnet_jax import model
 from cocosnet_jax.discriminator import Discriminator
+from cocosnet_jax.encode import Inputs
 from cocosnet_jax.nn.condition import Condition
-from cocosnet_jax.nn.conv import xavier_deviation
+from cocosnet_jax.nn.initial import initialise
 from cocosnet_jax.settings import OptimiserSettings, Settings
 
 # Spatial size and batch at which parameters are made; no parameter but the learned code depends
 # on the size, and that one takes it from the settings.
 INIT_SIZE = 32
-# Random numbers drawn at once.
-DRAW = 2**20
-# What leaves that are not random start at, by name.
-CONSTANTS = {"bias": 0.0, "gamma": 0.0, "slope": 0.25, "mean": 0.0, "var": 1.0}
 
 
 @flax.struct.dataclass
@@ -86,33 +81,6 @@ def optimisers(
     }
 
 
-def _initialise(module: nn.Module, key: jax.Array, *args: Any) -> dict[str, PyTree]:
-    """`module.init(key, *args, train=False)`, with every random leaf cut from one draw.
-
-    Linen draws each of the some 400 random leaves by a program of its own, which takes XLA
-    minutes to compile; the distributions here are the same.
-    """
-    shapes = jax.eval_shape(partial(module.init, train=False), key, *args)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(dict(shapes))
-    total = sum(leaf.size for _, leaf in leaves)
-    # Piece by piece: a draw needs several times the memory of what it yields.
-    keys = jax.random.split(key, -(-total // DRAW))
-    noise = jax.lax.map(lambda piece: jax.random.normal(piece, (DRAW,)), keys).reshape(-1)
-    filled, start = [], 0
-    for path, leaf in leaves:
-        name = path[-1].key
-        value = noise[start : start + leaf.size].reshape(leaf.shape)
-        start += leaf.size
-        if name == "kernel":
-            value = xavier_deviation(leaf.shape) * value
-        elif name in ("u", "v"):  # of spectral norm
-            value = value / jnp.linalg.norm(value)
-        elif name != "code":  # biases, gains, slopes and running statistics are not random
-            value = jnp.full(leaf.shape, CONSTANTS[name])
-        filled.append(value)
-    return jax.tree_util.tree_unflatten(structure, filled)
-
-
 def create_state(settings: Settings, key: jax.Array, steps_per_epoch: int) -> TrainState:
     """A state at step 0, pure: fit for `jax.eval_shape` and for `jit` with `out_shardings`."""
     generator_key, discriminator_key = jax.random.split(key)
@@ -120,10 +88,10 @@ def create_state(settings: Settings, key: jax.Array, steps_per_epoch: int) -> Tr
     semantics = jnp.zeros((1, INIT_SIZE, INIT_SIZE, settings.data.channels))
     label = jnp.zeros((1, INIT_SIZE, INIT_SIZE), jnp.int32)
     condition = Condition(semantics)
-    inputs = model.Inputs(image, image, condition, condition, label, label, jnp.zeros(1))
+    inputs = Inputs(image, image, condition, condition, label, label, jnp.zeros(1))
     variables = {
-        "generator": _initialise(model.build(settings), generator_key, inputs, generator_key),
-        "discriminator": _initialise(
+        "generator": initialise(model.build(settings), generator_key, inputs, generator_key),
+        "discriminator": initialise(
             build_discriminator(settings), discriminator_key, semantics, image
         ),
     }
@@ -141,3 +109,21 @@ def inference_variables(state: TrainState) -> dict[str, PyTree]:
     """What `CoCosNet.apply` takes for translation: the averaged weights where they are kept."""
     params = state.params["generator"] if state.ema is None else state.ema
     return {"params": params, **state.variables["generator"]}
+
+
+def parameter_table(params: dict[str, PyTree]) -> str:
+    """How many parameters each network has, and in which modules; a line per network.
+
+    Args:
+      params: of a TrainState, arrays or shapes.
+    """
+
+    def size(tree: PyTree) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    networks = {**params["generator"], "discriminator": params["discriminator"]}
+    lines = ["parameters:"]
+    for name, modules in networks.items():
+        parts = [f"{part} {size(tree):,}" for part, tree in modules.items()]
+        lines.append(f"  {name:<14}{size(modules):>12,}  ({', '.join(parts)})")
+    return "\n".join([*lines, f"  {'in all':<14}{size(networks):>12,}"])

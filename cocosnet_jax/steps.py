@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PyTree
 
 from cocosnet_jax import losses, model, vgg
+from cocosnet_jax.encode import Inputs, encode
 from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, build_discriminator, inference_variables, optimisers
@@ -32,7 +33,7 @@ def gives_mask(settings: Settings, step: Any, steps_per_epoch: int) -> Any:
 
 def generator_losses(
     settings: Settings,
-    inputs: model.Inputs,
+    inputs: Inputs,
     translation: model.Translation,
     vgg_weights: vgg.VggWeights,
     fake_features: list[Any],
@@ -106,7 +107,7 @@ def gradients(
     settings: Settings,
     state: TrainState,
     vgg_weights: vgg.VggWeights,
-    inputs: model.Inputs,
+    inputs: Inputs,
     key: jax.Array,
     give_mask: Any,
 ) -> tuple[dict[str, PyTree], dict[str, PyTree], Metrics, model.Translation]:
@@ -203,7 +204,7 @@ def train_step(settings: Settings, steps_per_epoch: int) -> TrainStep:
     def step(
         state: TrainState, vgg_weights: vgg.VggWeights, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        inputs = model.network_inputs(batch, settings.data)
+        inputs = encode(batch, settings.data)
         give_mask = gives_mask(settings, state.step, steps_per_epoch)
         grads, variables, metrics, _ = gradients(
             settings, state, vgg_weights, inputs, key, give_mask
@@ -241,7 +242,7 @@ def predict_step(
     network = model.CoCosNet(model_settings, settings.data.image_size // model.COARSEST, over)
 
     def step(state: TrainState, batch: Batch) -> Outputs:
-        inputs = model.network_inputs(batch, settings.data)
+        inputs = encode(batch, settings.data)
         translation = network.apply(
             inference_variables(state), inputs, jax.random.key(0), give_mask, train=False
         )

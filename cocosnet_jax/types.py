@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     """One training or evaluation batch, as the data pipeline makes it and the steps take it.
 
     Everything is carried in bytes; the steps turn it into network inputs on the device
-    (`cocosnet_jax.model.network_inputs`). Floating arrays are taken as they are.
+    (`cocosnet_jax.encode`). Floating arrays are taken as they are.
 
     Attributes:
       image: (b, H, W, 3) uint8, the truth x_B. As floats: in [-1, 1].

@@ -26,27 +26,6 @@ from cocosnet_jax.settings import Settings
 _FILE = "settings.json"
 _LOCK = ".in_use"
 
-# Fields that do not change what is learned: they may differ from one start to the next.
-_FREE = (
-    "data.source",
-    "data.data_dir",
-    # Found in the dataset after this check; see `check_colours`.
-    "data.classes",
-    "data.palette",
-    "data.validation_exemplar_list",
-    "train.stop_after",
-    "train.log_every",
-    "train.images_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.evaluation_batch_size",
-    "model.rematerialise",
-    "model.correlation",
-)
-
-# Files, which may have moved as long as they keep their names.
-_FILES = ("data.exemplar_list", "data.self_pair_list", "vgg.weights")
-
 
 def check(workdir: str, settings: Settings) -> epath.Path:
     """Checks that a run with these settings may use the folder; changes nothing.
@@ -63,15 +42,9 @@ def check(workdir: str, settings: Settings) -> epath.Path:
     file = folder / _FILE
     if not file.exists():
         return folder
-    try:
-        theirs = settings_lib.from_json(file.read_text())
-    except (ValueError, UserError) as error:
-        raise UserError(
-            f"{file} is no settings file of this version ({error}); choose another --workdir"
-        ) from error
-    found = settings_lib.differences(_file_names(theirs), _file_names(settings))
-    differences = [f"{field}: {values}" for field, values in found.items() if field not in _FREE]
-    if differences:
+    found = settings_lib.differences(_read(file), settings, "on_resume")
+    if found:
+        differences = [f"{field}: {values}" for field, values in found.items()]
         raise UserError(
             f"--workdir={workdir} holds a run with other settings; set them back, or choose another"
             f" --workdir, where --init_from={workdir} starts a new run from this one's weights."
@@ -80,19 +53,26 @@ def check(workdir: str, settings: Settings) -> epath.Path:
     return folder
 
 
+def _read(file: epath.Path) -> Settings:
+    """Raises UserError where a settings file is damaged, or of another version."""
+    try:
+        return settings_lib.from_json(file.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{file} is damaged: it is not JSON ({error}); bring it back from a copy, or choose"
+            " another --workdir"
+        ) from error
+    except UserError as error:
+        raise UserError(
+            f"{file} is of another version of this program ({error}); use that version, or choose"
+            " another --workdir"
+        ) from error
+
+
 def check_colours(folder: epath.Path, settings: Settings) -> None:
     """Raises UserError where the run in the folder has learned other colours of classes."""
     if (file := folder / _FILE).exists():
-        theirs = settings_lib.from_json(file.read_text())
-        label_maps.check_same_colours(theirs.data, settings.data)
-
-
-def _file_names(settings: Settings) -> Settings:
-    """The settings with the names of files in place of their paths."""
-    values = settings_lib.to_mapping(settings)
-    for section, field in (name.split(".") for name in _FILES):
-        values[section][field] = os.path.basename(values[section][field])
-    return settings_lib.from_mapping(values)
+        label_maps.check_same_colours(_read(file).data, settings.data)
 
 
 def check_writable(folder: epath.Path, flag: str) -> None:

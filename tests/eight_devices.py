@@ -12,9 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cocosnet_jax import mesh, settings, steps, train
-from cocosnet_jax import state as states
-from cocosnet_jax.nn import blocks, conv, streaming
+from cocosnet_jax import mesh, partition, settings, steps
+from cocosnet_jax.nn import blocks, conv, initial, streaming
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.types import Batch
 
@@ -59,8 +58,8 @@ def batch(seed: int, samples: int, size: int) -> Batch:
 
 def run(devices: Mesh) -> tuple[Any, Any, Any, int]:
     """Losses of two steps, the states before and after, and how often the step was compiled."""
-    step = train.jitted_step(SETTINGS, devices, 10)
-    state = train.initial_state(SETTINGS, devices, 10)
+    step = partition.jitted_step(SETTINGS, devices, 10)
+    state = partition.initial_state(SETTINGS, devices, 10)
     before = jax.device_get(state)
     weights = vgg_weights.load("random", 2)
     losses = []
@@ -84,7 +83,7 @@ def rows_differ(many: Mesh, state: Any) -> float:
 
 
 # Every device would make the draws of a training run, for much smaller networks.
-@mock.patch.object(states, "DRAW", 2**16)
+@mock.patch.object(initial, "DRAW", 2**16)
 # Several blocks for every device, in the non-local blocks too.
 @mock.patch.object(streaming, "BLOCK", 64)
 @mock.patch.object(blocks, "DENSE_POSITIONS", 1024)

@@ -24,6 +24,7 @@ import numpy as np
 
 from cocosnet_jax import model, settings, state, steps, vgg, warp
 from cocosnet_jax.correspondence import Correspondence
+from cocosnet_jax.encode import encode
 from cocosnet_jax.pretrained import release
 from cocosnet_jax.types import Batch
 
@@ -212,7 +213,7 @@ def evaluation_arrays(
         return warp.correlation_logits(theta, phi, s.model.temperature)
 
     def compute(start: state.TrainState, weights: vgg.VggWeights, batch: Batch) -> tuple:
-        inputs = model.network_inputs(batch, s.data)
+        inputs = encode(batch, s.data)
         variables = state.inference_variables(start)
         key = jax.random.key(0)
         translation = model.build(s).apply(variables, inputs, key, train=False)
@@ -291,7 +292,7 @@ def measure(
         batch = jax.tree.map(lambda x: np.concatenate([x] * repeat), batch)
 
         def train(start: state.TrainState, weights: vgg.VggWeights, batch: Batch) -> Any:
-            inputs = model.network_inputs(batch, s.data)
+            inputs = encode(batch, s.data)
             key = jax.random.key(0)
             grads, variables, metrics, translation = steps.gradients(
                 s, start, weights, inputs, key, steps.gives_mask(s, start.step, 1)

@@ -3,7 +3,7 @@ import types
 import jax
 import pytest
 
-from cocosnet_jax import compile_check, train
+from cocosnet_jax import compile_check, partition
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 
@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_an_error_that_says_what_to_set(monkeypatch):
 
     monkeypatch.setattr(compile_check, "_SETTINGS", Settings)
     monkeypatch.setattr(compile_check, "_TOPOLOGY", types.SimpleNamespace(value="here"))
-    monkeypatch.setattr(train, "jitted_step", lambda *_: Refused())
+    monkeypatch.setattr(partition, "jitted_step", lambda *_: Refused())
     with pytest.raises(UserError, match=r"17G of 16G\): .* a smaller config.train.batch_size"):
         compile_check.main()
 

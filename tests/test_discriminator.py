@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cocosnet_jax.discriminator import Discriminator, halve
+from cocosnet_jax.nn.initial import initialise
 from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.settings import ModelSettings
 
@@ -14,7 +15,7 @@ def test_two_images_of_one_map_are_judged_as_each_alone():
         semantics, real, fake = (
             jnp.asarray(rng.normal(size=(2, 32, 32, channels))) for channels in (5, 3, 3)
         )
-        variables = module.init(jax.random.key(0), semantics, real, train=False)
+        variables = initialise(module, jax.random.key(0), semantics, real)
         variables = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
         both = separate(module.apply(variables, semantics, interleave(real, fake), train=False))
         alone = [module.apply(variables, semantics, x, train=False) for x in (real, fake)]

@@ -136,18 +136,18 @@ def begun(monkeypatch):
     """States that a run would have begun with, and whether data had been prepared."""
     begun, prepared = [], []
 
-    def prepare_data(config):
+    def prepare_data(data):
         prepared.append(True)
-        return types.SimpleNamespace(settings=config.data, training=range(8))
+        return types.SimpleNamespace(settings=data, training=range(8))
 
     monkeypatch.setattr(train, "prepare_data", prepare_data)
-    monkeypatch.setattr(train, "initial_state", lambda config, *_: state_of(0, config))
+    monkeypatch.setattr(train.partition, "initial_state", lambda config, *_: state_of(0, config))
 
-    def run(self, state, _):
-        begun.append((self.start, state))
+    def loop(run, checkpoints, start, state, weights):
+        begun.append((start, state))
         return 0
 
-    monkeypatch.setattr(train._Loop, "run", run)
+    monkeypatch.setattr(train, "loop", loop)
     return begun, prepared
 
 

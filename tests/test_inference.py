@@ -10,6 +10,7 @@ import pytest
 
 from cocosnet_jax import inference, model, state, steps, warp
 from cocosnet_jax.checkpoint import Restored
+from cocosnet_jax.encode import encode
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings, LossSettings, ModelSettings, Settings
 from cocosnet_jax.types import Batch
@@ -85,7 +86,7 @@ def test_matches_are_those_of_the_warp(translator, arrays):
         model.build(SETTINGS)
         .apply(
             state.inference_variables(restored(SETTINGS).state),
-            model.network_inputs(batch, DATA),
+            encode(batch, DATA),
             jax.random.key(0),
             True,
             train=False,

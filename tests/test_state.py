@@ -8,7 +8,7 @@ import pytest
 from flax import traverse_util
 
 from cocosnet_jax import settings, state
-from cocosnet_jax.nn.conv import xavier_deviation
+from cocosnet_jax.nn.initial import xavier_deviation
 
 SETTINGS = settings.from_mapping(
     {
@@ -73,3 +73,15 @@ def test_adam_is_adam(beta1):
         expected, wanted_state = wanted.update(grads, wanted_state)
         for got, right in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(got, right, rtol=2e-6)
+
+
+def test_the_table_of_parameters_adds_up(made):
+    *lines, total = state.parameter_table(made.params).splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["correspondence", "generator", "discriminator"]
+    counts = [int(line.split()[1].replace(",", "")) for line in lines]
+    everything = sum(leaf.size for leaf in jax.tree.leaves(made.params))
+    assert sum(counts) == everything
+    assert total.split() == ["in", "all", f"{everything:,}"]
+    for line, count in zip(lines, counts, strict=True):
+        parts = line[line.index("(") + 1 : -1].split(", ")
+        assert sum(int(part.split()[1].replace(",", "")) for part in parts) == count

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cocosnet_jax import losses, model, settings, state, steps, vgg
+from cocosnet_jax.encode import Inputs, encode
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.types import Batch
@@ -35,7 +36,7 @@ def test_the_weight_of_pseudo_exemplars_does_not_depend_on_the_batch(group_size,
     def loss(count):
         image = jnp.repeat(truth, count, 0)
         condition = Condition(image)
-        inputs = model.Inputs(image, image, condition, condition, None, None, jnp.ones(count))
+        inputs = Inputs(image, image, condition, condition, None, None, jnp.ones(count))
         translation = model.Translation(jnp.repeat(drawn, count, 0))
         terms = steps.generator_losses(config, inputs, translation, weights, [], [], True)
         return terms["pseudo_exemplar"]
@@ -111,7 +112,7 @@ def test_noise_is_drawn_at_the_size_at_which_it_is_read(mask_input, give_mask, d
     config, batch = training()
     changed = dataclasses.replace(config.model, mask_input=mask_input)
     network = model.CoCosNet(changed, 2)
-    inputs = model.network_inputs(batch, config.data)
+    inputs = encode(batch, config.data)
     key = jax.random.key(0)
     variables = jax.eval_shape(lambda: network.init(key, inputs, key, train=False))
 
@@ -140,7 +141,7 @@ def test_the_masks_loss_ends_with_the_warm_up(schedule, after):
         mask_schedule=schedule,
     )
     config = dataclasses.replace(config, loss=terms)
-    inputs = model.network_inputs(batch, config.data)
+    inputs = encode(batch, config.data)
     mask = jax.nn.softmax(jax.random.normal(jax.random.key(0), (2, 16, 16, 7)))
     translation = model.Translation(inputs.image, warped_mask=mask)
 
@@ -180,7 +181,7 @@ def test_losses_and_gradients_of_a_batch_that_is_repeated():
             return np.concatenate([x] * copies)
 
         batch = Batch(*images, *labels, np.array([1.0, 0.0]))
-        inputs = model.network_inputs(jax.tree.map(copied, batch), config.data)
+        inputs = encode(jax.tree.map(copied, batch), config.data)
         weights = jax.tree.map(lambda x: x.astype(float), vgg_weights.load("random", 2))
 
         def total(image, warped, mask):

@@ -16,7 +16,16 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from cocosnet_jax import checkpoint, mesh, settings, train, workdir
+from cocosnet_jax import (
+    checkpoint,
+    hooks,
+    interrupt,
+    mesh,
+    preparation,
+    settings,
+    train,
+    workdir,
+)
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import UserError
 from tests import test_checkpoint
@@ -64,11 +73,11 @@ def test_a_run_carries_the_colours_of_its_label_maps(tmp_path, monkeypatch):
     config = settings.Settings(data=data, vgg=settings.VggSettings(weights="random", width=2))
     runs = []
 
-    def record(config, *_):
-        runs.append(config)
-        return 0
+    def record(run, *_):
+        runs.append(run.settings)
+        return run.last, None
 
-    monkeypatch.setattr(train, "_train", record)
+    monkeypatch.setattr(train, "_first_state", record)
     train.train(config, epath.Path(tmp_path / "run"))
     assert runs[0].data.classes == "ground #000000\na house #FF0000"
     # The run's own settings are no other run's to the same command.
@@ -79,7 +88,7 @@ def test_a_run_carries_the_colours_of_its_label_maps(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_noted_once_and_the_handlers_come_back(number, capfd):
     before = signal.getsignal(number)
-    with train._Interruption() as interruption:
+    with interrupt.Interruption() as interruption:
         assert interruption.signal == 0
         os.kill(os.getpid(), number)
         assert interruption.signal == number
@@ -92,7 +101,7 @@ def test_a_signal_is_noted_once_and_the_handlers_come_back(number, capfd):
 def test_ctrl_c_is_the_systems_while_xla_compiles():
     """Python would hear of it when the compiler is done, minutes later."""
     before = signal.getsignal(signal.SIGINT)
-    with train._ends_at_once():
+    with interrupt.ends_at_once():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == before
@@ -108,10 +117,10 @@ def test_sigterm_removes_what_is_half_prepared(monkeypatch):
         finally:
             removed.append("half")
 
-    monkeypatch.setattr(train.data, "prepare", prepare)
+    monkeypatch.setattr(preparation.data, "prepare", prepare)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
-        train.prepare_data(settings.Settings())
+        preparation.prepare_data(settings.Settings().data)
     assert ended.value.code == 128 + signal.SIGTERM
     assert removed == ["half"]
     assert signal.getsignal(signal.SIGTERM) == before
@@ -131,7 +140,7 @@ def test_a_signal_while_a_line_is_printed(monkeypatch, capfd):
             return len(data)
 
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(SignalInWrite())))
-    with train._Interruption() as interruption:
+    with interrupt.Interruption() as interruption:
         print("a line", flush=True)
         assert interruption.signal == signal.SIGINT
     assert "interrupted: finishing this step" in capfd.readouterr().out
@@ -141,12 +150,12 @@ def test_lines_that_nobody_reads_do_not_end_a_run(program):
     """Ctrl-C in `main | tee log` ends tee first."""
     code = """if True:
         import os, signal, sys
-        from cocosnet_jax import train
+        from cocosnet_jax import distributed, interrupt
         sys.stdin.read()
-        with train._Interruption() as interruption:
+        with interrupt.Interruption() as interruption:
             os.kill(os.getpid(), signal.SIGINT)
-            train._say("a line")
-            train._say("another")
+            distributed.say("a line")
+            distributed.say("another")
         sys.exit(int(interruption.signal))
     """
     process = subprocess.Popen(
@@ -276,13 +285,11 @@ def loop(tmp_path, monkeypatch):
     monkeypatch.setattr(train.mesh, "to_global", lambda _, batch: batch)
 
     def run(step):
-        monkeypatch.setattr(train, "compile_step", lambda *_: step)
+        monkeypatch.setattr(train.partition, "compile_step", lambda *_: step)
         checkpoints = Checkpoints(folder, config)
-        devices = mesh.make()
         try:
-            train._Loop(config, None, folder, checkpoints, devices, 10, 0, 20).run(
-                test_checkpoint.state_of(0, config), {}
-            )
+            begun = train.Run(config, None, folder, steps_per_epoch=10, last=20)
+            train.loop(begun, checkpoints, 0, test_checkpoint.state_of(0, config), {})
         finally:
             checkpoints.close()
 
@@ -292,6 +299,8 @@ def loop(tmp_path, monkeypatch):
 def good_until(loss, parameter):
     """A step whose loss or parameters are not finite from the given steps on."""
 
+    # It is no compiled step, and computes with numbers of the host.
+    @jax.transfer_guard("allow")
     def step(state, weights, batch):
         number = int(state.step) + 1
         poison = jnp.nan if number >= parameter else 0.0
@@ -308,6 +317,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(loop, tmp_pa
     restored = checkpoint.restore_for_inference(tmp_path)
     assert restored.step == 6
     assert train.all_finite(restored.state)
+
+
+def test_a_transfer_by_accident_in_a_step_is_an_error(loop):
+    good, add = good_until(loss=99, parameter=99), jax.jit(jnp.add)
+
+    def step(state, weights, batch):
+        state, losses = good(state, weights, batch)
+        # From the host, at every step.
+        return state, losses | {"mask": add(losses["mask"], np.ones((), np.float32))}
+
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        loop(step)
 
 
 class _FullDisk:
@@ -330,7 +351,7 @@ def test_a_run_goes_on_without_tensorboard(broken, loop, tmp_path, monkeypatch, 
     if broken == "folder":
         (tmp_path / "tensorboard").write_text("a file")
     else:
-        monkeypatch.setattr(train.metric_writers, "SummaryWriter", _FullDisk)
+        monkeypatch.setattr(hooks.metric_writers, "SummaryWriter", _FullDisk)
     loop(good_until(loss=99, parameter=99))
     assert checkpoint.restore_for_inference(tmp_path).step == 20
     said = [line for line in capsys.readouterr().out.splitlines() if "TensorBoard's" in line]
@@ -371,13 +392,13 @@ def test_converted_weights_are_trained_further(tmp_path, monkeypatch):
     checkpoints.close()
     begun = []
 
-    def run(self, state, weights):
-        begun.append((self.start, state))
+    def loop(run, checkpoints, start, state, weights):
+        begun.append((start, state))
         return 0
 
     dataset = types.SimpleNamespace(settings=config.data, training=range(8))
     monkeypatch.setattr(train, "prepare_data", lambda _: dataset)
-    monkeypatch.setattr(train._Loop, "run", run)
+    monkeypatch.setattr(train, "loop", loop)
     assert train.train(config, epath.Path(tmp_path)) == 0
     [(start, state)] = begun
     assert start == 0

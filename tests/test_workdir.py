@@ -71,7 +71,9 @@ def test_a_batch_by_device_is_the_batch_that_it_makes(tmp_path):
 
 def test_another_list_is_another_run(tmp_path):
     workdir.claim(epath.Path(tmp_path), SETTINGS)
-    with pytest.raises(UserError, match=r"data\.exemplar_list: 'list\.txt', 'other\.txt'"):
+    with pytest.raises(
+        UserError, match=r"data\.exemplar_list: 'list\.txt', '/elsewhere/other\.txt'"
+    ):
         workdir.check(str(tmp_path), changed("data", exemplar_list="/elsewhere/other.txt"))
 
 
@@ -88,7 +90,15 @@ def test_a_folder_that_cannot_be_written_to_is_named():
         workdir.check("/proc/1/run", SETTINGS)
 
 
-def test_damaged_settings_are_not_taken_for_none(tmp_path):
-    (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(UserError, match="is no settings file of this version"):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", r"settings\.json is damaged: it is not JSON"),
+        ('{"train": {"speed": 1}}', r"is of another version .*config\.train\.speed is unknown"),
+        ('{"version": 99}', r"is of another version .*of version 99; this program reads up to"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_not_taken_for_none(tmp_path, text, says):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(UserError, match=says):
         workdir.check(str(tmp_path), SETTINGS)

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from cocosnet_jax.nn.resize import nearest
+from cocosnet_jax.settings import Settings
+from cocosnet_jax.types import Batch, Outputs
 
 
 class Counts(NamedTuple):
@@ -51,3 +53,28 @@ def count(
         jnp.sum(jnp.where(counted, chance, 0)),
         jnp.sum(counted, dtype=jnp.float32),
     )
+
+
+class WarpAccuracy:
+    """The share of right positions of a validation split, and what chance would get."""
+
+    def applies(self, settings: Settings) -> bool:
+        """Where the input domain has classes, and the network an exemplar to warp."""
+        return (
+            settings.data.condition != "channels" and settings.model.generator_condition != "input"
+        )
+
+    def count(self, batch: Batch, outputs: Outputs, valid: Bool[Array, "b"]) -> Counts:
+        """See `count` above, and `Metric`."""
+        label, exemplar_label = jnp.asarray(batch.label), jnp.asarray(batch.exemplar_label)
+        mask = jnp.asarray(outputs.warped_mask)
+        return count(mask, label[..., 0], exemplar_label[..., 0], valid)
+
+    def result(self, sums: Counts) -> dict[str, float]:
+        """`positions`, and where there are any, `warp_accuracy` and `warp_accuracy_by_chance`."""
+        right, expected, positions = map(float, sums)
+        found: dict[str, float] = {"positions": int(positions)}
+        if positions:
+            found["warp_accuracy"] = right / positions
+            found["warp_accuracy_by_chance"] = expected / positions
+        return found

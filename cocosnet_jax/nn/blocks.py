@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.conv import Conv, Dtype
+from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.norms import BatchNorm, instance_norm
 from cocosnet_jax.nn.streaming import DENSE_POSITIONS, Side, attend
 
@@ -30,7 +31,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        slope = self.param("slope", nn.initializers.constant(0.25), ())
+        slope = self.param("slope", blank, ())
 
         def prelu(y: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
             return jnp.where(y >= 0, y, slope.astype(y.dtype) * y)
@@ -91,5 +92,5 @@ class NonLocalBlock(nn.Module):
             attention = jax.nn.softmax(logits, -1).astype(g.dtype)
             attended = jnp.einsum("bnm,bmk->bnk", attention, g)
         attended = attended.astype(g.dtype).reshape(b, h, w, -1)
-        gamma = self.param("gamma", nn.initializers.zeros, ())
+        gamma = self.param("gamma", blank, ())
         return x + gamma.astype(x.dtype) * project(attended, c, "o")

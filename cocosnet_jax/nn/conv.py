@@ -1,4 +1,4 @@
-"""Convolution with the release's padding, initialisation and spectral norm."""
+"""Convolution with the release's padding and spectral norm."""
 
 import functools
 import math
@@ -12,6 +12,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.positions import spread
 from cocosnet_jax.nn.remat import PRODUCT, SPECTRAL
 
@@ -78,17 +79,6 @@ def put_together(layers: Sequence[Weights]) -> Weights:
         return jnp.concatenate(found) if found else None
 
     return Weights(jnp.concatenate(kernels, -1), join(sigmas), join(biases))
-
-
-def xavier_deviation(shape: Sequence[int]) -> float:
-    """Standard deviation of Xavier normal weights with gain 0.02 (SPEC section 2), for HWIO."""
-    area = math.prod(shape[:-2])
-    return 0.02 * math.sqrt(2 / (area * (shape[-2] + shape[-1])))
-
-
-def xavier(key: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> jax.Array:
-    """Initial convolution weights."""
-    return xavier_deviation(shape) * jax.random.normal(key, shape, dtype)
 
 
 def convolve(
@@ -208,11 +198,9 @@ class Conv(nn.Module):
     def weights(self, channels: int, *, train: bool) -> Weights:
         """What it convolves an input of so many channels with."""
         shape = (self.kernel, self.kernel, channels, self.features)
-        kernel = self.param("kernel", xavier, shape)
+        kernel = self.param("kernel", blank, shape)
         sigma = self._sigma(kernel.reshape(-1, self.features), train) if self.spectral else None
-        bias = (
-            self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
-        )
+        bias = self.param("bias", blank, (self.features,)) if self.use_bias else None
         return Weights(kernel, sigma, bias)
 
     def __call__(
@@ -232,12 +220,8 @@ class Conv(nn.Module):
 
     def _sigma(self, matrix: Float[Array, "rest cout"], train: bool) -> Float[Array, ""]:
         """The largest singular value, as the stored vectors see it; they carry no gradient."""
-
-        def random_unit(size: int) -> Float[Array, "k"]:
-            return _unit(jax.random.normal(self.make_rng("params"), (size,), matrix.dtype))
-
-        u = self.variable("spectral", "u", lambda: random_unit(matrix.shape[1]))
-        v = self.variable("spectral", "v", lambda: random_unit(matrix.shape[0]))
+        u = self.variable("spectral", "u", blank, matrix.shape[1:])
+        v = self.variable("spectral", "v", blank, matrix.shape[:1])
         fixed = jax.lax.stop_gradient(matrix)
         highest = jax.lax.Precision.HIGHEST
         new_u, new_v = u.value, v.value

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.positions import mean_over_positions, spread
 
 EPS = 1e-5
@@ -56,8 +57,8 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         wide = _widen(x)
         c = x.shape[-1]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
+        running_mean = self.variable("batch_stats", "mean", blank, (c,))
+        running_var = self.variable("batch_stats", "var", blank, (c,))
         mean, variance = running_mean.value, running_var.value
         if train:
             mean = mean_over_positions(wide).mean((0, 1, 2))

@@ -25,7 +25,7 @@ def listed(settings, tmp_path):
 
 
 def test_records_and_lists_are_read_once(listed, monkeypatch):
-    read: list[str] = collections.Counter()
+    read: collections.Counter[str] = collections.Counter()
 
     def counted(module, name, argument):
         function = getattr(module, name)

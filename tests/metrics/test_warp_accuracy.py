@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from cocosnet_jax import settings
 from cocosnet_jax.metrics import warp_accuracy
 
 
@@ -41,3 +42,24 @@ def test_a_perfect_warp_is_right_everywhere():
     found = warp_accuracy.count(mask, label, label[:, ::-1], np.array([True]))
     assert (float(found.right), float(found.positions)) == (4, 4)
     assert float(found.expected) == pytest.approx(1.0)  # four classes, a quarter each
+
+
+def test_sums_of_batches_become_the_shares():
+    metric = warp_accuracy.WarpAccuracy()
+    assert metric.result(warp_accuracy.Counts(*map(np.float64, (3, 1, 4)))) == {
+        "positions": 4,
+        "warp_accuracy": 0.75,
+        "warp_accuracy_by_chance": 0.25,
+    }
+    # No class of an input occurs in its exemplar.
+    assert metric.result(warp_accuracy.Counts(*np.zeros(3))) == {"positions": 0}
+
+
+def test_it_applies_to_warped_label_maps():
+    metric = warp_accuracy.WarpAccuracy()
+    assert metric.applies(settings.Settings())
+    edges = settings.DataSettings(condition="channels", channels=15, exemplar_list="random")
+    assert not metric.applies(settings.Settings(data=edges))
+    plain = settings.ModelSettings(generator_condition="input")
+    zero = {name: 0.0 for name in ("alignment", "contextual")}
+    assert not metric.applies(settings.Settings(model=plain, loss=settings.LossSettings(**zero)))

@@ -9,7 +9,6 @@ from cocosnet_jax.nn.conv import (
     convolve,
     put_together,
     reflect_pad,
-    xavier_deviation,
 )
 
 
@@ -184,8 +183,3 @@ def test_bfloat16_products_are_divided_in_float32():
     found = weights.convolve(lambda kernel: 127 * ones * kernel, jnp.bfloat16, divide_output=True)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(found, np.float32), 127.5)
-
-
-def test_xavier_deviation():
-    # fan_in = 9 * 16, fan_out = 9 * 32.
-    assert xavier_deviation((3, 3, 16, 32)) == pytest.approx(0.02 * np.sqrt(2 / (9 * 16 + 9 * 32)))

@@ -1,0 +1,156 @@
+"""What a run shows while it goes on: log lines, TensorBoard, pictures."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from clu import metric_writers
+from etils import epath
+from jax.sharding import Mesh
+
+from cocosnet_jax import mesh, pictures
+from cocosnet_jax.data import pipeline
+from cocosnet_jax.data.dataset import Dataset
+from cocosnet_jax.distributed import is_lead, say
+from cocosnet_jax.errors import StorageError
+from cocosnet_jax.settings import Settings
+from cocosnet_jax.state import TrainState
+from cocosnet_jax.steps import Metrics, PredictStep, predict_step
+from cocosnet_jax.types import Batch
+
+
+class TensorBoard:
+    """TensorBoard files of the first process; where they cannot be written, the run goes on."""
+
+    def __init__(self, folder: epath.Path):
+        self._writer: metric_writers.MetricWriter | None = None
+        if is_lead():
+            self._try(self._open, folder)
+
+    def _open(self, folder: epath.Path) -> None:
+        self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes numbers by name."""
+        if self._writer:
+            self._try(self._writer.write_scalars, step, values)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a picture, (H, W, 3) in bytes."""
+        if self._writer:
+            self._try(self._writer.write_images, step, {name: image[None]})
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        if self._writer:
+            self._try(self._writer.close)
+
+    def _try(self, write: Callable[..., object], *arguments: object) -> None:
+        try:
+            write(*arguments)
+        # What a file system or network raises comes from another thread, in a wrapper of clu's.
+        except Exception as error:
+            self._writer = None
+            cause = error.__cause__ or error
+            say(f"TensorBoard's files are not written any more: {cause}")
+
+
+class Pictures:
+    """Translations of the same few validation images, while the run goes on."""
+
+    def __init__(self, settings: Settings, dataset: Dataset, folder: epath.Path, devices: Mesh):
+        self._settings = settings
+        self._dataset = dataset
+        self._folder = folder / "pictures"
+        self._devices = devices
+        self._predict: PredictStep = jax.jit(
+            predict_step(settings), out_shardings=mesh.split(devices)
+        )
+        self._batch: Batch | None = None
+        self._valid = np.zeros(0, bool)
+
+    def __call__(self, step: int, state: TrainState, board: TensorBoard) -> None:
+        if self._batch is None:
+            self._batch, self._valid = self._first()
+        outputs = self._predict(state, mesh.to_global(self._devices, self._batch))
+        if not is_lead():
+            return
+        outputs = jax.tree.map(mesh.to_local, outputs)
+        batch, outputs = jax.tree.map(lambda rows: rows[self._valid], (self._batch, outputs))
+        grid = pictures.grid(batch, outputs, self._settings.data.condition)
+        try:
+            pictures.write_png(self._folder / f"step_{step:07d}.png", grid)
+        except StorageError as error:
+            # What is learned matters more: checkpoints say so themselves.
+            say(f"pictures: {error}")
+        board.image(step, " | ".join(pictures.COLUMNS), grid)
+
+    def _first(self) -> tuple[Batch, np.ndarray]:
+        batches: Iterator[Any] = pipeline.evaluation_batches(
+            self._dataset,
+            batch_size=mesh.round_up(self._settings.train.evaluation_batch_size),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        batch, valid, _ = next(batches)
+        return batch, valid
+
+
+class Progress:
+    """The losses since the last log line, and how fast the steps went."""
+
+    def __init__(self, start: int, last: int, batch_size: int):
+        """Begins after step `start`; `last` is the run's last one."""
+        self._last = last
+        self._batch_size = batch_size
+        # Of the steps up to `_step`, on the device until somebody looks at them.
+        self._losses: list[Any] = []
+        self._step = start
+        self._logged_step, self._logged_time = start, 0.0
+
+    def add(self, losses: Metrics) -> None:
+        """Takes the losses of the next step."""
+        self._losses.append(losses)
+        self._step += 1
+
+    def start_clock(self) -> None:
+        """Measures speed from here on: the first step waited for the compiler."""
+        self._logged_step, self._logged_time = self._step, time.monotonic()
+
+    def not_finite(self) -> str:
+        """What is not finite, and at which step, in a few words; empty where all losses are."""
+        self._losses = jax.device_get(self._losses)
+        first = self._step - len(self._losses) + 1
+        for step, losses in enumerate(self._losses, first):
+            for name, value in losses.items():
+                if not np.isfinite(value):
+                    return f"the loss {name} is {value} at step {step}"
+        return ""
+
+    def log(self, board: TensorBoard) -> None:
+        """Prints a line and writes it to TensorBoard: mean losses and speed since the last one."""
+        recent, self._losses = jax.device_get(self._losses), []
+        mean = {name: float(np.mean([losses[name] for losses in recent])) for name in recent[0]}
+        step, now = self._step, time.monotonic()
+        steps, seconds = step - self._logged_step, now - self._logged_time
+        self._logged_step, self._logged_time = step, now
+        line = f"step {step}/{self._last} ({100 * step // self._last} %)"
+        if steps:
+            rate = steps * self._batch_size / seconds
+            left = (self._last - step) * seconds / steps
+            line += f"  {rate:.3g} images/s  {_clock(left)} left"
+            board.scalars(step, {"images_per_second": rate})
+        line += "  " + "  ".join(f"{name} {value:.4g}" for name, value in mean.items())
+        board.scalars(step, {f"loss/{name}": value for name, value in mean.items()})
+        say(line)
+
+
+def _clock(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"
