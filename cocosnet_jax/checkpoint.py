@@ -3,38 +3,24 @@
 A workdir's `checkpoints/STEP/` holds two items: `state`, the arrays of a TrainState, and
 `settings`, the JSON that translation, export and a resumed run read first. A checkpoint appears
 under its name only when it is complete.
-
-What disks and copying do to a checkpoint later is found before it is used: all of its files are
-read, and where one is damaged the newest checkpoint that is whole takes its place.
 """
 
 import functools
-import json
-import re
-import sys
 from typing import NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-import tensorstore as ts
 from etils import epath
 from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
-from cocosnet_jax import distributed
+from cocosnet_jax import distributed, integrity
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, create_state
 
 FOLDER = "checkpoints"
-
-# Arrays that are looked at together.
-_TOGETHER = 16
-# What TensorStore says of files that are damaged, not out of reach.
-_DAMAGE = re.compile(
-    r"(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|INVALID_ARGUMENT|FAILED_PRECONDITION|UNIMPLEMENTED)\b"
-)
 
 
 def absolute(path: str | epath.PathLike) -> epath.Path:
@@ -128,7 +114,7 @@ class Checkpoints:
           StorageError: what is stored cannot be reached.
         """
         folder = self._manager.directory
-        step, damaged = _newest_whole(folder, steps(folder))
+        step, damaged = integrity.newest_whole(folder, integrity.steps(folder))
         newest = folder / str(step)
         differences = of_another_model(_settings_of(newest), self._settings)
         if differences:
@@ -138,7 +124,7 @@ class Checkpoints:
         if damaged:
             if distributed.is_lead():
                 for one in damaged:
-                    _move_aside(folder / str(one))
+                    integrity.move_aside(folder / str(one))
             distributed.wait_for_all(f"damaged checkpoints of {folder} are moved aside")
             self._manager.reload()
         try:
@@ -146,7 +132,7 @@ class Checkpoints:
             return step, self._manager.restore(step, args=arguments)["state"]
         # Orbax raises what it likes.
         except Exception as error:
-            raise _read_error(newest, error) from error
+            raise integrity.read_error(newest, error) from error
 
     def close(self) -> None:
         """Waits as `wait` does, and frees what the manager holds."""
@@ -155,11 +141,11 @@ class Checkpoints:
 
     def _write_error(self, error: Exception) -> StorageError:
         folder = self._manager.directory
-        complete = steps(folder)
+        complete = integrity.steps(folder)
         kept = f"step {complete[0]} is intact" if complete else "there is none before it"
         return StorageError(
-            f"checkpoint of step {self._saving} cannot be written to {folder}: {_reason(error)};"
-            f" {kept}. Make room or choose another --workdir, then run the same command again"
+            f"checkpoint of step {self._saving} cannot be written to {folder}:"
+            f" {integrity.reason(error)}; {kept}. Make room or choose another --workdir, then run the same command again"
         )
 
 
@@ -194,7 +180,7 @@ def restore_for_inference(
       StorageError: what is stored cannot be reached.
     """
     above, candidates = _find(absolute(path))
-    step, _ = _newest_whole(above, candidates)
+    step, _ = integrity.newest_whole(above, candidates)
     folder = above / str(step)
     settings = _settings_of(folder)
     everything = abstract_state(settings, sharding or SingleDeviceSharding(jax.devices()[0]))
@@ -222,7 +208,7 @@ def restore_for_inference(
         )["state"]
     # Orbax raises what it likes.
     except Exception as error:
-        raise _read_error(folder, error) from error
+        raise integrity.read_error(folder, error) from error
     finally:
         checkpointer.close()
     return Restored(
@@ -259,23 +245,16 @@ def of_another_model(theirs: Settings, ours: Settings) -> list[str]:
     return [f"{field}: {values}" for field, values in found.items()]
 
 
-def steps(folder: epath.Path) -> list[int]:
-    """Steps of the checkpoints in a `checkpoints` folder, newest first; damaged ones as well."""
-    # Orbax takes a copy of a user's, such as old_1000, for a step as well.
-    found = [path.name for path in ocp.utils.checkpoint_steps_paths(folder)]
-    return sorted((int(name) for name in found if name.isdigit()), reverse=True)
-
-
 def _find(path: epath.Path) -> tuple[epath.Path, list[int]]:
     """The folder above the checkpoints that a path means, and their steps, newest first."""
     for folder in (path, path / FOLDER):
-        if found := steps(folder):
+        if found := integrity.steps(folder):
             return folder, found
     if path.name.isdigit() and (path.parent.name == FOLDER or (path / "state").is_dir()):
         if path.is_dir():
             return path.parent, [int(path.name)]
         path = path.parent
-        if there := steps(path):
+        if there := integrity.steps(path):
             raise UserError(
                 f"{path} has no checkpoint of this step; it has {', '.join(map(str, there))}"
             )
@@ -283,122 +262,6 @@ def _find(path: epath.Path) -> tuple[epath.Path, list[int]]:
         f"{path} holds no checkpoint: give a run's workdir, its {FOLDER} folder, or one step's"
         f" folder ({FOLDER}/1000)"
     )
-
-
-def _newest_whole(folder: epath.Path, candidates: list[int]) -> tuple[int, list[int]]:
-    """Chooses the newest checkpoint whose files are whole, and says which are passed over.
-
-    The first process looks, and all take its choice.
-
-    Args:
-      folder: with the checkpoints.
-      candidates: their steps, newest first.
-
-    Returns:
-      Its step, and the newer ones, which are damaged.
-
-    Raises:
-      UserError: all of them are damaged.
-      StorageError: what is stored cannot be reached.
-    """
-    chosen = -1
-    reasons: dict[int, str] = {}
-    unreachable: StorageError | None = None
-    if distributed.is_lead():
-        try:
-            for step in candidates:
-                reason = _damage(folder / str(step))
-                if reason is None:
-                    chosen = step
-                    break
-                reasons[step] = reason
-        except StorageError as error:
-            # The others wait for an answer.
-            unreachable = error
-    chosen = distributed.from_lead(chosen, f"choice in {folder}")
-    if unreachable:
-        raise unreachable
-    named = [f"{step} ({reason})" for step, reason in reasons.items()]
-    if chosen < 0:
-        others = [step for step in steps(folder) if step not in candidates]
-        instead = f", or take another one of {', '.join(map(str, others))}" if others else ""
-        raise UserError(
-            f"no checkpoint in {folder} can be used; damaged: "
-            + ", ".join(named or map(str, candidates))
-            + f". Bring one back from a copy{instead}, or start anew in another --workdir"
-        )
-    if named:
-        one = len(named) == 1
-        print(
-            f"{'checkpoint' if one else 'checkpoints'} {', '.join(named)} in {folder}"
-            f" {'is' if one else 'are'} damaged: step {chosen} is used instead",
-            file=sys.stderr,
-            flush=True,
-        )
-    return chosen, [step for step in candidates if step > chosen]
-
-
-def _damage(folder: epath.Path) -> str | None:
-    """What is damaged in a checkpoint, in a few words; None where all of its files can be read.
-
-    Raises:
-      StorageError: a file cannot be reached, which says nothing about what is in it.
-    """
-    state = folder / "state"
-    texts = [folder / "settings/metadata", state / "_METADATA"]
-    try:
-        if (state / "array_metadatas").is_dir():
-            texts += sorted((state / "array_metadatas").iterdir())
-        for file in texts:
-            try:
-                json.loads(file.read_text())
-            except (FileNotFoundError, NotADirectoryError):
-                return f"{file.relative_to(folder)} is missing"
-            except ValueError:
-                return f"{file.relative_to(folder)} is damaged"
-        found = _arrays(folder)
-        if not found:
-            return "state/manifest.ocdbt is missing or damaged"  # to TensorStore, a store is empty
-        for entry in json.loads((state / "_METADATA").read_text())["tree_metadata"].values():
-            name = ".".join(str(part["key"]) for part in entry["key_metadata"])
-            if name not in found and not entry["value_metadata"].get("skip_deserialize"):
-                return f"the array {name} is missing or damaged"
-        arrays = list(found.values())
-        for start in range(0, len(arrays), _TOGETHER):
-            for read in [array.read() for array in arrays[start : start + _TOGETHER]]:
-                read.result()
-    except OSError as error:
-        raise _read_error(folder, error) from error
-    # TensorStore raises a ValueError with its status in front.
-    except ValueError as error:
-        if not _DAMAGE.match(str(error)):
-            raise _read_error(folder, error) from error
-        files = re.findall(rf'"{re.escape(str(folder))}/([^"]*[^"/])"', str(error))
-        names = [f"the array {x}" for x in re.findall(r'"([\w.]+)/[^"/]*"', str(error))]
-        return f"{[*files, *names, 'state'][0]} is missing or damaged"
-    return None
-
-
-def _arrays(folder: epath.Path) -> dict[str, ts.TensorStore]:
-    """A checkpoint's arrays, opened and not yet read; names are a state's keys joined by dots.
-
-    Raises:
-      ValueError: they cannot be opened; TensorStore's status comes first in the message.
-    """
-    path = f"{folder}/state/"
-    base = path if "://" in path else {"driver": "file", "path": path}
-    store = {"driver": "ocdbt", "base": base}
-    # With a cache, the index is read once and not for every array.
-    context = ts.Context({"cache_pool": {"total_bytes_limit": 100_000_000}})
-    keys = ts.KvStore.open(store, context=context).result().list().result()
-    names = [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
-    opened = {
-        name: ts.open(
-            {"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}}, open=True, context=context
-        )
-        for name in names
-    }
-    return {name: array.result() for name, array in opened.items()}
 
 
 def _settings_of(folder: epath.Path) -> Settings:
@@ -413,7 +276,7 @@ def _settings_of(folder: epath.Path) -> Settings:
 
 def _check_arrays(folder: epath.Path, wanted: PyTree) -> None:
     """Raises UserError unless a checkpoint has all arrays of `wanted`, in their shapes."""
-    there = {name: array.shape for name, array in _arrays(folder).items()}
+    there = {name: array.shape for name, array in integrity.arrays(folder).items()}
     named = jax.tree_util.tree_flatten_with_path(wanted)[0]
     shapes = {jax.tree_util.keystr(path, simple=True, separator="."): x.shape for path, x in named}
     wrong = [name for name, shape in shapes.items() if there.get(name) != shape]
@@ -425,34 +288,3 @@ def _check_arrays(folder: epath.Path, wanted: PyTree) -> None:
             " another version of this program, or its optimisers are other ones. Use that version,"
             " or start a new run from its weights with --init_from"
         )
-
-
-def _move_aside(folder: epath.Path) -> None:
-    """Renames a checkpoint to `STEP.damaged`, a name that is not read."""
-    target = folder.with_name(f"{folder.name}.damaged")
-    number = 1
-    while target.exists():
-        number += 1
-        target = folder.with_name(f"{folder.name}.damaged.{number}")
-    try:
-        folder.rename(target)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} is damaged and cannot be renamed to {target.name} ({error.strerror}); move"
-            " it away, then run the same command again"
-        ) from error
-
-
-def _read_error(folder: epath.Path, error: Exception) -> StorageError:
-    return StorageError(
-        f"checkpoint {folder} cannot be read: {_reason(error)}; see whether its storage can be"
-        " reached, then run the same command again"
-    )
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what a library says, without what follows of its inner life."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    line = re.split(r" See full TensorStore details| \[[a-z_]+=|; additional", line)[0]
-    # Long ones name temporary files first; the cause comes last.
-    return line if len(line) < 200 else f"...{line[-200:]}"

@@ -5,6 +5,8 @@ below. `from_mapping` turns it into `Settings` at the door; everything behind th
 these frozen classes or plain arguments. A checkpoint carries them as JSON (`to_json`).
 
 What a change of a setting means is said beside the setting, in the field's metadata; see `setting`.
+
+Longer than other files: every setting stands in one place, with its documentation and its check.
 """
 
 import dataclasses

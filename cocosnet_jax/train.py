@@ -17,6 +17,7 @@ from cocosnet_jax import (
     checkpoint,
     fine_tuning,
     hooks,
+    integrity,
     interrupt,
     mesh,
     partition,
@@ -96,7 +97,7 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
 
 def _origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored | None:
     """The checkpoint that a new run starts from; None where the run has one of its own."""
-    if own := checkpoint.steps(folder / checkpoint.FOLDER):
+    if own := integrity.steps(folder / checkpoint.FOLDER):
         say(f"--init_from is not read: {folder} has checkpoints of its own, up to step {own[0]}")
         return None
     replicated = mesh.replicated(mesh.make())

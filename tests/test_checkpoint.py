@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cocosnet_jax import checkpoint, mesh, settings
+from cocosnet_jax import checkpoint, integrity, mesh, settings
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import StorageError, UserError
 from tests.conftest import ROOT
@@ -188,7 +188,7 @@ def test_damage_is_found_and_named_in_a_line(written, damage, named, tmp_path, c
     shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     damage(tmp_path / "checkpoints/7")
     folder = epath.Path(tmp_path) / "checkpoints"
-    assert checkpoint._newest_whole(folder, [7, 6]) == (6, [7])
+    assert integrity.newest_whole(folder, [7, 6]) == (6, [7])
     assert named in damaged(capfd.readouterr().err, tmp_path)
 
 
@@ -226,7 +226,7 @@ def test_damaged_twice_nothing_is_lost(written, tmp_path):
     checkpoints.restore(mesh.replicated(mesh.make()))
     checkpoints.close()
     assert (tmp_path / "checkpoints/7.damaged.3/settings").is_dir()
-    assert checkpoint.steps(epath.Path(tmp_path) / "checkpoints") == [6]
+    assert integrity.steps(epath.Path(tmp_path) / "checkpoints") == [6]
 
 
 def test_all_damaged_is_one_error_that_names_them(written, tmp_path):
@@ -272,7 +272,7 @@ def test_storage_out_of_reach_is_not_damage(written, monkeypatch):
     def refuse(*_, **__):
         raise ValueError("PERMISSION_DENIED: Error opening file [tensorstore_spec='x'\nand more")
 
-    monkeypatch.setattr(checkpoint, "_arrays", refuse)
+    monkeypatch.setattr(integrity, "arrays", refuse)
     with pytest.raises(
         StorageError, match=r"7 cannot be read: PERMISSION_DENIED: Error opening fi"
     ):

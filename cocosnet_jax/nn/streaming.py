@@ -1,6 +1,8 @@
 """Softmax attention made block by block, in memory that does not grow with rows x columns.
 
 Rows are compared with columns by unit vectors, or by the neighbourhoods of two grids of positions.
+
+Longer than other files: the forward pass, both ways to compare and their gradients are one algorithm.
 """
 
 import functools
