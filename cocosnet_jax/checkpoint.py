@@ -145,7 +145,8 @@ class Checkpoints:
         kept = f"step {complete[0]} is intact" if complete else "there is none before it"
         return StorageError(
             f"checkpoint of step {self._saving} cannot be written to {folder}:"
-            f" {integrity.reason(error)}; {kept}. Make room or choose another --workdir, then run the same command again"
+            f" {integrity.reason(error)}; {kept}. Make room or choose another --workdir, then run"
+            " the same command again"
         )
 
 

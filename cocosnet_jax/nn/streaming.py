@@ -2,7 +2,8 @@
 
 Rows are compared with columns by unit vectors, or by the neighbourhoods of two grids of positions.
 
-Longer than other files: the forward pass, both ways to compare and their gradients are one algorithm.
+Longer than other files: the forward pass, both ways to compare and their gradients are one
+algorithm.
 """
 
 import functools
