@@ -16,6 +16,7 @@ import pytest
 
 from cocosnet_jax import checkpoint, convert, settings, torch_files
 from cocosnet_jax.errors import UserError
+from tests.conftest import LIMIT_S
 
 ROOT = Path(__file__).parents[1]
 SPECS = ROOT / "tests" / "golden"
@@ -287,7 +288,7 @@ def run(*arguments):
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT_S,
     )
 
 

@@ -1,7 +1,8 @@
-"""One run by two processes of this machine, as on two hosts: trained, stopped, resumed, measured."""
+"""One run by two processes, as on two hosts: trained, stopped, resumed, measured."""
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -110,11 +111,8 @@ def test_the_losses_are_those_of_one_process(program, stopped, tmp_path):
 
     def first_losses(said):
         [line] = [line for line in said.splitlines() if line.startswith("step 1/")]
-        words = line.split()
-        start = words.index("alignment") if "alignment" in words else 4
-        return {
-            name: float(value) for name, value in zip(words[start::2], words[start + 1 :: 2], strict=True)
-        }
+        losses = re.findall(r"  ([a-z_]+) ([\d.e+-]+)(?=  |$)", line)
+        return {name: float(value) for name, value in losses}
 
     one = first_losses(done.stdout)
     assert {"alignment", "adversarial", "discriminator_real", "generator_total"} <= one.keys()
