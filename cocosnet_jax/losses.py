@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from cocosnet_jax.nn.norms import unit_length
 from cocosnet_jax.nn.resize import average_pool, nearest
 from cocosnet_jax.nn.streaming import over_rows
-from cocosnet_jax.types import Array
 
 # By layer, each of its own size and width.
 Features = Mapping[str, Float[Array, "b _ _ _"]]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+# First: it checks what is imported after it.
+from tests import typechecks  # noqa: F401
 from tests.data.conftest import CLASSES, draw_label, write_pair
 
 ROOT = Path(__file__).parents[1]
