@@ -1,18 +1,21 @@
-# `make demo` and `make test` each work alone, on a machine with only Python 3.11, 3.12 or 3.13.
+# Each of these works alone, on a machine with only Python 3.11, 3.12 or 3.13.
 
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
+# One process per core of the smallest machine; a worker that dies is a failure.
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --max-worker-restart=0
 # ensurepip: where making the environment was cut off, Python is there and pip is not.
 PIP := { $(BIN)/python -m pip --version || $(BIN)/python -m ensurepip; } > /dev/null 2>&1 && \
   $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test install clean
+.PHONY: help demo test parity install clean
 
 help:
 	@echo "make demo     train on drawn landscapes, translate some, show what it measured"
-	@echo "make test     style, types and tests"
+	@echo "make test     style, types and tests, with one case of the release's numbers"
+	@echo "make parity   all cases of the release's numbers, in float64, float32 and bfloat16"
 	@echo "make install  the environment alone, in $(VENV)"
 	@echo "make clean    remove the environment; runs/ stays"
 	@echo "PYTHON=...    which Python makes the environment (3.11 to 3.13)"
@@ -24,7 +27,10 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --max-worker-restart=0
+	$(PYTEST) -m "not parity" --dist=loadfile --no-loadscope-reorder
+
+parity: $(VENV)/.test
+	$(PYTEST) -m parity --dist=loadgroup tests/test_parity.py
 
 install: $(VENV)/.run
 

@@ -79,7 +79,7 @@ class FeatureBlock(nn.Module):
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w k"], *, train: bool) -> Float[Array, "b h w k"]:
+    def __call__(self, x: Float[Array, "b h w k"], *, train: bool) -> Float[Array, "b h w k_out"]:
         s = self.settings
         for i in range(1, 5):
             block = ResidualBlock(
@@ -185,7 +185,7 @@ class CorrespondenceNetwork(nn.Module):
 
         def normalised(
             x: Float[Array, "b h w k"], mask: Condition, give_mask: Shaped[Array, ""] | bool
-        ) -> Float[Array, "b h w k"]:
+        ) -> Float[Array, "b h w k_mask"]:
             x = unit_length(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
             if s.mask_input == "features":
                 small = mask.resize(x.shape[1], x.shape[2], "nearest").tensor()

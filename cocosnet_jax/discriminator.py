@@ -40,7 +40,7 @@ class PatchDiscriminator(nn.Module):
         images: Float[Array, "b_images height width 3"],
         *,
         train: bool,
-    ) -> list[Float[Array, "b_images h w k"]]:
+    ) -> list[Float[Array, "b_images _ _ _"]]:
         """See `Discriminator`; returns the five layers' outputs."""
         s, f = self.settings, self.settings.base_filters
         features = []
@@ -102,7 +102,7 @@ class Discriminator(nn.Module):
         images: Float[Array, "b_images height width 3"],
         *,
         train: bool,
-    ) -> list[list[Float[Array, "b_images h w k"]]]:
+    ) -> list[list[Float[Array, "b_images _ _ _"]]]:
         """Judges images, as many for each x_A, one behind another.
 
         Returns:

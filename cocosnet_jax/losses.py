@@ -17,9 +17,10 @@ from cocosnet_jax.nn.norms import unit_length
 from cocosnet_jax.nn.resize import average_pool, nearest
 from cocosnet_jax.nn.streaming import over_rows
 
-Features = Mapping[str, Float[Array, "b h w k"]]
+# By layer, each of its own size and width.
+Features = Mapping[str, Float[Array, "b _ _ _"]]
 # Of one discriminator's scale: five layers, the last are the logits.
-ScaleFeatures = Sequence[Float[Array, "b h w k"]]
+ScaleFeatures = Sequence[Float[Array, "b _ _ _"]]
 
 # Weights lambda_l of the pseudo-exemplar loss (equation 8).
 PSEUDO_EXEMPLAR_WEIGHTS = {
@@ -71,12 +72,12 @@ def alignment(
     return mean_abs(unit_length(wide(adapted_input)), unit_length(wide(adapted_truth)))
 
 
-def hinge_generator(logits: Sequence[Float[Array, "b h w 1"]]) -> Float[Array, ""]:
+def hinge_generator(logits: Sequence[Float[Array, "b _ _ 1"]]) -> Float[Array, ""]:
     """-D(G), mean over scales (equation 13)."""
     return sum((-jnp.mean(wide(x)) for x in logits), jnp.zeros(())) / len(logits)
 
 
-def hinge_discriminator(logits: Sequence[Float[Array, "b h w 1"]], real: bool) -> Float[Array, ""]:
+def hinge_discriminator(logits: Sequence[Float[Array, "b _ _ 1"]], real: bool) -> Float[Array, ""]:
     """relu(1 - D) on real pictures, relu(1 + D) on fake ones, mean over scales (equation 13)."""
     sign = -1 if real else 1
     terms = (jnp.mean(jnp.maximum(1 + sign * wide(x), 0)) for x in logits)

@@ -5,7 +5,7 @@ Dimension letters, used in every shape annotation of the package (layout NHWC):
     b        samples            height, width   H = W, the image size
     c        channels           classes         C, channels of the input domain x_A
     h, w     correspondence grid, H / stride    n, m   positions of a grid, h * w
-    k        width of a feature vector
+    k        width of a feature vector         _      any size
 """
 
 from typing import NamedTuple

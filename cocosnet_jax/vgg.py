@@ -62,7 +62,7 @@ def features(
     image: Float[Array, "b height width 3"],
     layers: Sequence[str] = LOSS_LAYERS,
     dtype: jnp.dtype | type | None = None,
-) -> dict[str, Float[Array, "b h w k"]]:
+) -> dict[str, Float[Array, "b _ _ _"]]:
     """Activations after ReLU.
 
     Args:

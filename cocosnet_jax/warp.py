@@ -6,7 +6,7 @@ Two ways compute the same: `Warp` holds the whole n x m correlation; `StreamingW
 by block, forward and backward, in memory that does not grow with n x m.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -46,6 +46,7 @@ def correlation_logits(
     return jnp.einsum("bnk,bmk->bnm", theta, phi, precision=PRECISION) / temperature
 
 
+@runtime_checkable
 class SoftMatch(Protocol):
     """A soft match, ready to carry values."""
 

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+# First: it checks what is imported after it.
+from tests import typechecks  # noqa: F401
 from tests.data.conftest import CLASSES, draw_label, write_pair
 
 ROOT = Path(__file__).parents[1]
+# Seconds that a program may take. Only what hangs comes near it: a loaded machine is no failure.
+LIMIT_S = 1800
 
 # Small enough to compile in seconds: no VGG (its losses are tested by themselves).
 TINY = {
@@ -64,7 +68,7 @@ class Program:
             env=self.environment(devices),
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=LIMIT_S,
         )
 
     def train_arguments(self, workdir: Path, **changed: object) -> list[str]:

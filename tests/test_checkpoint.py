@@ -13,7 +13,7 @@ from etils import epath
 from cocosnet_jax import checkpoint, integrity, mesh, settings
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import StorageError, UserError
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 
 SETTINGS = settings.from_mapping(
     {
@@ -305,7 +305,7 @@ def test_full_disk_is_an_error_and_the_last_checkpoint_stays(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT_S,
     )
     assert done.stdout.startswith("UserError: checkpoint of step 4 cannot be written"), done.stderr
     assert "step 2 is intact" in done.stdout

@@ -7,7 +7,7 @@ import pytest
 from cocosnet_jax import settings
 from cocosnet_jax.data.builders import toy_classes
 from cocosnet_jax.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 
 
 def load(name, *variant):
@@ -173,7 +173,7 @@ def run(module, *arguments):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT_S,
     )
 
 
@@ -218,7 +218,11 @@ command.run(lambda: signal.default_int_handler(signal.SIGINT, None), "")
 
 def test_ctrl_c_is_one_line():
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
     )
     assert done.returncode == 130
     assert done.stderr == "interrupted: run the same command again\n"

@@ -7,7 +7,7 @@ import pytest
 
 from cocosnet_jax import flags_help
 from cocosnet_jax.settings import Settings
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 
 # Module -> its own flags, and whether it takes --config.
 PROGRAMS = {
@@ -41,7 +41,7 @@ def test_help_shows_all_that_a_command_takes_and_no_more(module):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT_S,
     )
     assert (done.returncode, done.stderr) == (0, "")
     file = ROOT / f"cocosnet_jax/{module.replace('.', '/')}.py"

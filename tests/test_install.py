@@ -10,7 +10,7 @@ import pytest
 
 import cocosnet_jax
 from cocosnet_jax import command
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGE = ROOT / "cocosnet_jax"
@@ -63,7 +63,7 @@ def in_folder(folder, *arguments):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT_S,
     )
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.positions import spread
@@ -123,7 +123,7 @@ def _convolve_patches(
 
 
 @jax.custom_vjp
-def reflect_pad(x: Float[Array, "b height width c"]) -> Float[Array, "b h w c"]:
+def reflect_pad(x: Shaped[Array, "b height width c"]) -> Shaped[Array, "b h w c"]:
     """One mirrored pixel on every side; a border is repeated only where there is nothing else.
 
     On CPUs pixels are picked by index, so that what makes x is computed where it is read and
@@ -137,12 +137,12 @@ def _mirrored(size: int) -> tuple[int, int]:
     return min(1, size - 1), max(size - 2, 0)
 
 
-def _pad_by_index(x: Float[Array, "b height width c"]) -> Float[Array, "b h w c"]:
+def _pad_by_index(x: Shaped[Array, "b height width c"]) -> Shaped[Array, "b h w c"]:
     rows, columns = (np.insert(np.arange(n), [0, n], _mirrored(n)) for n in x.shape[1:3])
     return x[:, rows[:, None], columns]
 
 
-def _pad_by_slices(x: Float[Array, "b height width c"]) -> Float[Array, "b h w c"]:
+def _pad_by_slices(x: Shaped[Array, "b height width c"]) -> Shaped[Array, "b h w c"]:
     for axis in (1, 2):
         before, after = (
             jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in _mirrored(x.shape[axis])

@@ -18,6 +18,7 @@ from cocosnet_jax import checkpoint, settings
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import release, torch_files
 from cocosnet_jax.pretrained.release_names import table
+from tests.conftest import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 SPECS = ROOT / "tests" / "golden"
@@ -289,7 +290,7 @@ def run(*arguments):
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT_S,
     )
 
 

@@ -1,0 +1,148 @@
+"""One run by two processes, as on two hosts: trained, stopped, resumed, measured."""
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT
+
+# A loaded machine is no failure: only what hangs comes near it.
+LIMIT_S = 1800
+
+
+def launched(program, *arguments):
+    """Both processes, by the script that users run."""
+    return subprocess.run(
+        ["launch/local_multiprocess.sh", "2", *arguments],
+        cwd=ROOT,
+        env=program.environment() | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+def arguments_of(program, workdir, stop_after):
+    return program.train_arguments(
+        workdir,
+        train__stop_after=stop_after,
+        train__evaluation_batch_size=2,
+        train__log_every=1,
+    )
+
+
+def stopped_by_the_second(program, arguments, folder):
+    """Starts both, sends SIGTERM to the second one after the first step.
+
+    Returns both exit statuses and what the first one printed.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for index in range(2):
+            # Files, which never fill up as pipes do.
+            errors = stack.enter_context((folder / f"errors_{index}").open("w"))
+            process = subprocess.Popen(
+                program.command("main", *arguments, f"--distributed=localhost:{port},2,{index}"),
+                cwd=ROOT,
+                env=program.environment(),
+                stdout=subprocess.PIPE if index == 0 else errors,
+                stderr=errors,
+                text=True,
+            )
+            stack.callback(process.kill)
+            processes.append(process)
+        first, second = processes
+        lines = []
+        for line in first.stdout:
+            lines.append(line)
+            if line.startswith("compiled, first step done"):
+                second.send_signal(signal.SIGTERM)
+        return [process.wait(LIMIT_S) for process in processes], "".join(lines)
+
+
+@pytest.fixture(scope="module")
+def stopped(program, tmp_path_factory):
+    """Workdir, exit statuses, output and step of a run that the second process's SIGTERM ended."""
+    folder = tmp_path_factory.mktemp("two")
+    workdir = folder / "run"
+    # To the end of the schedule, which is far away: the signal comes first on any machine.
+    statuses, said = stopped_by_the_second(program, arguments_of(program, workdir, 0), folder)
+    errors = "".join((folder / f"errors_{index}").read_text() for index in range(2))
+    assert statuses == [128 + signal.SIGTERM] * 2, said + errors
+    return workdir, said, max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def resumed(program, stopped):
+    """The same run, resumed by the script for two more steps."""
+    workdir, _, step = stopped
+    done = launched(program, *arguments_of(program, workdir, step + 2))
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout, step + 2
+
+
+def test_both_stop_at_one_step_and_save_it(stopped):
+    workdir, said, step = stopped
+    assert f"interrupted and saved at step {step}; run the same command again" in said
+    # Whole: what is being written has another name.
+    assert (workdir / "checkpoints" / str(step)).is_dir()
+    assert all(path.name.isdigit() for path in (workdir / "checkpoints").iterdir())
+    # Every step is said once, by the first.
+    steps = [line.split()[1].split("/")[0] for line in said.splitlines() if line[:5] == "step "]
+    assert steps == [str(number) for number in range(1, step + 1)]
+
+
+def test_the_losses_are_those_of_one_process(program, stopped, tmp_path):
+    """The halves of the batch are different ones, and the mean is over both."""
+    done = program.run("main", *arguments_of(program, tmp_path / "run", 1))
+    assert done.returncode == 0, done.stderr
+
+    def first_losses(said):
+        [line] = [line for line in said.splitlines() if line.startswith("step 1/")]
+        losses = re.findall(r"  ([a-z_]+) ([\d.e+-]+)(?=  |$)", line)
+        return {name: float(value) for name, value in losses}
+
+    one = first_losses(done.stdout)
+    assert {"alignment", "adversarial", "discriminator_real", "generator_total"} <= one.keys()
+    # Printed with four digits.
+    assert first_losses(stopped[1]) == pytest.approx(one, rel=2e-3)
+
+
+def test_resumed_by_two_processes(stopped, resumed):
+    workdir, said, last = resumed
+    assert f"resuming at step {stopped[2]} from {workdir}" in said
+    assert f"finished at step {last}" in said
+    assert max(int(path.name) for path in (workdir / "checkpoints").iterdir()) == last
+
+
+def test_two_processes_measure_what_one_measures(program, resumed, tmp_path):
+    workdir, _, last = resumed
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    done = launched(program, *arguments_of(program, workdir, 0), "--mode=evaluate")
+    assert done.returncode == 0, done.stderr
+    alone = program.run("main", *arguments_of(program, tmp_path, 0), "--mode=evaluate")
+    assert alone.returncode == 0, alone.stderr
+    name = f"evaluation/step_{last:07d}"
+    shared, own = (json.loads((x / name / "metrics.json").read_text()) for x in (workdir, tmp_path))
+    assert own["images"] == 4
+    assert own["positions"] > 0
+    assert shared == pytest.approx(own, rel=1e-5)
+    pictures = sorted((tmp_path / name / "outputs").rglob("*.png"))
+    assert len(pictures) == 4
+    for path in pictures:
+        one, two = (
+            np.asarray(Image.open(x), int) for x in (path, workdir / path.relative_to(tmp_path))
+        )
+        assert np.abs(one - two).max() <= 1
