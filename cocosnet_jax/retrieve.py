@@ -4,9 +4,9 @@ r"""Finds the exemplars of every image and writes them as a list, `key,ref1,ref2
         --config.vgg.weights=vgg19.pth --output=ref.txt
 
 lists for each training photograph the training photographs most like it. With --split=validation
-the list is for validation photographs, and its exemplars are training photographs. Who asks is then
-the photograph itself, which is what is to be made; the paper asks with the output of a plain
-translation network instead, a run of `configs/ade20k.py:plain`:
+the list is for validation photographs, and its exemplars are training photographs. The query is
+then the photograph itself, which is what is to be made; the paper's query is the output of a plain
+translation network, a run of `configs/ade20k.py:plain`:
 
     python -m cocosnet_jax.retrieve ... --split=validation --checkpoint=PLAIN_RUN --output=test.txt
 
@@ -28,7 +28,7 @@ _OUTPUT = flags.DEFINE_string("output", "", "list file to write")
 _SPLIT = flags.DEFINE_enum("split", "train", ["train", "validation"], "whose exemplars to find")
 _K = flags.DEFINE_integer("k", 10, "exemplars per image", lower_bound=1)
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "", "run of a plain translation network, whose outputs ask"
+    "checkpoint", "", "run of a plain translation network, whose outputs are the queries"
 )
 _BATCH = flags.DEFINE_integer("batch", 16, "photographs per pass through VGG-19", lower_bound=1)
 

@@ -42,7 +42,8 @@ def write_list(
       output: the list file; features go to the folder `OUTPUT.features`.
       split: `train` or `validation`.
       k: exemplars per image, or as many as there are.
-      checkpoint_path: a plain translation network whose outputs ask; empty for the photographs.
+      checkpoint_path: a plain translation network whose outputs are the queries; empty for the
+        photographs themselves.
       batch_size: photographs per pass through the networks.
 
     Raises:
@@ -55,8 +56,8 @@ def write_list(
     dataset = data.prepare(settings.data)
     if restored is not None:
         label_maps.check_same_colours(restored.settings.data, dataset.settings)
-    asking, pool = _splits(dataset, split)
-    own = own_places(asking.keys, pool.keys)
+    asked, pool = _splits(dataset, split)
+    own = own_places(asked.keys, pool.keys)
     k = min(k, len(pool) - int((own >= 0).any()))
     if k < 1:
         raise UserError(
@@ -71,20 +72,20 @@ def write_list(
         translator = Translator(restored, advice="set a smaller --batch")
         made = _translations(translator, embed)
         what = f"outputs of {restored.folder}"
-        queries = compute(asking, made, what)
-    elif asking.name != pool.name:
-        queries = compute(asking, embed, "photographs")
+        queries = compute(asked, made, what)
+    elif asked.name != pool.name:
+        queries = compute(asked, embed, "photographs")
     found = nearest(queries, candidates, k, own, progress=True)
     exemplars.write_list(
         output,
         {
             key: [pool.keys[place] for place in places]
-            for key, places in zip(asking.keys, found.places, strict=True)
+            for key, places in zip(asked.keys, found.places, strict=True)
         },
     )
     first = found.similarities[:, 0]
     print(
-        f"{output}: {k} exemplars for each of {len(asking)} images; the first has a cosine of"
+        f"{output}: {k} exemplars for each of {len(asked)} images; the first has a cosine of"
         f" {np.median(first):.3f} in the median, {first.min():.3f} at worst"
     )
 
@@ -104,7 +105,7 @@ class _Images(NamedTuple):
 
 
 def _splits(dataset: Dataset, name: str) -> tuple[_Images, _Images]:
-    """Who asks, and who may answer."""
+    """The split of the queries, and that of the candidates."""
 
     def opened(split: str) -> _Images:
         return _Images(split, dataset.split(split))
@@ -244,7 +245,7 @@ def _block(array: np.ndarray, start: int, size: int) -> np.ndarray:
     return np.pad(rows, [(0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)])
 
 
-def own_places(asking: Sequence[str], pool: Sequence[str]) -> Int[np.ndarray, "m"]:
+def own_places(asked: Sequence[str], pool: Sequence[str]) -> Int[np.ndarray, "m"]:
     """For each key that asks, its own place in the pool, or -1."""
     place = {key: index for index, key in enumerate(pool)}
-    return np.array([place.get(key, -1) for key in asking], np.int32)
+    return np.array([place.get(key, -1) for key in asked], np.int32)

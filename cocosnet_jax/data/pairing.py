@@ -184,7 +184,7 @@ def check(
         except UserError as error:
             if str(error) not in wrong:
                 wrong.append(str(error))
-    problems.raise_if_any("nothing was translated", wrong)
+    problems.raise_if_any("this translation", wrong)
     poses.check_corners(
         [bool(text) for text in corners], next(filter(None, corners), ""), "--pose-size"
     )

@@ -201,7 +201,7 @@ def test_every_wrong_file_is_listed_before_anything_is_written(folder):
     with pytest.raises(UserError) as error:
         pairing.check(pairs, DATA)
     message = str(error.value)
-    assert "nothing was translated has 3 problems" in message
+    assert "this translation has 3 problems" in message
     assert (
         "in_1.png holds the values 77 (64 pixels); allowed are 0 to 5: the model knows no"
         in message
