@@ -13,10 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from flax import traverse_util
 
-from cocosnet_jax import checkpoint
+from cocosnet_jax import checkpoint, integrity, mesh
 from cocosnet_jax.checkpoint import Restored
+from cocosnet_jax.distributed import say
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, inference_variables
@@ -24,6 +26,37 @@ from cocosnet_jax.state import TrainState, inference_variables
 _PLAYERS = ("generator", "discriminator")
 # Names of the modules above an array.
 _Module = tuple[str, ...]
+
+
+def origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored | None:
+    """Reads the checkpoint that a new run starts from, and says what of it fits.
+
+    Args:
+      settings: of the new run.
+      folder: its workdir.
+      init_from: a workdir, its folder `checkpoints`, or a step's folder.
+
+    Returns:
+      The checkpoint; None where the run has one of its own.
+
+    Raises:
+      UserError: there is no checkpoint, or none of its weights fit.
+    """
+    if own := integrity.steps(folder / checkpoint.FOLDER):
+        say(f"--init_from is not read: {folder} has checkpoints of its own, up to step {own[0]}")
+        return None
+    replicated = mesh.replicated(mesh.make())
+    found = checkpoint.restore_for_inference(init_from, replicated, all_networks=True)
+    # One's own classes may have to be counted first, which the check of the data says.
+    if settings.data.channels:
+        say(check(checkpoint.abstract_state(settings, replicated), found))
+        if note := other_settings(found, settings):
+            say(note)
+    if found.state.ema is None:
+        return found
+    # The average is taken over; beside it, parameters would fill devices for the whole run.
+    params = {"discriminator": found.state.params["discriminator"]}
+    return found._replace(state=dataclasses.replace(found.state, params=params))
 
 
 def check(fresh: TrainState, restored: Restored) -> str:

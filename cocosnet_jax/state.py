@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Int, PyTree
 
@@ -127,3 +128,12 @@ def parameter_table(params: dict[str, PyTree]) -> str:
         parts = [f"{part} {size(tree):,}" for part, tree in modules.items()]
         lines.append(f"  {name:<14}{size(modules):>12,}  ({', '.join(parts)})")
     return "\n".join([*lines, f"  {'in all':<14}{size(networks):>12,}"])
+
+
+def all_finite(tree: PyTree) -> bool:
+    """Whether every number of a tree is finite.
+
+    Looked at on the host: a checkpoint brings the state there anyway, and a program that reduces
+    some thousand arrays takes XLA long to compile.
+    """
+    return all(np.isfinite(leaf.addressable_data(0)).all() for leaf in jax.tree.leaves(tree))

@@ -9,15 +9,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
-from jaxtyping import PyTree
 
 from cocosnet_jax import (
-    checkpoint,
     fine_tuning,
     hooks,
-    integrity,
     interrupt,
     mesh,
     partition,
@@ -31,7 +27,7 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.preparation import prepare_data
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.settings import Settings
-from cocosnet_jax.state import TrainState, parameter_table
+from cocosnet_jax.state import TrainState, all_finite, parameter_table
 from cocosnet_jax.types import Batch
 from cocosnet_jax.vgg import VggWeights
 
@@ -74,7 +70,7 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
     if settings.vgg.weights == "random":
         say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
     # Before data are prepared, which takes long.
-    origin = _origin(settings, folder, init_from) if init_from else None
+    origin = fine_tuning.origin(settings, folder, init_from) if init_from else None
     dataset = prepare_data(settings.data)
     settings = dataclasses.replace(settings, data=dataset.settings)
     workdir.check_colours(folder, settings)
@@ -93,25 +89,6 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
         finally:
             # Whatever ended the loop, a checkpoint that is being written is finished.
             checkpoints.close()
-
-
-def _origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored | None:
-    """The checkpoint that a new run starts from; None where the run has one of its own."""
-    if own := integrity.steps(folder / checkpoint.FOLDER):
-        say(f"--init_from is not read: {folder} has checkpoints of its own, up to step {own[0]}")
-        return None
-    replicated = mesh.replicated(mesh.make())
-    origin = checkpoint.restore_for_inference(init_from, replicated, all_networks=True)
-    # One's own classes may have to be counted first, which the check of the data says.
-    if settings.data.channels:
-        say(fine_tuning.check(checkpoint.abstract_state(settings, replicated), origin))
-        if note := fine_tuning.other_settings(origin, settings):
-            say(note)
-    if origin.state.ema is None:
-        return origin
-    # The average is taken over; beside it, parameters would fill devices for the whole run.
-    params = {"discriminator": origin.state.params["discriminator"]}
-    return origin._replace(state=dataclasses.replace(origin.state, params=params))
 
 
 def _first_state(
@@ -200,15 +177,6 @@ def loop(
         return 0
     say(f"interrupted and saved at step {step}; run the same command again to go on")
     return 128 + (interruption.signal or signal.SIGTERM)
-
-
-def all_finite(tree: PyTree) -> bool:
-    """Whether every number of a tree is finite.
-
-    Looked at on the host: a checkpoint brings the state there anyway, and a program that reduces
-    some thousand arrays takes XLA long to compile.
-    """
-    return all(np.isfinite(leaf.addressable_data(0)).all() for leaf in jax.tree.leaves(tree))
 
 
 def _check(not_finite: str, checkpoints: Checkpoints) -> None:

@@ -27,6 +27,7 @@ from cocosnet_jax import (
 )
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.state import all_finite
 from tests import test_checkpoint
 from tests.conftest import LIMIT_S, ROOT, STEPS
 from tests.data.conftest import colours, draw_label
@@ -313,7 +314,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(loop, tmp_pa
         loop(good_until(loss=7, parameter=99))
     restored = checkpoint.restore_for_inference(tmp_path)
     assert restored.step == 6
-    assert train.all_finite(restored.state)
+    assert all_finite(restored.state)
 
 
 def test_a_transfer_by_accident_in_a_step_is_an_error(loop):
