@@ -3,7 +3,8 @@
 tests/conftest.py imports it before the package. Programs that tests start run without it.
 """
 
-from typing import Any
+import io
+from typing import IO, Any
 
 import beartype
 import flax.struct
@@ -11,10 +12,17 @@ import jax
 import jaxtyping
 import numpy as np
 
-_NUMBERS = {int: int | np.integer, float: float | int | np.floating | np.integer}
-# NumPy's numbers are as good as Python's, and an integer where a float is asked for.
+# What is as good at run time as what is asked for.
+_ACCEPTED: dict[Any, Any] = {
+    int: int | np.integer,
+    float: float | int | np.floating | np.integer,
+    # A number of NumPy is an array without axes.
+    np.ndarray: np.ndarray | np.generic,
+    # io.BytesIO has no name and no mode, which IO declares.
+    IO[bytes]: io.IOBase,
+}
 check = beartype.beartype(
-    conf=beartype.BeartypeConf(hint_overrides=beartype.BeartypeHintOverrides(_NUMBERS))
+    conf=beartype.BeartypeConf(hint_overrides=beartype.BeartypeHintOverrides(_ACCEPTED))
 )
 _dataclass = flax.struct.dataclass
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import scipy.ndimage
+import tensorflow as tf
 
 from cocosnet_jax.data import distortions
 from tests.data.conftest import CLASSES, colours, draw_label
@@ -61,7 +62,9 @@ def test_image_and_label_move_under_the_same_map(seed):
     label = draw_label(seed, 96, 96)[..., None]
     grid = distortions.sampling_grid(distortions.draw(np.random.default_rng(seed)), 96)
     moved = np.asarray(distortions.sample_label(tf.constant(label), grid))[..., 0]
-    image = np.asarray(distortions.sample_image(tf.constant(colours(label[..., 0])), grid)).astype(int)
+    image = np.asarray(distortions.sample_image(tf.constant(colours(label[..., 0])), grid)).astype(
+        int
+    )
     # Bilinear and nearest may differ by one pixel at a border between classes, and only there.
     inside = np.ones(moved.shape, bool)
     for shift in np.ndindex(3, 3):
