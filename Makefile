@@ -15,7 +15,7 @@ PIP := { $(BIN)/python -m pip --version || $(BIN)/python -m ensurepip; } > /dev/
 help:
 	@echo "make demo     train on drawn landscapes, translate some, show what it measured"
 	@echo "make test     style, types and tests, with one case of the release's numbers"
-	@echo "make parity   all cases of the release's numbers, in float64, float32 and bfloat16"
+	@echo "make parity   the release's numbers and files in full, in float64, float32 and bfloat16"
 	@echo "make install  the environment alone, in $(VENV)"
 	@echo "make clean    remove the environment; runs/ stays"
 	@echo "PYTHON=...    which Python makes the environment (3.11 to 3.13)"
@@ -30,7 +30,7 @@ test: $(VENV)/.test
 	$(PYTEST) -m "not parity" --dist=loadfile --no-loadscope-reorder
 
 parity: $(VENV)/.test
-	$(PYTEST) -m parity --dist=loadgroup tests/test_parity.py
+	$(PYTEST) -m parity --dist=loadgroup
 
 install: $(VENV)/.run
 

@@ -117,6 +117,31 @@ def trained(program):
     return workdir
 
 
+# The longest first, so that both workers end at about the same time; a file is one worker's
+# (--dist=loadfile), since its tests share what they compile.
+LONGEST = (
+    "test_train.py",
+    "test_two_processes.py",
+    "test_translate.py",
+    "test_eight_devices.py",
+    "test_losses.py",
+    "test_warp.py",
+    "test_steps.py",
+    "test_convert.py",
+    "test_checkpoint.py",
+    "test_retrieve.py",
+    "test_evaluate.py",
+    "test_parity.py",
+    "test_shapes.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    # A stable sort: the other files follow in their own order.
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+
+
 def pytest_terminal_summary(terminalreporter):
     """Prints what tests measured; a worker's own output does not reach the terminal."""
     reports = [report for some in terminalreporter.stats.values() for report in some]

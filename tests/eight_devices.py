@@ -1,4 +1,4 @@
-"""Two training steps on 8 devices and on 1, for test_train: prints what came out of each.
+"""Two training steps on 8 devices and on 1, for test_eight_devices: prints what came out of each.
 
 In float64, where rounding cannot hide a mistake: the order of sums differs between the two.
 """

@@ -1,6 +1,5 @@
 import dataclasses
 import io
-import json
 import os
 import signal
 import subprocess
@@ -224,25 +223,6 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, tr
     assert f"nothing to do: {folder} has {STEPS} of {STEPS} steps" in done.stdout
 
 
-def test_processes_end_together_on_a_wrong_setting(program, tmp_path):
-    arguments = program.train_arguments(
-        tmp_path / "run", data__source="/nowhere", train__evaluation_batch_size=2
-    )
-    done = subprocess.run(
-        ["launch/local_multiprocess.sh", "2", *arguments],
-        cwd=ROOT,
-        env=program.environment() | {"PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-    assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2
-    assert all("config.data.source is '/nowhere', which is no folder" in line for line in errors)
-    assert not (tmp_path / "run").exists()
-
-
 def test_another_runs_workdir_is_refused(program, trained):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     done = program.run("main", *program.train_arguments(trained, optimiser__beta2=0.5))
@@ -407,29 +387,3 @@ def test_a_bad_state_is_never_saved_even_if_the_losses_look_good(loop, tmp_path)
     with pytest.raises(UserError, match=r"a parameter is not finite at step 6; checkpoint 4"):
         loop(good_until(loss=99, parameter=5))
     assert checkpoint.restore_for_inference(tmp_path).step == 4
-
-
-def test_eight_devices_compute_what_one_computes(program):
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.eight_devices"],
-        cwd=ROOT,
-        env=program.environment(devices=8),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["devices"] == 8
-    assert found["rows_shared_by"] == [1, 1, 8, 8]
-    assert found["rows_differ"] < 1e-10
-    assert found["samples"] == list(range(16))
-    assert found["compiled"] == 1
-    assert found["types"] == ["float64", "int32"]
-    for losses in found["losses"]:
-        assert {"mask", "alignment", "discriminator_real"} <= losses.keys()
-        for name, (many, one) in losses.items():
-            assert many == pytest.approx(one, rel=1e-7), name
-    for name, differ in found["differ"].items():
-        assert found["moved"][name] > 1e-5
-        assert differ < 1e-6 * found["moved"][name], name

@@ -146,3 +146,15 @@ def test_two_processes_measure_what_one_measures(program, resumed, tmp_path):
             np.asarray(Image.open(x), int) for x in (path, workdir / path.relative_to(tmp_path))
         )
         assert np.abs(one - two).max() <= 1
+
+
+def test_processes_end_together_on_a_wrong_setting(program, tmp_path):
+    arguments = program.train_arguments(
+        tmp_path / "run", data__source="/nowhere", train__evaluation_batch_size=2
+    )
+    done = launched(program, *arguments)
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert all("config.data.source is '/nowhere', which is no folder" in line for line in errors)
+    assert not (tmp_path / "run").exists()

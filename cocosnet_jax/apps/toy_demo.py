@@ -210,7 +210,7 @@ def colour_distances(
 
 def sheet(
     scenes: Scenes, chosen: np.ndarray, images: UInt8[np.ndarray, "n exemplars height width 3"]
-) -> UInt8[np.ndarray, "height width 3"]:
+) -> UInt8[np.ndarray, "rows columns 3"]:
     """One row per scene: its input, then exemplar and result, three times."""
     rows = []
     # The scenes with most classes show most.

@@ -40,7 +40,9 @@ def _quiet_absl() -> Iterator[None]:
         absl_logging.set_verbosity(before)
 
 
-def decode(features: tfds.features.FeaturesDict, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def decode(
+    features: tfds.features.FeaturesDict, record: tf.Tensor | bytes
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Image (S, S, 3) uint8 and label (S, S, p) uint8 of a record's bytes, in the graph."""
     example = features.deserialize_example(record)
     side = tf.shape(example["image"])[0]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import scipy.ndimage
+import tensorflow as tf
 
 from cocosnet_jax.data import distortions
 from tests.data.conftest import CLASSES, colours, draw_label
@@ -9,8 +10,8 @@ from tests.data.conftest import CLASSES, colours, draw_label
 def test_the_identity_changes_nothing():
     image = np.random.default_rng(0).integers(0, 256, (33, 33, 3), np.uint8)
     grid = distortions.sampling_grid(distortions.identity(), 33)
-    np.testing.assert_array_equal(distortions.sample_image(image, grid), image)
-    np.testing.assert_array_equal(distortions.sample_label(image, grid), image)
+    np.testing.assert_array_equal(distortions.sample_image(tf.constant(image), grid), image)
+    np.testing.assert_array_equal(distortions.sample_label(tf.constant(image), grid), image)
 
 
 def test_the_affine_map_is_the_formula():
@@ -38,7 +39,7 @@ def test_sampling_agrees_with_scipy_and_reflects_at_the_border():
         expected = scipy.ndimage.map_coordinates(
             image[..., channel].astype(np.float64), source[::-1], order=1, mode="mirror"
         )
-        got = np.asarray(distortions.sample_image(image, grid))[..., channel]
+        got = np.asarray(distortions.sample_image(tf.constant(image), grid))[..., channel]
         assert np.abs(got - expected).max() <= 0.51
 
 
@@ -60,8 +61,10 @@ def test_a_distortion_is_smooth_modest_and_never_folds(seed):
 def test_image_and_label_move_under_the_same_map(seed):
     label = draw_label(seed, 96, 96)[..., None]
     grid = distortions.sampling_grid(distortions.draw(np.random.default_rng(seed)), 96)
-    moved = np.asarray(distortions.sample_label(label, grid))[..., 0]
-    image = np.asarray(distortions.sample_image(colours(label[..., 0]), grid)).astype(int)
+    moved = np.asarray(distortions.sample_label(tf.constant(label), grid))[..., 0]
+    image = np.asarray(distortions.sample_image(tf.constant(colours(label[..., 0])), grid)).astype(
+        int
+    )
     # Bilinear and nearest may differ by one pixel at a border between classes, and only there.
     inside = np.ones(moved.shape, bool)
     for shift in np.ndindex(3, 3):

@@ -78,6 +78,22 @@ def assert_equal(got, want):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_names_and_shapes_are_the_releases(case):
+    spec = json.loads((SPECS / f"spec_{case}.json").read_text())
+    for net, label in NETS.items():
+        # Counters and the decoder that no step runs are not kept.
+        wanted = {
+            name: tuple(shape)
+            for name, shape in spec[label].items()
+            if ".dec." not in name and not name.endswith("num_batches_tracked")
+        }
+        table = convert.table(net, make_settings(*CASES[case]))
+        assert {name: leaf.torch_shape for name, leaf in table.items()} == wanted
+
+
+# Gigabytes; names and shapes are compared above, and narrow networks below.
+@pytest.mark.parity
+@pytest.mark.parametrize("case", CASES)
 def test_files_to_checkpoint_to_files_at_full_size(case, tmp_path):
     spec = json.loads((SPECS / f"spec_{case}.json").read_text())
     config = make_settings(*CASES[case])

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -196,13 +198,13 @@ def test_the_lines_to_write(tmp_path):
     few = np.where(NUMBERS == 1, 0, NUMBERS)
     found = survey(tmp_path, rgb(BLACK, RED, GREEN)[NUMBERS], rgb(BLACK, RED, GREEN)[few])
     assert found.in_colour().startswith("2 of 2 label maps are in colour, for example")
-    text, *lines = found.list_to_write("x/classes.txt").splitlines()
+    text, *lines = found.list_to_write(Path("x/classes.txt")).splitlines()
     assert "List their colours in x/classes.txt" in text
     # Black is on 7 pixels, green on 6, red on 3.
     assert lines == ["class_0 #000000", "class_1 #14DC28", "class_2 #C81E3C"]
     assert parse("\n".join(lines)).colours == ((BLACK,), (GREEN,), (RED,))
     noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
-    assert "more than 255 colours" in survey(tmp_path, noise).list_to_write("x/classes.txt")
+    assert "more than 255 colours" in survey(tmp_path, noise).list_to_write(Path("x/classes.txt"))
 
 
 def test_some_maps_in_colour_are_no_list_of_colours(tmp_path):

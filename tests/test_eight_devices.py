@@ -1,0 +1,35 @@
+"""A training step on eight simulated devices (tests/eight_devices.py) beside one on one."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import LIMIT_S, ROOT
+
+
+def test_eight_devices_compute_what_one_computes(program):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.eight_devices"],
+        cwd=ROOT,
+        env=program.environment(devices=8),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["devices"] == 8
+    assert found["rows_shared_by"] == [1, 1, 8, 8]
+    assert found["rows_differ"] < 1e-10
+    assert found["samples"] == list(range(16))
+    assert found["compiled"] == 1
+    assert found["types"] == ["float64", "int32"]
+    for losses in found["losses"]:
+        assert {"mask", "alignment", "discriminator_real"} <= losses.keys()
+        for name, (many, one) in losses.items():
+            assert many == pytest.approx(one, rel=1e-7), name
+    for name, differ in found["differ"].items():
+        assert found["moved"][name] > 1e-5
+        assert differ < 1e-6 * found["moved"][name], name
