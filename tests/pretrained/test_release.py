@@ -87,8 +87,8 @@ def test_names_and_shapes_are_the_releases(case):
             for name, shape in spec[label].items()
             if ".dec." not in name and not name.endswith("num_batches_tracked")
         }
-        table = convert.table(net, make_settings(*CASES[case]))
-        assert {name: leaf.torch_shape for name, leaf in table.items()} == wanted
+        ours = table(net, make_settings(*CASES[case]))
+        assert {name: leaf.torch_shape for name, leaf in ours.items()} == wanted
 
 
 # Gigabytes; names and shapes are compared above, and narrow networks below.
