@@ -3,7 +3,7 @@
 tests/conftest.py imports it before the package. Programs that tests start run without it.
 """
 
-import io
+import pathlib
 from typing import IO, Any
 
 import beartype
@@ -11,6 +11,7 @@ import flax.struct
 import jax
 import jaxtyping
 import numpy as np
+from etils import epath
 
 # What is as good at run time as what is asked for.
 _ACCEPTED: dict[Any, Any] = {
@@ -18,8 +19,9 @@ _ACCEPTED: dict[Any, Any] = {
     float: float | int | np.floating | np.integer,
     # A number of NumPy is an array without axes.
     np.ndarray: np.ndarray | np.generic,
-    # io.BytesIO has no name and no mode, which IO declares.
-    IO[bytes]: io.IOBase,
+    epath.Path: epath.Path | pathlib.Path,
+    # io.BytesIO and mmap are read like IO, but lack some of what it declares.
+    IO[bytes]: object,
 }
 check = beartype.beartype(
     conf=beartype.BeartypeConf(hint_overrides=beartype.BeartypeHintOverrides(_ACCEPTED))
