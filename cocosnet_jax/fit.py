@@ -1,4 +1,4 @@
-"""Compiling with a look at memory first: what does not fit is said, and what would."""
+"""Compiles a program only where it fits in memory; otherwise the error says what would."""
 
 import ctypes
 import math
