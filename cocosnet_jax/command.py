@@ -109,7 +109,9 @@ def run(main: Callable[[], int | None], doc: str | None) -> None:
     try:
         app.run(guarded, flags_parser=parse)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        # At once: several processes may write to one terminal.
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
         sys.exit(error.status)
     except KeyboardInterrupt:
         print("interrupted: run the same command again", file=sys.stderr, flush=True)

@@ -144,9 +144,10 @@ def loop(
     board = hooks.TensorBoard(folder / "tensorboard")
     with interrupt.Interruption() as interruption, contextlib.closing(board):
         for step in range(start + 1, run.last + 1):
+            batch = next(batches)
             # What the step takes is on the devices: anything else would wait for a transfer.
             with jax.transfer_guard("disallow"):
-                state, losses = step_fn(state, weights, next(batches))
+                state, losses = step_fn(state, weights, batch)
             progress.add(losses)
             if step == start + 1:
                 jax.block_until_ready(losses)

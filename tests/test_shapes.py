@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import jaxtyping
 import pytest
 
-from cocosnet_jax import losses, settings, state, steps, vgg_weights
+from cocosnet_jax import losses, settings, state, steps
+from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.types import Batch
 from tests.test_task_configs import load
 

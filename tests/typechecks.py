@@ -1,4 +1,4 @@
-"""Checks the package's annotations, of shapes and other types, whenever a test calls a function.
+"""Checks annotated shapes and types of the networks and losses, whenever a test calls a function.
 
 tests/conftest.py imports it before the package. Programs that tests start run without it.
 """
@@ -13,6 +13,11 @@ import jaxtyping
 import numpy as np
 from etils import epath
 
+# Whose annotations hold shapes.
+CHECKED = (
+    *("nn", "encode", "correspondence", "warp", "generator", "discriminator", "vgg", "model"),
+    *("losses", "steps", "metrics.warp_accuracy"),
+)
 # What is as good at run time as what is asked for.
 _ACCEPTED: dict[Any, Any] = {
     int: int | np.integer,
@@ -42,4 +47,6 @@ def _unchecked_fields(cls: type, **options: Any) -> type:
 flax.struct.dataclass = _unchecked_fields  # type: ignore[assignment]
 # What takes JAX's arrays takes NumPy's as well; tests call it with both.
 jaxtyping.Array = jax.Array | np.ndarray  # type: ignore[misc, assignment]
-jaxtyping.install_import_hook("cocosnet_jax", "tests.typechecks.check")
+jaxtyping.install_import_hook(
+    [f"cocosnet_jax.{name}" for name in CHECKED], "tests.typechecks.check"
+)
