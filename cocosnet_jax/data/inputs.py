@@ -47,13 +47,12 @@ class Input(NamedTuple):
     Attributes:
       planes: (S, S, p) uint8, as in `Batch.label`.
       size: (height, width) of what was read; of a pose its photograph's, where there is one.
-      corner: of a pose whose joints fill only a corner of its photograph, how far they reach; else
-        empty.
+      reach: of a pose in its photograph, where nothing else says in which picture it lies.
     """
 
     planes: np.ndarray
     size: tuple[int, int]
-    corner: str = ""
+    reach: poses.Reach | None = None
 
 
 def is_input(data: DataSettings, path: Path) -> bool:
@@ -253,10 +252,10 @@ def _pose(
         called=poses.name_of(canvas, its_size, said, "--pose-size" if pose_size else _POSE_SIZE),
         setting="--pose-size",
     )
-    corner = ""
-    if not said and canvas == its_size and poses.fills_a_corner(joints, canvas):
-        corner = poses.describe(path, joints, canvas)
-    return Input(pose_drawing.draw_pose(joints, canvas, size), its_size or canvas, corner)
+    reach = None
+    if not said and canvas == its_size:
+        reach = poses.reach_of(path, joints, canvas)
+    return Input(pose_drawing.draw_pose(joints, canvas, size), its_size or canvas, reach)
 
 
 def _edges(data: DataSettings, path: Path, size: tuple[int, int]) -> Input:

@@ -268,12 +268,12 @@ def test_the_size_of_what_poses_were_detected_in_comes_with_the_checkpoint(tmp_p
     path = write_pose(tmp_path / "poses/a.json", FIRST, LAST)
     settings = of("folder_poses", 20)
     found = inputs.read_input(settings, photograph, 128)
-    assert found.corner == f"{path}: up to (99, 150) of 384x576 pixels"
+    assert found.reach.text == f"{path}: up to (99, 150) of 384x576 pixels"
     settings = dataclasses.replace(settings, pose_size="128x192")
     for given in (photograph, path):
         found = inputs.read_input(settings, given, 128)
         np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
-        assert (found.size, found.corner) == ((576, 384), "")
+        assert (found.size, found.reach) == ((576, 384), None)
     # A pose of one's own may lie in its photograph all the same.
     write_pose(path, (120, 90), (297, 450))
     with pytest.raises(UserError, match=r"outside the checkpoint.s config\.data\.pose_size of 12"):
@@ -289,7 +289,7 @@ def test_a_files_own_canvas_tells_where_its_joints_lie(tmp_path):
     settings = of("folder_poses", 20)
     found = inputs.read_input(settings, photograph, 128)
     np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
-    assert (found.size, found.corner) == ((576, 384), "")
+    assert (found.size, found.reach) == ((576, 384), None)
     write_pose(path, FIRST, LAST, canvas_width=192, canvas_height=192)
     with pytest.raises(UserError, match=r"canvas has 192x192 .* photograph has 384x576, which is"):
         inputs.read_input(settings, photograph)

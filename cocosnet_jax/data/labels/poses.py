@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,8 @@ _ENDINGS = ("_keypoints.json", ".json", "_candidate.txt", "_subset.txt")
 # Poses that were detected in smaller pictures lie within this part of width and height, from the
 # upper left; a person in the middle of a photograph reaches further in one of them.
 _CORNER = 0.6
+# Of many poses, some reach beyond this part of width or height, wherever people stand.
+_FAR, _MANY, _NEARLY_ALL = 0.7, 8, 0.95
 
 
 def find_pose(stem: Path) -> Path:
@@ -91,37 +93,61 @@ def name_of(
     return "its photograph" if canvas == photograph else "its canvas"
 
 
-def fills_a_corner(joints: np.ndarray, photograph: tuple[int, int]) -> bool:
-    """Whether all joints lie in the upper left of a photograph of (H, W) pixels."""
-    height, width = photograph
-    return bool((np.nanmax(joints, axis=0) < (_CORNER * width, _CORNER * height)).all())
+class Reach(NamedTuple):
+    """How far the joints of a pose reach in its photograph.
+
+    Attributes:
+      x, y: from the upper left, as parts of width and height.
+      text: the same in pixels, for a message that names the file.
+    """
+
+    x: float
+    y: float
+    text: str
+
+    def within(self, part: float) -> bool:
+        """Whether all joints lie in this part of width and of height."""
+        return self.x < part and self.y < part
+
+    @property
+    def in_corner(self) -> bool:
+        """Whether the pose, looked at alone, fills only a corner."""
+        return self.within(_CORNER)
 
 
-def check_corners(in_corner: Sequence[bool], example: str, setting: str) -> None:
-    """Asks the user where most poses fill only a corner of their photographs.
+def reach_of(path: Path, joints: np.ndarray, photograph: tuple[int, int]) -> Reach:
+    """How far the joints of a file, (18, 2), reach in its photograph of (H, W) pixels."""
+    x, y = np.nanmax(joints, axis=0)
+    text = f"{path}: up to ({x:.0f}, {y:.0f}) of {_text(photograph)} pixels"
+    return Reach(float(x) / photograph[1], float(y) / photograph[0], text)
+
+
+def check_reach(reaches: Sequence[Reach], setting: str) -> None:
+    """Asks the user where poses seem to be of smaller pictures than their photographs.
+
+    That is where most of them fill only a corner, or where, of many, hardly one reaches far.
 
     Args:
-      in_corner: of each pose, whether `fills_a_corner`.
-      example: a pose and its photograph, in words.
+      reaches: of each pose in its photograph.
       setting: which answers.
 
     Raises:
       UserError: they do.
     """
-    count = sum(in_corner)
-    if 2 * count > len(in_corner):
-        raise UserError(
-            f"in {count} of {len(in_corner)} poses all joints lie in the upper left"
-            f" {_CORNER:.0%} of the photograph's width and height ({example}). If the poses were"
-            f" detected in smaller pictures, say their size: {setting}=256x256, for example. If"
-            f" they are right as they are: {setting}=photograph"
-        )
-
-
-def describe(path: Path, joints: np.ndarray, photograph: tuple[int, int]) -> str:
-    """How far the joints of a pose reach in its photograph, for a message."""
-    x, y = np.nanmax(joints, axis=0)
-    return f"{path}: up to ({x:.0f}, {y:.0f}) of {_text(photograph)} pixels"
+    total = len(reaches)
+    near = [reach for reach in reaches if reach.in_corner]
+    part = _CORNER
+    if 2 * len(near) <= total:
+        part = _FAR
+        near = [reach for reach in reaches if reach.within(_FAR)]
+        if total < _MANY or len(near) < _NEARLY_ALL * total:
+            return
+    raise UserError(
+        f"in {len(near)} of {total} poses all joints lie in the upper left {part:.0%} of the"
+        f" photograph's width and height ({near[0].text}). If the poses were detected in smaller"
+        f" pictures, say their size: {setting}=256x256, for example. If they are right as they"
+        f" are: {setting}=photograph"
+    )
 
 
 def _text(size: tuple[int, int]) -> str:

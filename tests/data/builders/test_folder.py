@@ -676,6 +676,33 @@ def test_poses_of_smaller_pictures_are_a_question(tmp_path, dataset):
     assert "outside config.data.pose_size of 80x80 pixels" in message
 
 
+def test_poses_none_of_which_reaches_far_are_a_question(tmp_path):
+    """People up to 70% and 90% of pictures that have 3/4 of their photographs' sides."""
+    settings = DataSettings(
+        dataset="folder_poses",
+        source=str(tmp_path / "own"),
+        data_dir=str(tmp_path / "prepared"),
+        image_size=64,
+        load_size=64,
+        condition="channels",
+        channels=20,
+        exemplar_probability=0.0,
+    )
+    write_poses(tmp_path / "own", [(200, 300)] * 8, reach=(3 / 4, 3 / 4))
+    said = problems(settings)
+    assert said.startswith(
+        "in 8 of 8 poses all joints lie in the upper left 70% of the photograph's width and height"
+    )
+    assert "up to (105, 202) of 200x300 pixels" in said
+    sized = dataclasses.replace(settings, pose_size="150x225")
+    data.prepare(sized)
+    place = drawn_at(data.open(sized).split("train")[0][1])
+    np.testing.assert_allclose(place, [0.28, 0.08, 0.73, 0.92], atol=0.03)
+    # One that reaches further is as good as a proof.
+    write_poses(tmp_path / "own", [(200, 300)])
+    data.prepare(settings)
+
+
 def test_some_people_may_stand_in_a_corner(tmp_path):
     write_poses(tmp_path / "own", [(200, 300)] * 4, reach=(1 / 2, 1 / 3))
     for i in range(2):
