@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cocosnet_jax.data import images
 from cocosnet_jax.errors import UserError
 
 JOINTS = 18
@@ -50,7 +51,10 @@ def parse_size(pose_size: str) -> tuple[int, int] | None:
 
 
 def canvas_of(
-    path: Path, photograph: tuple[int, int] | None, pose_size: str
+    path: Path,
+    photograph: tuple[int, int] | None,
+    pose_size: str,
+    setting: str = "config.data.pose_size",
 ) -> tuple[int, int] | None:
     """(H, W) of the picture in whose pixels a file's joints lie; None where nothing tells.
 
@@ -59,6 +63,7 @@ def canvas_of(
       photograph: (H, W) of the photograph, where there is one.
       pose_size: `WIDTHxHEIGHT`; `photograph`, where there is one; or empty: what the file says,
         else the photograph.
+      setting: what messages say sets it.
 
     Raises:
       UserError: the file says a canvas that is no resized copy of its photograph.
@@ -76,7 +81,8 @@ def canvas_of(
         raise UserError(
             f"{path} says that its canvas has {_text(stated)} pixels (width x height), but its"
             f" photograph has {_text(photograph)}, which is of another shape; correct"
-            " canvas_width and canvas_height, or take them out"
+            f" canvas_width and canvas_height, take them out, or set {setting} to the size of the"
+            " picture in which the pose was detected"
         )
     return stated
 
@@ -157,7 +163,7 @@ def _text(size: tuple[int, int]) -> str:
 def _stated_canvas(path: Path) -> tuple[int, int] | None:
     """(H, W) by `canvas_height` and `canvas_width` of a JSON file; None where it has neither."""
     try:
-        content = json.loads(_read(path))
+        content = _read_content(path)
     except ValueError:
         return None  # `read_pose` says so.
     fields = ("canvas_height", "canvas_width")
@@ -214,16 +220,17 @@ def read_pose(
     outside = ((seen < -1) | (seen > (width + 1, height + 1))).any(1)
     if outside.any():
         x, y = seen[outside][0]
+        example = "512x512" if size == (256, 256) else "256x256"
         raise UserError(
             f"{path} has a joint at ({x:g}, {y:g}), outside {called} of {width}x{height} pixels"
             " (width x height); detect the pose in its photograph, at its own size, or set"
-            f" {setting} to the size of the pictures in which poses were detected (256x256, for"
+            f" {setting} to the size of the pictures in which poses were detected ({example}, for"
             " example)"
         )
     if seen.max() <= 1:
         raise UserError(
-            f"{path} has all joints between 0 and 1; write them in pixels (OpenPose's option"
-            " --keypoint_scale 0)"
+            f"{path} has all joints between {0 if seen.min() >= 0 else -1} and 1; write them in"
+            " pixels (OpenPose's option --keypoint_scale 0)"
         )
     return joints
 
@@ -269,7 +276,7 @@ def _read_table(path: Path, columns: int, meaning: str) -> np.ndarray:
 
 def _read_json(path: Path) -> np.ndarray:
     try:
-        people = json.loads(_read(path))["people"]
+        people = _read_content(path)["people"]
         poses = [_keypoints(person) for person in people]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
@@ -280,6 +287,12 @@ def _read_json(path: Path) -> np.ndarray:
         return np.full((JOINTS, 2), np.nan)
     best = max(poses, key=lambda pose: pose[:, 2].sum())
     return np.where(best[:, 2:] > 0, best[:, :2], np.nan)
+
+
+def _read_content(path: Path) -> Any:
+    """The content of a JSON file; of a list of one pose, as pose editors write it, that pose."""
+    content = json.loads(_read(path))
+    return content[0] if isinstance(content, list) and len(content) == 1 else content
 
 
 def _keypoints(person: Any) -> np.ndarray:
@@ -295,6 +308,14 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
+        stem = path.with_name(stem_of(path.name))
+        pictures = [stem.with_name(stem.name + ending) for ending in images.EXTENSIONS]
+        if drawn := next((picture for picture in pictures if picture.exists()), None):
+            raise UserError(
+                f"pose file {path} does not exist, and {drawn} is a picture, from which joints are"
+                " not read; run the pose detector so that it writes them (OpenPose's option"
+                " --write_json)"
+            ) from None
         raise UserError(f"pose file {path} does not exist; run the pose detector") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"pose file {path} cannot be read ({error}); replace it") from None
