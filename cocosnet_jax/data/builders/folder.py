@@ -33,7 +33,7 @@ import tensorflow_datasets as tfds
 
 from cocosnet_jax.data import images, problems
 from cocosnet_jax.data.builders.drawn_poses import DrawnPoses
-from cocosnet_jax.data.builders.listed import LIST_FILES, ListedBuilder, Place, split_of
+from cocosnet_jax.data.builders.listed import ListedBuilder, Place, split_of
 from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.labels import edges, label_maps
 from cocosnet_jax.data.labels.label_maps import ClassList
@@ -92,7 +92,7 @@ class OwnBuilder(ListedBuilder):
                 found.append(f"{stems[stem]} and {key} have one name; rename one of them")
             stems[stem] = key
         # With lists, photographs that they leave out may have annotations.
-        if not any((self.root / name).exists() for name in LIST_FILES):
+        if not self.lists:
             every = set(map(_stem, self._photographs()))
             found += [
                 f"{path} has no photograph {stem}.jpg"
@@ -131,7 +131,6 @@ class Folder(OwnBuilder):
     """One's own label maps."""
 
     annotations: ClassVar[str] = "labels"
-    read_files: ClassVar[tuple[str, ...]] = (*ListedBuilder.read_files, "classes.txt")
     unmarked: ClassVar[int | None] = None
 
     def read_input(self, key: str, size: tuple[int, int]) -> np.ndarray:
@@ -203,9 +202,17 @@ class Folder(OwnBuilder):
             )
         return found
 
-    @property
+    @functools.cached_property
     def _classes_file(self) -> Path:
-        return self.root / "classes.txt"
+        """Where classes.txt is, in any case, or would be."""
+        paths = sorted(self.root.iterdir())
+        named = (path for path in paths if path.name.lower() == "classes.txt")
+        return next(named, self.root / "classes.txt")
+
+    def side_files(self) -> list[Path]:
+        """As every dataset's; and classes.txt."""
+        found = super().side_files()
+        return [*found, self._classes_file] if self._classes_file.exists() else found
 
     def _read(self, path: Path) -> np.ndarray:
         """The class of each pixel of a label map, (H, W) int32."""

@@ -111,6 +111,13 @@ def test_named_classes_must_agree(settings, own):
         data.found_classes(dataclasses.replace(settings, channels=0))
 
 
+def test_classes_in_a_file_of_capital_letters(settings, own):
+    (own / "Classes.txt").write_text(CLASSES_TXT)
+    write_in_colour(own)
+    data.prepare(settings)
+    assert_prepared(settings)
+
+
 def test_values_out_of_range_name_file_value_and_pixels(settings, own):
     label = draw_label(0).astype(np.uint16)
     label[:3, :7] = 1000
@@ -580,6 +587,97 @@ def test_lists_that_leave_a_split_empty_or_share_photographs(settings, tmp_path)
     (root / "test.txt").write_text("1\n")
     assert (
         problems(settings) == f"dataset {root}: images/1.jpg is both in train.txt and in test.txt"
+    )
+
+
+@pytest.mark.parametrize("names", [("Train.txt", "Val.txt"), ("train.txt", "validation.TXT")])
+@pytest.mark.parametrize("more", ["", "dev"])
+def test_lists_under_other_names(settings, tmp_path, capsys, names, more):
+    root = tmp_path / "listed"
+    write_tree(root, *"01234")
+    names = (names[0], f"{more}.txt" if more else names[1])
+    (root / names[0]).write_text("4\n1\n")
+    (root / names[1]).write_text("3\n")
+    assert splits(settings, root, capsys) == (
+        ["images/4.jpg", "images/1.jpg"],
+        ["images/3.jpg"],
+        f"your data: 2 photographs train and 1 validate, by {', '.join(names)}; left out: 2",
+    )
+
+
+@pytest.mark.parametrize("folder", ["lists", "images", "ImageSets/Main", ".."])
+def test_lists_in_other_places(settings, tmp_path, folder):
+    root = tmp_path / "source/listed"
+    write_tree(root, *"012")
+    source = root.parent if folder == ".." else root
+    settings = dataclasses.replace(settings, source=str(source))
+    path = source / "val.txt" if folder == ".." else root / folder / "val.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("1\n")
+    assert problems(settings) == (
+        f"dataset {source}: {path} is not read, because a list lies beside the folder images: move"
+        f" it to {root}/val.txt, or remove it"
+    )
+    # Where the split is known, other lists are nobody's.
+    (root / "val.txt").write_text("2\n")
+    data.prepare(settings)
+    assert data.open(settings).split("validation").keys == ["images/2.jpg"]
+
+
+def test_two_lists_of_a_split_and_an_empty_one(settings, tmp_path):
+    root = tmp_path / "listed"
+    write_tree(root, *"012")
+    settings = dataclasses.replace(settings, source=str(root))
+    (root / "val.txt").touch()
+    assert problems(settings) == (
+        f"dataset {root}: {root}/val.txt is empty: list photographs in it, one per line, or remove"
+        " it"
+    )
+    (root / "dev.txt").write_text("1\n")
+    assert problems(settings) == (
+        f"{root}/dev.txt and {root}/val.txt both list the validation split; remove one of them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "other"),
+    [("train", "dev"), ("Train", "Eval"), ("trainA", "testA"), ("training", "development")],
+)
+def test_other_names_of_the_splits(settings, tmp_path, capsys, train, other):
+    root = tmp_path / "split"
+    write_tree(root, f"{train}/a", f"{train}/b", f"{other}/c")
+    assert splits(settings, root, capsys) == (
+        [f"images/{train}/a.jpg", f"images/{train}/b.jpg"],
+        [f"images/{other}/c.jpg"],
+        "your data: 2 photographs train and 1 validate, by the names of folders",
+    )
+
+
+def test_folders_that_seem_to_name_splits(settings, tmp_path):
+    root = tmp_path / "split"
+    write_tree(root, "train_old/a", "testset/b", "VALLEY/c", "trains/d", "devices/e")
+    settings = dataclasses.replace(settings, source=str(root))
+    assert problems(settings) == "\n".join(
+        [
+            f"dataset {root} has 2 problems:",
+            *(
+                f"  {root}/images/{name} seems to name a split, but only train, val and test do:"
+                " rename it, with that of its annotations, or list the splits in"
+                f" {root}/train.txt and val.txt"
+                for name in ("testset", "train_old")
+            ),
+        ]
+    )
+    (root / "val.txt").write_text("b\n")
+    data.prepare(settings)
+    assert data.open(settings).split("validation").keys == ["images/testset/b.jpg"]
+
+
+def test_folders_in_capital_letters_are_named(settings, tmp_path):
+    write_tree(tmp_path / "capital", "a", photographs="Images", maps="Labels")
+    message = problems(dataclasses.replace(settings, source=str(tmp_path / "capital")))
+    assert (
+        "images and labels of your data, but Images, Labels (rename Images to images: " in message
     )
 
 
