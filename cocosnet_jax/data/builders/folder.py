@@ -152,6 +152,8 @@ class Folder(OwnBuilder):
         self.check_channels()
         _ = self._survey  # raises where they do not
         super().check()
+        if note := self._survey[0].smoothed():
+            print(note, flush=True)
 
     def check_channels(self) -> None:
         """The number of classes must be known, and agree with classes.txt where there is one."""
@@ -239,6 +241,9 @@ class Folder(OwnBuilder):
         numbered = not classes.colours and value_255 != "class_1"
         limit = 2 if value_255 == "class_1" else len(classes.names) or images.MAX_CLASSES
         pixels = np.zeros(limit, np.int64)
+        advice = ""
+        if classes.names:
+            advice = f"correct the map, or add a line for every class to {self._classes_file}"
         survey, lock = Survey(), threading.Lock()
 
         def look(path: Path) -> str | None:
@@ -247,7 +252,7 @@ class Folder(OwnBuilder):
                     label = self._marked(label_maps.without_void(survey.add(path), value_255))
                 else:
                     label = self._read(path)
-                images.check_classes(path, label, limit)
+                images.check_classes(path, label, limit, advice=advice)
             except UserError as error:
                 return str(error)
             counts = np.bincount(label.ravel(), minlength=limit)
@@ -259,7 +264,12 @@ class Folder(OwnBuilder):
         if shared := survey.in_colour() or survey.conflict():
             shared = f"{shared}. {survey.list_to_write(self._classes_file)}"
         elif self.unmarked is None:
-            shared = survey.marks_255(value_255)
+            shared = survey.marks_255(value_255, self._classes_file)
+        if shared is None and not found and np.count_nonzero(pixels) == 1:
+            shared = (
+                f"all label maps are of class {pixels.argmax()} alone, from which nothing is"
+                " learned; correct the maps, classes.txt or config.data.value_255"
+            )
         if shared is not None:
             raise UserError(f"dataset {self.builder_config.source}: {shared}")
         return survey, pixels, found

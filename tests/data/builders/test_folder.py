@@ -107,8 +107,32 @@ def test_named_classes_must_agree(settings, own):
     assert "channels is 6, but" in problems(settings)
     data.prepare(dataclasses.replace(settings, channels=7))
     (own / "classes.txt").write_text("unknown\nsky\n")
-    with pytest.raises(UserError, match=r"e\.png holds the values 2 \(\d+ pixels\), 3 "):
+    with pytest.raises(UserError, match=r"e\.png holds the values 2 \(\d+ pixels\), 3 ") as error:
         data.found_classes(dataclasses.replace(settings, channels=0))
+    assert f"add a line for every class to {own}/classes.txt" in str(error.value)
+    assert "config.data.channels" not in str(error.value)
+
+
+def test_maps_of_one_class_are_refused(settings, own):
+    for number in (0, 3):
+        for name in NAMES:
+            save(own / f"labels/{name}.png", np.full((90, 120), number, np.uint8))
+        for channels in (0, CLASSES):
+            assert problems(dataclasses.replace(settings, channels=channels)) == (
+                f"dataset {own}: all label maps are of class {number} alone, from which nothing is"
+                " learned; correct the maps, classes.txt or config.data.value_255"
+            )
+
+
+def test_numbers_of_smoothed_edges_are_a_note(settings, own, capsys):
+    data.prepare(settings)
+    assert "note" not in capsys.readouterr().out
+    for i, name in enumerate(NAMES):
+        small = Image.fromarray(draw_label(i, 60, 80) * 8)
+        small.resize((120, 90), Image.Resampling.BICUBIC).save(own / f"labels/{name}.png")
+    shutil.rmtree(builders.open_builder(settings).data_dir)
+    data.prepare(dataclasses.replace(settings, channels=60))
+    assert "note: the numbers 1, 2, 3, 4, 5, 6, 7, " in capsys.readouterr().out
 
 
 def test_classes_in_a_file_of_capital_letters(settings, own):
