@@ -176,7 +176,8 @@ def _read_label_map(data: DataSettings, path: Path) -> np.ndarray:
     """The class of each pixel, (H, W) int32, as the model's training numbered classes."""
     classes = label_maps.parse_classes(data.classes, "config.data.classes of the checkpoint")
     unlisted = "which no class of the model has: correct the map"
-    label = label_maps.read(path, classes, data.value_255, unlisted)
+    if_numbers = "draw the map in the colours of the training's maps"
+    label = label_maps.read(path, classes, data.value_255, unlisted, if_numbers)
     if classes.colours:
         return label
     label_maps.check_palette(path, label_maps.parse_palette(data.palette), "the training's maps")

@@ -88,6 +88,13 @@ def test_label_maps_by_the_trainings_colours(tmp_path):
     shown[0, 0] = 1, 2, 3
     with pytest.raises(UserError, match=r"#010203 \(1 pixels\), which no class of the model has"):
         inputs.read_input(settings, save(tmp_path / "rgb.png", shown))
+    white = dataclasses.replace(of("folder", 2), value_255="class_1")
+    for model in (settings, white):
+        with pytest.raises(UserError) as error:
+            inputs.read_input(model, save(tmp_path / "numbers.png", label))
+        # Whoever translates has no classes.txt, and no settings of the training.
+        advice = "; if these are class numbers, draw the map in the colours of the training's maps"
+        assert str(error.value).endswith(advice)
 
 
 def test_a_palette_that_is_not_the_trainings(tmp_path):
