@@ -6,6 +6,7 @@ Preparation and translation share these functions, so a file gives the same pixe
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -101,7 +102,7 @@ def read_label_image(path: FileName) -> LabelImage:
 
     Raises:
       ColourError: it is in colour.
-      UserError: the file is missing, truncated, no image, a JPEG, or a mask in an alpha channel.
+      UserError: the file is missing, truncated, no image, lossy, or a mask in an alpha channel.
     """
     image, orientation = _read_lossless(path)
     palette = None
@@ -134,13 +135,15 @@ def read_colours(path: FileName) -> np.ndarray:
     Grey levels are colours with three equal channels; an alpha channel is dropped.
 
     Raises:
-      UserError: the file is missing, truncated, no image, a JPEG, a mask in an alpha channel, or
+      UserError: the file is missing, truncated, no image, lossy, a mask in an alpha channel, or
         holds numbers of more than 8 bits that are no colours.
     """
     image, orientation = _read_lossless(path)
-    if image.mode.startswith("I;16"):
-        levels, rest = np.divmod(np.asarray(image), 257)
-        if not rest.any():
+    if image.mode.startswith("I"):
+        numbers = np.asarray(image)
+        # The levels of 8 bits, or the same in 16.
+        levels, rest = np.divmod(numbers, 257 if numbers.max() > 255 else 1)
+        if not rest.any() and levels.min() >= 0 and levels.max() <= 255:
             image = Image.fromarray(levels.astype(np.uint8))
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise UserError(
@@ -156,9 +159,9 @@ def read_colours(path: FileName) -> np.ndarray:
 def _read_lossless(path: FileName) -> tuple[Image.Image, int]:
     """A label map's image as stored, and its EXIF orientation."""
     image, orientation = _read(path)
-    if image.format in ("JPEG", "MPO"):
+    if kind := _lossy_kind(path, image):
         raise UserError(
-            f"{path} is a JPEG, whose compression changes class numbers and colours; save the map"
+            f"{path} is a {kind}, whose compression changes class numbers and colours; save the map"
             " as PNG, from where it was drawn"
         )
     if image.mode in ("LA", "RGBA"):
@@ -170,6 +173,27 @@ def _read_lossless(path: FileName) -> tuple[Image.Image, int]:
                 " read; save the mask itself as a grey PNG without alpha channel"
             )
     return image, orientation
+
+
+def _lossy_kind(path: FileName, image: Image.Image) -> str:
+    """What messages call a file whose compression changes pixels; empty if it does not."""
+    if image.format in ("JPEG", "MPO"):
+        return "JPEG"
+    if image.format == "TIFF" and image.info.get("compression") in ("jpeg", "tiff_jpeg"):
+        return "TIFF with JPEG compression"
+    if image.format == "WEBP" and b"VP8 " in _chunks(Path(path).read_bytes()):
+        return "lossy WebP"
+    return ""
+
+
+def _chunks(webp: bytes) -> list[bytes]:
+    """The names of a WebP's chunks: pixels are in `VP8 ` if it is lossy, else in `VP8L`."""
+    names, place = [], 12
+    while place + 8 <= len(webp):
+        names.append(webp[place : place + 4])
+        length = int.from_bytes(webp[place + 4 : place + 8], "little")
+        place += 8 + length + length % 2
+    return names
 
 
 def read_pair(photograph: FileName, label: FileName) -> tuple[np.ndarray, np.ndarray]:

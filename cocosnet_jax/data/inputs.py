@@ -47,13 +47,12 @@ class Input(NamedTuple):
     Attributes:
       planes: (S, S, p) uint8, as in `Batch.label`.
       size: (height, width) of what was read; of a pose its photograph's, where there is one.
-      corner: of a pose whose joints fill only a corner of its photograph, how far they reach; else
-        empty.
+      reach: of a pose in its photograph, where nothing else says in which picture it lies.
     """
 
     planes: np.ndarray
     size: tuple[int, int]
-    corner: str = ""
+    reach: poses.Reach | None = None
 
 
 def is_input(data: DataSettings, path: Path) -> bool:
@@ -177,7 +176,8 @@ def _read_label_map(data: DataSettings, path: Path) -> np.ndarray:
     """The class of each pixel, (H, W) int32, as the model's training numbered classes."""
     classes = label_maps.parse_classes(data.classes, "config.data.classes of the checkpoint")
     unlisted = "which no class of the model has: correct the map"
-    label = label_maps.read(path, classes, data.value_255, unlisted)
+    if_numbers = "draw the map in the colours of the training's maps"
+    label = label_maps.read(path, classes, data.value_255, unlisted, if_numbers)
     if classes.colours:
         return label
     label_maps.check_palette(path, label_maps.parse_palette(data.palette), "the training's maps")
@@ -220,6 +220,7 @@ def _pose(
     photograph: Path | None,
     pose_size: str,
 ) -> Input:
+    asked = photograph is None  # --pose-size is not said of exemplars.
     if path.suffix.lower() in images.EXTENSIONS:
         photograph, place = path, _place(data, path)
         if place is not None:
@@ -235,10 +236,15 @@ def _pose(
             )
     elif photograph is None:
         photograph = photograph_of(data, path)
+    if pose_size == "photograph" and photograph is None:
+        raise UserError(
+            f"--pose-size is photograph, but {path} has none: put {poses.stem_of(path.name)}.jpg"
+            " beside it, or set --pose-size=WIDTHxHEIGHT to its size"
+        )
     its_size = None if photograph is None else _size(images.read_photograph(photograph))
     said = pose_size or data.pose_size
     # Without photograph a file's own canvas says more than the checkpoint.
-    canvas = poses.canvas_of(path, its_size, said if its_size else pose_size)
+    canvas = poses.canvas_of(path, its_size, said if its_size else pose_size, "--pose-size")
     canvas = canvas or poses.parse_size(data.pose_size)
     if canvas is None:
         poses.read_pose(path, _ANY_CANVAS)  # What is wrong with the file itself is said first.
@@ -253,10 +259,28 @@ def _pose(
         called=poses.name_of(canvas, its_size, said, "--pose-size" if pose_size else _POSE_SIZE),
         setting="--pose-size",
     )
-    corner = ""
-    if not said and canvas == its_size and poses.fills_a_corner(joints, canvas):
-        corner = poses.describe(path, joints, canvas)
-    return Input(pose_drawing.draw_pose(joints, canvas, size), its_size or canvas, corner)
+    if asked and not pose_size and its_size and its_size != canvas:
+        _check_larger_canvas(path, joints, canvas, its_size)
+    reach = None
+    if not said and canvas == its_size:
+        reach = poses.reach_of(path, joints, canvas)
+    return Input(pose_drawing.draw_pose(joints, canvas, size), its_size or canvas, reach)
+
+
+def _check_larger_canvas(
+    path: Path, joints: np.ndarray, canvas: tuple[int, int], photograph: tuple[int, int]
+) -> None:
+    """Raises a `UserError` where a pose may lie in its photograph or in a larger canvas."""
+    height, width = photograph
+    larger = canvas[0] >= height and canvas[1] >= width
+    if larger and (np.nanmax(joints, axis=0) <= (width, height)).all():
+        said = f"{canvas[1]}x{canvas[0]}"
+        raise UserError(
+            f"{path} has all joints within its photograph of {width}x{height} pixels (width x"
+            f" height), which is smaller than {said}, the size of the pictures in which this"
+            " checkpoint's poses were detected: set --pose-size=photograph if this pose was"
+            f" detected in the photograph, or --pose-size={said}"
+        )
 
 
 def _edges(data: DataSettings, path: Path, size: tuple[int, int]) -> Input:

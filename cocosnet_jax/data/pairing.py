@@ -152,8 +152,8 @@ def check(
       pose_size: of the inputs, `--pose-size`.
 
     Raises:
-      UserError: lists what cannot be read, and what would be written over; or most poses fill only
-        a corner of their photographs.
+      UserError: lists what cannot be read, and what would be written over; or poses seem to be of
+        smaller pictures than their photographs.
     """
     wrong = _written_over(pairs, data, warped)
     photographs = sorted({pair.exemplar for pair in pairs if pair.exemplar})
@@ -162,14 +162,14 @@ def check(
         for pair in pairs
         if pair.exemplar_label and pair.exemplar
     }
-    corners: list[str] = []
-    exemplar_corners: list[str] = []
+    reaches: list[poses.Reach | None] = []
+    exemplar_reaches: list[poses.Reach | None] = []
 
     def read_own(path: Path) -> None:
-        corners.append(inputs.read_input(data, path, pose_size=pose_size).corner)
+        reaches.append(inputs.read_input(data, path, pose_size=pose_size).reach)
 
     def read_map_of(path: Path, exemplar: Path) -> None:
-        exemplar_corners.append(inputs.read_input(data, path, photograph=exemplar).corner)
+        exemplar_reaches.append(inputs.read_input(data, path, photograph=exemplar).reach)
 
     reads: list[Callable[[], Any]]
     reads = [partial(read_own, path) for path in sorted({pair.label for pair in pairs})]
@@ -185,13 +185,12 @@ def check(
             if str(error) not in wrong:
                 wrong.append(str(error))
     problems.raise_if_any("this translation", wrong)
-    poses.check_corners(
-        [bool(text) for text in corners], next(filter(None, corners), ""), "--pose-size"
-    )
-    if example := next(filter(None, exemplar_corners), ""):
+    poses.check_reach([reach for reach in reaches if reach], "--pose-size")
+    corner = next((reach for reach in exemplar_reaches if reach and reach.in_corner), None)
+    if corner is not None:
         print(
-            f"note: the joints of an exemplar lie in a corner of it ({example}): if its pose was"
-            " detected in a smaller picture, detect it in --exemplar itself"
+            f"note: the joints of an exemplar lie in a corner of it ({corner.text}): if its pose"
+            " was detected in a smaller picture, detect it in --exemplar itself"
         )
     found = [pair.label for pair in pairs if inputs.finds_edges(data, pair.label)]
     if found:

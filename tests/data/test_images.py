@@ -129,6 +129,29 @@ def test_a_jpeg_is_no_label_map(tmp_path):
         images.read_label_map(tmp_path / "a.jpg")
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "kind"),
+    [
+        ("a.webp", {"quality": 70}, "lossy WebP"),
+        # With EXIF or an alpha channel, other parts stand before the pixels.
+        ("a.webp", {"quality": 70, "exif": b"Exif\0\0"}, "lossy WebP"),
+        ("a.tif", {"compression": "jpeg"}, "TIFF with JPEG compression"),
+        ("a.webp", {"lossless": True}, ""),
+        ("a.webp", {"lossless": True, "exif": b"Exif\0\0"}, ""),
+        ("a.tif", {"compression": "tiff_lzw"}, ""),
+    ],
+)
+def test_lossy_pictures_are_no_label_maps(tmp_path, name, options, kind):
+    label = np.random.default_rng(0).integers(0, 6, (16, 16)).astype(np.uint8)
+    Image.fromarray(np.dstack([label] * 3)).save(tmp_path / name, **options)
+    if not kind:
+        np.testing.assert_array_equal(images.read_label_map(tmp_path / name), label)
+        return
+    for read in (images.read_label_map, images.read_colours):
+        with pytest.raises(UserError, match=rf"{name} is a {kind}, whose compression changes"):
+            read(tmp_path / name)
+
+
 @pytest.mark.parametrize("read", [images.read_photograph, images.read_label_map])
 def test_files_that_cannot_be_read(tmp_path, read):
     with pytest.raises(UserError, match=r"gone\.jpg does not exist"):

@@ -88,6 +88,13 @@ def test_label_maps_by_the_trainings_colours(tmp_path):
     shown[0, 0] = 1, 2, 3
     with pytest.raises(UserError, match=r"#010203 \(1 pixels\), which no class of the model has"):
         inputs.read_input(settings, save(tmp_path / "rgb.png", shown))
+    white = dataclasses.replace(of("folder", 2), value_255="class_1")
+    for model in (settings, white):
+        with pytest.raises(UserError) as error:
+            inputs.read_input(model, save(tmp_path / "numbers.png", label))
+        # Whoever translates has no classes.txt, and no settings of the training.
+        advice = "; if these are class numbers, draw the map in the colours of the training's maps"
+        assert str(error.value).endswith(advice)
 
 
 def test_a_palette_that_is_not_the_trainings(tmp_path):
@@ -258,6 +265,11 @@ def test_a_pose_without_photograph(tmp_path, dataset):
     np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
     with pytest.raises(UserError, match=r"joint at .* outside --pose-size of 64x64 pixels"):
         inputs.read_input(settings, path, pose_size="64x64")
+    for canvas in ({}, {"canvas_width": 128, "canvas_height": 192}):
+        write_pose(path, FIRST, LAST, **canvas)
+        given = dataclasses.replace(settings, pose_size="256x256")
+        with pytest.raises(UserError, match=r"is photograph, but .*a\.json has none: put a\.jpg"):
+            inputs.read_input(given, path, pose_size="photograph")
     path.write_text("{")
     with pytest.raises(UserError, match=r"a\.json is not OpenPose's JSON"):
         inputs.read_input(settings, path)
@@ -268,12 +280,12 @@ def test_the_size_of_what_poses_were_detected_in_comes_with_the_checkpoint(tmp_p
     path = write_pose(tmp_path / "poses/a.json", FIRST, LAST)
     settings = of("folder_poses", 20)
     found = inputs.read_input(settings, photograph, 128)
-    assert found.corner == f"{path}: up to (99, 150) of 384x576 pixels"
+    assert found.reach.text == f"{path}: up to (99, 150) of 384x576 pixels"
     settings = dataclasses.replace(settings, pose_size="128x192")
     for given in (photograph, path):
         found = inputs.read_input(settings, given, 128)
         np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
-        assert (found.size, found.corner) == ((576, 384), "")
+        assert (found.size, found.reach) == ((576, 384), None)
     # A pose of one's own may lie in its photograph all the same.
     write_pose(path, (120, 90), (297, 450))
     with pytest.raises(UserError, match=r"outside the checkpoint.s config\.data\.pose_size of 12"):
@@ -283,15 +295,36 @@ def test_the_size_of_what_poses_were_detected_in_comes_with_the_checkpoint(tmp_p
     np.testing.assert_allclose(drawn_at(found), place, atol=0.015)
 
 
+def test_a_photograph_smaller_than_the_checkpoints_pose_size_is_a_question(tmp_path):
+    photograph = save(tmp_path / "images/a.jpg", np.zeros((192, 128, 3), np.uint8))
+    path = write_pose(tmp_path / "poses/a.json", FIRST, LAST)
+    settings = dataclasses.replace(of("folder_poses", 20), pose_size="256x256")
+    for given in (photograph, path):
+        with pytest.raises(
+            UserError, match=r"photograph of 128x192 pixels .* smaller than 256x256"
+        ):
+            inputs.read_input(settings, given)
+        found = inputs.read_input(settings, given, 128, pose_size="photograph")
+        np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
+        found = inputs.read_input(settings, given, 128, pose_size="256x256")
+        place = [36 / 256, 26 / 256, 103 / 256, 154 / 256]
+        np.testing.assert_allclose(drawn_at(found), place, atol=0.015)
+    # A joint outside the photograph answers.
+    write_pose(path, FIRST, (198, 200))
+    place = [36 / 256, 26 / 256, 202 / 256, 204 / 256]
+    found = inputs.read_input(settings, path, 128)
+    np.testing.assert_allclose(drawn_at(found), place, atol=0.015)
+
+
 def test_a_files_own_canvas_tells_where_its_joints_lie(tmp_path):
     photograph = save(tmp_path / "images/a.jpg", np.zeros((576, 384, 3), np.uint8))
     path = write_pose(tmp_path / "poses/a.json", FIRST, LAST, canvas_width=128, canvas_height=192)
     settings = of("folder_poses", 20)
     found = inputs.read_input(settings, photograph, 128)
     np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
-    assert (found.size, found.corner) == ((576, 384), "")
+    assert (found.size, found.reach) == ((576, 384), None)
     write_pose(path, FIRST, LAST, canvas_width=192, canvas_height=192)
-    with pytest.raises(UserError, match=r"canvas has 192x192 .* photograph has 384x576, which is"):
+    with pytest.raises(UserError, match=r"canvas has 192x192 .* has 384x576, .* set --pose-size"):
         inputs.read_input(settings, photograph)
     write_pose(path, FIRST, LAST, canvas_width="192")
     with pytest.raises(UserError, match=r"a\.json has canvas_height None; it must be a whole"):

@@ -23,21 +23,18 @@ class DrawnPoses(ListedBuilder):
         assert canvas is not None
         joints = poses.read_pose(path, canvas, called=poses.name_of(canvas, size, pose_size))
         if not pose_size and canvas == size:
-            corner = poses.fills_a_corner(joints, size)
-            self._in_corner[key] = poses.describe(path, joints, size) if corner else ""
+            self._reaches[key] = poses.reach_of(path, joints, size)
         return joints, canvas
 
     def check(self) -> None:
-        """Reads every file, and asks where most poses fill only a corner of their photographs."""
-        self._in_corner.clear()
+        """Reads every file, and asks where poses seem to be of smaller pictures."""
+        self._reaches.clear()
         super().check()
-        found = list(self._in_corner.values())
-        example = next((text for text in found if text), "")
-        poses.check_corners([bool(text) for text in found], example, "config.data.pose_size")
+        poses.check_reach(list(self._reaches.values()), "config.data.pose_size")
 
     @functools.cached_property
-    def _in_corner(self) -> dict[str, str]:
-        """For each pose that was read: how far it reaches if it fills only a corner, else empty."""
+    def _reaches(self) -> dict[str, poses.Reach]:
+        """Of each pose that was read and lies in its photograph, by the photograph's key."""
         return {}
 
     def input_map(

@@ -33,7 +33,7 @@ import tensorflow_datasets as tfds
 
 from cocosnet_jax.data import images, problems
 from cocosnet_jax.data.builders.drawn_poses import DrawnPoses
-from cocosnet_jax.data.builders.listed import LIST_FILES, ListedBuilder, Place, split_of
+from cocosnet_jax.data.builders.listed import ListedBuilder, Place, split_of
 from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.labels import edges, label_maps
 from cocosnet_jax.data.labels.label_maps import ClassList
@@ -92,7 +92,7 @@ class OwnBuilder(ListedBuilder):
                 found.append(f"{stems[stem]} and {key} have one name; rename one of them")
             stems[stem] = key
         # With lists, photographs that they leave out may have annotations.
-        if not any((self.root / name).exists() for name in LIST_FILES):
+        if not self.lists:
             every = set(map(_stem, self._photographs()))
             found += [
                 f"{path} has no photograph {stem}.jpg"
@@ -131,7 +131,6 @@ class Folder(OwnBuilder):
     """One's own label maps."""
 
     annotations: ClassVar[str] = "labels"
-    read_files: ClassVar[tuple[str, ...]] = (*ListedBuilder.read_files, "classes.txt")
     unmarked: ClassVar[int | None] = None
 
     def read_input(self, key: str, size: tuple[int, int]) -> np.ndarray:
@@ -153,6 +152,8 @@ class Folder(OwnBuilder):
         self.check_channels()
         _ = self._survey  # raises where they do not
         super().check()
+        if note := self._survey[0].smoothed():
+            print(note, flush=True)
 
     def check_channels(self) -> None:
         """The number of classes must be known, and agree with classes.txt where there is one."""
@@ -203,9 +204,17 @@ class Folder(OwnBuilder):
             )
         return found
 
-    @property
+    @functools.cached_property
     def _classes_file(self) -> Path:
-        return self.root / "classes.txt"
+        """Where classes.txt is, in any case, or would be."""
+        paths = sorted(self.root.iterdir())
+        named = (path for path in paths if path.name.lower() == "classes.txt")
+        return next(named, self.root / "classes.txt")
+
+    def side_files(self) -> list[Path]:
+        """As every dataset's; and classes.txt."""
+        found = super().side_files()
+        return [*found, self._classes_file] if self._classes_file.exists() else found
 
     def _read(self, path: Path) -> np.ndarray:
         """The class of each pixel of a label map, (H, W) int32."""
@@ -232,6 +241,9 @@ class Folder(OwnBuilder):
         numbered = not classes.colours and value_255 != "class_1"
         limit = 2 if value_255 == "class_1" else len(classes.names) or images.MAX_CLASSES
         pixels = np.zeros(limit, np.int64)
+        advice = ""
+        if classes.names:
+            advice = f"correct the map, or add a line for every class to {self._classes_file}"
         survey, lock = Survey(), threading.Lock()
 
         def look(path: Path) -> str | None:
@@ -240,7 +252,7 @@ class Folder(OwnBuilder):
                     label = self._marked(label_maps.without_void(survey.add(path), value_255))
                 else:
                     label = self._read(path)
-                images.check_classes(path, label, limit)
+                images.check_classes(path, label, limit, advice=advice)
             except UserError as error:
                 return str(error)
             counts = np.bincount(label.ravel(), minlength=limit)
@@ -252,7 +264,12 @@ class Folder(OwnBuilder):
         if shared := survey.in_colour() or survey.conflict():
             shared = f"{shared}. {survey.list_to_write(self._classes_file)}"
         elif self.unmarked is None:
-            shared = survey.marks_255(value_255)
+            shared = survey.marks_255(value_255, self._classes_file)
+        if shared is None and not found and np.count_nonzero(pixels) == 1:
+            shared = (
+                f"all label maps are of class {pixels.argmax()} alone, from which nothing is"
+                " learned; correct the maps, classes.txt or config.data.value_255"
+            )
         if shared is not None:
             raise UserError(f"dataset {self.builder_config.source}: {shared}")
         return survey, pixels, found

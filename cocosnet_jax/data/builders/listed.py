@@ -1,8 +1,9 @@
 """Datasets of photographs and annotations whose own files say what trains and what validates.
 
 Lists name the splits: `train.txt`, `val.txt` and `test.txt`, with one photograph per line. So do
-folders right within the photographs' one: `images/train`, `images/val`, `images/test`. Where both
-name a split, the list counts.
+folders right within the photographs' one: `images/train`, `images/val`, `images/test`. Other usual
+names of the splits (`_SPLIT_NAMES`) do as well, in any case. Where both name a split, the list
+counts.
 
 `val` validates, or `test` where there is no `val`. Where there are both, `test` is left out. Where
 there is neither, what is not in `train.txt` validates. Where there is no `train`, all other
@@ -14,7 +15,7 @@ import abc
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,22 +27,40 @@ from cocosnet_jax.data.source_files import files_below, read_text
 from cocosnet_jax.errors import UserError
 
 _LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
-LIST_FILES = tuple(_LISTS.values())
-# What folders call a split.
+# What folders and lists call a split.
 _SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
+    "dev": "validation",
+    "development": "validation",
+    "eval": "validation",
+    "evaluation": "validation",
     "test": "test",
     "testing": "test",
 }
+# What seems to name a split, as `train_old` and `TrainSet` do, but `trains` does not.
+_LIKE_A_SPLIT = re.compile(rf"(?i:(?:{'|'.join(_SPLIT_NAMES)})(?:set|split|data)?)(?![a-z])")
 
 
-def split_of(folder: str) -> str:
-    """The split that a folder's name means, in any case, as `val` or `val2017`; empty if none."""
-    return _SPLIT_NAMES.get(re.sub(r"[-_]?\d+$", "", folder.lower()), "")
+def split_of(name: str) -> str:
+    """The split that a name means, in any case, as `val`, `val2017` or `valA`; empty if none."""
+    return _SPLIT_NAMES.get(re.sub(r"([-_]?\d+|A)$", "", name).lower(), "")
+
+
+def _seems_a_split(folder: str) -> bool:
+    """Whether a folder's name starts with a split's and means none."""
+    name = folder.lower() if folder.isupper() else folder
+    return not split_of(folder) and _LIKE_A_SPLIT.match(name) is not None
+
+
+def _lists_in(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """The split and the path of each file that its name makes a list of a split."""
+    for path in sorted(paths):
+        if path.suffix.lower() == ".txt" and (split := split_of(path.stem)) and path.is_file():
+            yield split, path
 
 
 class Place(NamedTuple):
@@ -74,7 +93,6 @@ class ListedBuilder(PairBuilder):
       needs_annotations: whether there must be annotations.
       channels: what `data.channels` must be.
       held_out: where nothing names a split, one photograph in so many validates; 0 asks for a list.
-      read_files: files beside the folders that decide what is prepared.
     """
 
     title: ClassVar[str]
@@ -83,7 +101,6 @@ class ListedBuilder(PairBuilder):
     needs_annotations: ClassVar[bool] = True
     channels: ClassVar[int]
     held_out: ClassVar[int] = 0
-    read_files: ClassVar[tuple[str, ...]] = LIST_FILES
 
     @abc.abstractmethod
     def read_input(self, key: str, size: tuple[int, int]) -> Any:
@@ -147,8 +164,23 @@ class ListedBuilder(PairBuilder):
             for name, _ in files_below(folder)
             if name.lower().endswith((*images.EXTENSIONS, ".json", ".txt"))
         ]
-        lists = [self.root / name for name in self.read_files]
-        return [*found, *(path for path in lists if path.exists())]
+        return [*found, *self.side_files()]
+
+    def side_files(self) -> list[Path]:
+        """The files beside the folders that decide what is prepared."""
+        return list(self.lists.values())
+
+    @functools.cached_property
+    def lists(self) -> dict[str, Path]:
+        """The lists beside the folders by split, `train` first; raises where a split has two."""
+        found: dict[str, Path] = {}
+        for split, path in _lists_in(self.root.iterdir()):
+            if split in found:
+                raise UserError(
+                    f"{found[split]} and {path} both list the {split} split; remove one of them"
+                )
+            found[split] = path
+        return {split: found[split] for split in _LISTS if split in found}
 
     @functools.cached_property
     def root(self) -> Path:
@@ -176,8 +208,20 @@ class ListedBuilder(PairBuilder):
         raise UserError(
             downloads.mistaken(Path(source))
             or f"{source} does not hold the folders {self.photographs} and {self.annotations} of"
-            f" {self.title}; set config.data.source (or --source) to the folder that does"
+            f" {self.title}{self._instead(Path(source))}; set config.data.source (or --source) to"
+            " the folder that does"
         )
+
+    def _instead(self, source: Path) -> str:
+        """The folders that are there instead, for a message."""
+        names = sorted(path.name for path in source.iterdir() if path.is_dir())
+        if not names:
+            return ", nor any other folder"
+        text = f", but {', '.join(names[:8])}{', ...' if names[8:] else ''}"
+        wanted = {self.photographs, self.annotations}
+        if other := next((name for name in names if name.lower() in wanted - {name}), None):
+            text += f" (rename {other} to {other.lower()}: names are in small letters)"
+        return text
 
     @functools.cached_property
     def places(self) -> list[Place]:
@@ -218,6 +262,9 @@ class ListedBuilder(PairBuilder):
             in_list = {key for keys in lists.values() for key in keys}
             for split, keys in self._split_folders(every, found).items():
                 named.setdefault(split, [key for key in keys if key not in in_list])
+        found += self._lists_elsewhere(named)
+        if not named:
+            found += self._folders_like_splits(every)
         test = named.get("test", [])
         if "validation" in named:
             validation = named["validation"]
@@ -229,6 +276,7 @@ class ListedBuilder(PairBuilder):
         elif self.held_out:
             validation = every[:: self.held_out] if len(every) > 1 else []
         else:
+            problems.raise_if_any(f"dataset {self.builder_config.source}", found)
             raise UserError(
                 f"{self.root} has no val.txt; write one with a photograph per line, for example"
                 f" {every[0] if every else self.photographs + '/NAME.jpg'}: these become the"
@@ -238,15 +286,19 @@ class ListedBuilder(PairBuilder):
         train = named.get("train", [key for key in every if key not in others])
         for split, keys in lists.items():
             twice = set(lists.get("train", [])) & set(keys) if split != "train" else ()
-            found += [f"{key} is both in train.txt and in {_LISTS[split]}" for key in sorted(twice)]
-        if not train:
+            found += [
+                f"{key} is both in {self.lists['train'].name} and in {self.lists[split].name}"
+                for key in sorted(twice)
+            ]
+        # Of a list that names nothing, that is said already.
+        if not train and lists.get("train") != []:
             found.append("there are no photographs for the training split")
-        if not validation:
+        if not validation and lists.get("validation", lists.get("test")) != []:
             why = ""
             if "train" in lists and len(train) == len(every):
-                why = ": train.txt names all there are, so write val.txt too"
+                why = f": {self.lists['train'].name} names all there are, so write val.txt too"
             found.append(f"there are no photographs for the validation split{why}")
-        by = [name for split, name in _LISTS.items() if split in lists]
+        by = [self.lists[split].name for split in lists]
         by += ["the names of folders"] if named.keys() - lists.keys() else []
         summary = (
             f"{self.title}: {len(train)} photographs train and {len(validation)} validate, by"
@@ -261,12 +313,12 @@ class ListedBuilder(PairBuilder):
         """The keys of every list that there is, by split; adds what is wrong to `found`."""
         index = exemplars.KeyIndex(every)
         lists = {}
-        for split, name in _LISTS.items():
-            path = self.root / name
-            if not path.exists():
-                continue
+        for split, path in self.lists.items():
+            text = read_text(path)
+            if not text.strip():
+                found.append(f"{path} is empty: list photographs in it, one per line, or remove it")
             keys = []
-            for number, line in enumerate(map(str.strip, read_text(path).splitlines()), 1):
+            for number, line in enumerate(map(str.strip, text.splitlines()), 1):
                 if not line:
                     continue
                 position = index.find(line)
@@ -277,6 +329,33 @@ class ListedBuilder(PairBuilder):
                     keys.append(every[position])
             lists[split] = list(dict.fromkeys(keys))
         return lists
+
+    def _lists_elsewhere(self, named: Mapping[str, Any]) -> list[str]:
+        """What is wrong with lists of other folders, of splits that are not `named` otherwise."""
+        source = Path(self.builder_config.source)
+        paths = [*self.root.glob("*/*.txt"), *self.root.glob("*/*/*.txt")]
+        paths += source.glob("*.txt") if source != self.root else []
+        return [
+            f"{path} is not read, because a list lies beside the folder {self.photographs}: move it"
+            f" to {self.root / _LISTS[split]}, or remove it"
+            for split, path in _lists_in(paths)
+            if split not in {*named, *self.lists} and (split != "test" or not named)
+        ]
+
+    def _folders_like_splits(self, every: Sequence[str]) -> list[str]:
+        """What is wrong with folders right within the photographs' that seem to name splits."""
+        folders = set()
+        for key in every:
+            place = self.place_of(key)
+            first, _, name = key.removeprefix(f"{place.photographs}/").partition("/")
+            if name and _seems_a_split(first):
+                folders.add(f"{place.photographs}/{first}")
+        return [
+            f"{self.root / folder} seems to name a split, but only train, val and test do: rename"
+            f" it, with that of its annotations, or list the splits in {self.root}/train.txt and"
+            " val.txt"
+            for folder in sorted(folders)
+        ]
 
     def _split_folders(self, every: Sequence[str], found: list[str]) -> dict[str, list[str]]:
         """The keys in folders that name a split, by split; adds what is beside them to `found`.

@@ -130,7 +130,9 @@ def _colour(text: str) -> int:
     return (red << 16) + (green << 8) + blue if max(red, green, blue) < 256 else -1
 
 
-def read(path: Path, classes: ClassList, value_255: str, unlisted: str) -> np.ndarray:
+def read(
+    path: Path, classes: ClassList, value_255: str, unlisted: str, if_numbers: str = ""
+) -> np.ndarray:
     """The class of each pixel of a label map.
 
     Args:
@@ -138,6 +140,8 @@ def read(path: Path, classes: ClassList, value_255: str, unlisted: str) -> np.nd
       classes: whose colours the map has, if they have any.
       value_255: see `DataSettings`.
       unlisted: what errors say of colours that no class has: "which ...".
+      if_numbers: what errors advise where these look like class numbers; if empty, to change the
+        dataset's settings.
 
     Returns:
       (H, W) int32; not checked against the number of classes where the map holds numbers.
@@ -151,10 +155,11 @@ def read(path: Path, classes: ClassList, value_255: str, unlisted: str) -> np.nd
             " (its edges must not be smoothed)"
         )
         other = "leave config.data.value_255 out, or set it to unknown"
-        return _by_colour(path, {BLACK: 0, WHITE: 1}, unlisted, other)
+        return _by_colour(path, {BLACK: 0, WHITE: 1}, unlisted, if_numbers or other)
     if classes.colours:
         numbers = {colour: number for number, own in enumerate(classes.colours) for colour in own}
-        return _by_colour(path, numbers, unlisted, "take the colours out of classes.txt")
+        other = "take the colours out of classes.txt"
+        return _by_colour(path, numbers, unlisted, if_numbers or other)
     return without_void(images.read_label_map(path), value_255)
 
 

@@ -9,10 +9,11 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from cocosnet_jax.data import images
 from cocosnet_jax.errors import UserError
 
 JOINTS = 18
@@ -25,6 +26,8 @@ _ENDINGS = ("_keypoints.json", ".json", "_candidate.txt", "_subset.txt")
 # Poses that were detected in smaller pictures lie within this part of width and height, from the
 # upper left; a person in the middle of a photograph reaches further in one of them.
 _CORNER = 0.6
+# Of many poses, some reach beyond this part of width or height, wherever people stand.
+_FAR, _MANY, _NEARLY_ALL = 0.7, 8, 0.95
 
 
 def find_pose(stem: Path) -> Path:
@@ -48,7 +51,10 @@ def parse_size(pose_size: str) -> tuple[int, int] | None:
 
 
 def canvas_of(
-    path: Path, photograph: tuple[int, int] | None, pose_size: str
+    path: Path,
+    photograph: tuple[int, int] | None,
+    pose_size: str,
+    setting: str = "config.data.pose_size",
 ) -> tuple[int, int] | None:
     """(H, W) of the picture in whose pixels a file's joints lie; None where nothing tells.
 
@@ -57,6 +63,7 @@ def canvas_of(
       photograph: (H, W) of the photograph, where there is one.
       pose_size: `WIDTHxHEIGHT`; `photograph`, where there is one; or empty: what the file says,
         else the photograph.
+      setting: what messages say sets it.
 
     Raises:
       UserError: the file says a canvas that is no resized copy of its photograph.
@@ -74,7 +81,8 @@ def canvas_of(
         raise UserError(
             f"{path} says that its canvas has {_text(stated)} pixels (width x height), but its"
             f" photograph has {_text(photograph)}, which is of another shape; correct"
-            " canvas_width and canvas_height, or take them out"
+            f" canvas_width and canvas_height, take them out, or set {setting} to the size of the"
+            " picture in which the pose was detected"
         )
     return stated
 
@@ -91,37 +99,61 @@ def name_of(
     return "its photograph" if canvas == photograph else "its canvas"
 
 
-def fills_a_corner(joints: np.ndarray, photograph: tuple[int, int]) -> bool:
-    """Whether all joints lie in the upper left of a photograph of (H, W) pixels."""
-    height, width = photograph
-    return bool((np.nanmax(joints, axis=0) < (_CORNER * width, _CORNER * height)).all())
+class Reach(NamedTuple):
+    """How far the joints of a pose reach in its photograph.
+
+    Attributes:
+      x, y: from the upper left, as parts of width and height.
+      text: the same in pixels, for a message that names the file.
+    """
+
+    x: float
+    y: float
+    text: str
+
+    def within(self, part: float) -> bool:
+        """Whether all joints lie in this part of width and of height."""
+        return self.x < part and self.y < part
+
+    @property
+    def in_corner(self) -> bool:
+        """Whether the pose, looked at alone, fills only a corner."""
+        return self.within(_CORNER)
 
 
-def check_corners(in_corner: Sequence[bool], example: str, setting: str) -> None:
-    """Asks the user where most poses fill only a corner of their photographs.
+def reach_of(path: Path, joints: np.ndarray, photograph: tuple[int, int]) -> Reach:
+    """How far the joints of a file, (18, 2), reach in its photograph of (H, W) pixels."""
+    x, y = np.nanmax(joints, axis=0)
+    text = f"{path}: up to ({x:.0f}, {y:.0f}) of {_text(photograph)} pixels"
+    return Reach(float(x) / photograph[1], float(y) / photograph[0], text)
+
+
+def check_reach(reaches: Sequence[Reach], setting: str) -> None:
+    """Asks the user where poses seem to be of smaller pictures than their photographs.
+
+    That is where most of them fill only a corner, or where, of many, hardly one reaches far.
 
     Args:
-      in_corner: of each pose, whether `fills_a_corner`.
-      example: a pose and its photograph, in words.
+      reaches: of each pose in its photograph.
       setting: which answers.
 
     Raises:
       UserError: they do.
     """
-    count = sum(in_corner)
-    if 2 * count > len(in_corner):
-        raise UserError(
-            f"in {count} of {len(in_corner)} poses all joints lie in the upper left"
-            f" {_CORNER:.0%} of the photograph's width and height ({example}). If the poses were"
-            f" detected in smaller pictures, say their size: {setting}=256x256, for example. If"
-            f" they are right as they are: {setting}=photograph"
-        )
-
-
-def describe(path: Path, joints: np.ndarray, photograph: tuple[int, int]) -> str:
-    """How far the joints of a pose reach in its photograph, for a message."""
-    x, y = np.nanmax(joints, axis=0)
-    return f"{path}: up to ({x:.0f}, {y:.0f}) of {_text(photograph)} pixels"
+    total = len(reaches)
+    near = [reach for reach in reaches if reach.in_corner]
+    part = _CORNER
+    if 2 * len(near) <= total:
+        part = _FAR
+        near = [reach for reach in reaches if reach.within(_FAR)]
+        if total < _MANY or len(near) < _NEARLY_ALL * total:
+            return
+    raise UserError(
+        f"in {len(near)} of {total} poses all joints lie in the upper left {part:.0%} of the"
+        f" photograph's width and height ({near[0].text}). If the poses were detected in smaller"
+        f" pictures, say their size: {setting}=256x256, for example. If they are right as they"
+        f" are: {setting}=photograph"
+    )
 
 
 def _text(size: tuple[int, int]) -> str:
@@ -131,7 +163,7 @@ def _text(size: tuple[int, int]) -> str:
 def _stated_canvas(path: Path) -> tuple[int, int] | None:
     """(H, W) by `canvas_height` and `canvas_width` of a JSON file; None where it has neither."""
     try:
-        content = json.loads(_read(path))
+        content = _read_content(path)
     except ValueError:
         return None  # `read_pose` says so.
     fields = ("canvas_height", "canvas_width")
@@ -188,16 +220,17 @@ def read_pose(
     outside = ((seen < -1) | (seen > (width + 1, height + 1))).any(1)
     if outside.any():
         x, y = seen[outside][0]
+        example = "512x512" if size == (256, 256) else "256x256"
         raise UserError(
             f"{path} has a joint at ({x:g}, {y:g}), outside {called} of {width}x{height} pixels"
             " (width x height); detect the pose in its photograph, at its own size, or set"
-            f" {setting} to the size of the pictures in which poses were detected (256x256, for"
+            f" {setting} to the size of the pictures in which poses were detected ({example}, for"
             " example)"
         )
     if seen.max() <= 1:
         raise UserError(
-            f"{path} has all joints between 0 and 1; write them in pixels (OpenPose's option"
-            " --keypoint_scale 0)"
+            f"{path} has all joints between {0 if seen.min() >= 0 else -1} and 1; write them in"
+            " pixels (OpenPose's option --keypoint_scale 0)"
         )
     return joints
 
@@ -243,7 +276,7 @@ def _read_table(path: Path, columns: int, meaning: str) -> np.ndarray:
 
 def _read_json(path: Path) -> np.ndarray:
     try:
-        people = json.loads(_read(path))["people"]
+        people = _read_content(path)["people"]
         poses = [_keypoints(person) for person in people]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
@@ -254,6 +287,12 @@ def _read_json(path: Path) -> np.ndarray:
         return np.full((JOINTS, 2), np.nan)
     best = max(poses, key=lambda pose: pose[:, 2].sum())
     return np.where(best[:, 2:] > 0, best[:, :2], np.nan)
+
+
+def _read_content(path: Path) -> Any:
+    """The content of a JSON file; of a list of one pose, as pose editors write it, that pose."""
+    content = json.loads(_read(path))
+    return content[0] if isinstance(content, list) and len(content) == 1 else content
 
 
 def _keypoints(person: Any) -> np.ndarray:
@@ -269,6 +308,14 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
+        stem = path.with_name(stem_of(path.name))
+        pictures = [stem.with_name(stem.name + ending) for ending in images.EXTENSIONS]
+        if drawn := next((picture for picture in pictures if picture.exists()), None):
+            raise UserError(
+                f"pose file {path} does not exist, and {drawn} is a picture, from which joints are"
+                " not read; run the pose detector so that it writes them (OpenPose's option"
+                " --write_json)"
+            ) from None
         raise UserError(f"pose file {path} does not exist; run the pose detector") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"pose file {path} cannot be read ({error}); replace it") from None

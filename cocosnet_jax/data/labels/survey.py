@@ -10,6 +10,9 @@ import numpy as np
 from cocosnet_jax.data import images
 from cocosnet_jax.data.labels.label_maps import BLACK, WHITE, WHITE_NUMBERS, code_of, show
 
+# So many numbers whose pixels are all on edges are no coincidence.
+_FEW = 3
+
 
 class _Seen(NamedTuple):
     """What a survey keeps of one map: pixels by number, the palette's bytes, and its kind."""
@@ -31,6 +34,7 @@ class Survey:
     def __init__(self) -> None:
         self._seen: dict[Path, _Seen] = {}
         self._in_colour: list[Path] = []
+        self._thin: collections.Counter[int] = collections.Counter()
         self._colours: collections.Counter[int] = collections.Counter()
         self._palettes: dict[bytes, bytes] = {}
         self._lock = threading.Lock()
@@ -50,13 +54,14 @@ class Survey:
                 if len(self._colours) <= images.MAX_CLASSES:
                     self._colours.update(pixels)
             raise
-        pixels = _count(image.numbers)
+        pixels, thin = _count(image.numbers), _count(image.numbers[_thin(image.numbers)])
         palette, black_and_white = None, image.bilevel
         if image.palette is not None:
             palette = image.palette.tobytes()
             shown = {code_of(image.palette[number]) for number in pixels}
             black_and_white = shown <= {BLACK, WHITE}
         with self._lock:
+            self._thin.update(thin)
             # Most maps share one palette.
             palette = palette and self._palettes.setdefault(palette, palette)
             self._seen[path] = _Seen(pixels, palette, black_and_white)
@@ -105,8 +110,30 @@ class Survey:
                     )
         return None
 
-    def marks_255(self, value_255: str) -> str | None:
-        """What is wrong where maps hold 255 and `DataSettings.value_255` does not fit it."""
+    def smoothed(self) -> str | None:
+        """Which numbers seem to come from smoothed edges: they are but a pixel wide."""
+        pixels: collections.Counter[int] = collections.Counter()
+        for seen in self._seen.values():
+            pixels.update(seen.pixels)
+        numbers = sorted(number for number, thin in self._thin.items() if 2 * thin > pixels[number])
+        # Few may be what is small or far away.
+        if len(numbers) < _FEW or 10 * len(numbers) < len(pixels):
+            return None
+        listed = ", ".join(map(str, numbers[:8])) + (", ..." if numbers[8:] else "")
+        return (
+            f"note: the numbers {listed} ({len(numbers)} of {len(pixels)}) lie in label maps almost"
+            " only as lines of one pixel's width: smoothed edges or JPEG compression make such"
+            " numbers. If nobody drew these, draw the maps without, and resize them with nearest"
+            " neighbour"
+        )
+
+    def marks_255(self, value_255: str, classes: Path) -> str | None:
+        """What is wrong where maps hold 255 and `DataSettings.value_255` does not fit it.
+
+        Args:
+          value_255: that setting.
+          classes: where a list of colours would be.
+        """
 
         def holds_255(seen: _Seen) -> bool:
             return not seen.pixels.keys().isdisjoint(WHITE_NUMBERS)
@@ -124,14 +151,22 @@ class Survey:
         for seen in maps.values():
             pixels.update(seen.pixels)
         others = sorted(pixels.keys() - {0, *WHITE_NUMBERS})
-        if not others and maps[marked[0]].colour(255) == WHITE:
+        white = max(number for number in WHITE_NUMBERS if number in pixels)
+        colour = maps[marked[0]].colour(255)
+        if not others and colour != WHITE:
+            leave = "leave config.data.value_255 out. " if value_255 else ""
+            return (
+                f"label maps hold only 0 and 255, which is {show(colour)}, for example {marked[0]}:"
+                f" {leave}{self.list_to_write(classes)}"
+            )
+        if not others:
             way = "set --config.data.value_255=class_1, which makes white class 1 and black class 0"
             if value_255 == "unknown":
                 return (
-                    "label maps hold only 0 and 255, so that config.data.value_255=unknown leaves"
-                    f" nothing but class 0: {way}"
+                    f"label maps hold only 0 and {white}, so that config.data.value_255=unknown"
+                    f" leaves nothing but class 0: {way}"
                 )
-            return f"label maps hold only 0 and 255, for example {marked[0]}: {way}"
+            return f"label maps hold only 0 and {white}, for example {marked[0]}: {way}"
         if value_255 == "unknown":
             return None
         ways = [
@@ -159,7 +194,7 @@ class Survey:
                 " per line, NAME #RRGGBB"
             )
         return (
-            f"{len(marked)} of {len(self._seen)} label maps hold 255, for example {marked[0]}"
+            f"{len(marked)} of {len(self._seen)} label maps hold {white}, for example {marked[0]}"
             f"{beside}: {'; '.join(ways)}"
         )
 
@@ -194,8 +229,19 @@ class Survey:
         )
 
 
+def _thin(numbers: np.ndarray) -> np.ndarray:
+    """Where a map, (H, W), differs from both neighbours in a row or in a column, (H, W) bool."""
+    found = np.zeros(numbers.shape, bool)
+    for map_, thin in ((numbers, found), (numbers.T, found.T)):
+        changes = map_[1:] != map_[:-1]
+        thin[1:-1] |= changes[1:] & changes[:-1]
+    return found
+
+
 def _count(numbers: np.ndarray) -> dict[int, int]:
-    """Pixels by value of an integer map."""
+    """Pixels by value of an integer array."""
+    if not numbers.size:
+        return {}
     if numbers.min() >= 0 and numbers.max() < 2**16:
         counts = np.bincount(numbers.ravel())
         return {int(number): int(counts[number]) for number in np.flatnonzero(counts)}

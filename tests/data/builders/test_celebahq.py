@@ -98,7 +98,7 @@ def test_everything_wrong_is_reported_at_once(source, tmp_path):
     ("break_it", "message"),
     [
         (lambda root: (root / "val.txt").unlink(), r"has no val\.txt; write one .*/3\.jpg"),
-        (lambda root: (root / "val.txt").write_text(""), r"no photographs for the validation"),
+        (lambda root: (root / "val.txt").write_text(""), r"val\.txt is empty"),
         (lambda root: (root / "train.txt").write_text("20"), r"20\.jpg is both in train\.txt and"),
         (lambda root: (root / ANNOTATIONS).rename(root / "x"), r"does not hold the folders"),
     ],

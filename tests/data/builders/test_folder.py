@@ -107,8 +107,39 @@ def test_named_classes_must_agree(settings, own):
     assert "channels is 6, but" in problems(settings)
     data.prepare(dataclasses.replace(settings, channels=7))
     (own / "classes.txt").write_text("unknown\nsky\n")
-    with pytest.raises(UserError, match=r"e\.png holds the values 2 \(\d+ pixels\), 3 "):
+    with pytest.raises(UserError, match=r"e\.png holds the values 2 \(\d+ pixels\), 3 ") as error:
         data.found_classes(dataclasses.replace(settings, channels=0))
+    assert f"add a line for every class to {own}/classes.txt" in str(error.value)
+    assert "config.data.channels" not in str(error.value)
+
+
+def test_maps_of_one_class_are_refused(settings, own):
+    for number in (0, 3):
+        for name in NAMES:
+            save(own / f"labels/{name}.png", np.full((90, 120), number, np.uint8))
+        for channels in (0, CLASSES):
+            assert problems(dataclasses.replace(settings, channels=channels)) == (
+                f"dataset {own}: all label maps are of class {number} alone, from which nothing is"
+                " learned; correct the maps, classes.txt or config.data.value_255"
+            )
+
+
+def test_numbers_of_smoothed_edges_are_a_note(settings, own, capsys):
+    data.prepare(settings)
+    assert "note" not in capsys.readouterr().out
+    for i, name in enumerate(NAMES):
+        small = Image.fromarray(draw_label(i, 60, 80) * 8)
+        small.resize((120, 90), Image.Resampling.BICUBIC).save(own / f"labels/{name}.png")
+    shutil.rmtree(builders.open_builder(settings).data_dir)
+    data.prepare(dataclasses.replace(settings, channels=60))
+    assert "note: the numbers 1, 2, 3, 4, 5, 6, 7, " in capsys.readouterr().out
+
+
+def test_classes_in_a_file_of_capital_letters(settings, own):
+    (own / "Classes.txt").write_text(CLASSES_TXT)
+    write_in_colour(own)
+    data.prepare(settings)
+    assert_prepared(settings)
 
 
 def test_values_out_of_range_name_file_value_and_pixels(settings, own):
@@ -583,6 +614,97 @@ def test_lists_that_leave_a_split_empty_or_share_photographs(settings, tmp_path)
     )
 
 
+@pytest.mark.parametrize("names", [("Train.txt", "Val.txt"), ("train.txt", "validation.TXT")])
+@pytest.mark.parametrize("more", ["", "dev"])
+def test_lists_under_other_names(settings, tmp_path, capsys, names, more):
+    root = tmp_path / "listed"
+    write_tree(root, *"01234")
+    names = (names[0], f"{more}.txt" if more else names[1])
+    (root / names[0]).write_text("4\n1\n")
+    (root / names[1]).write_text("3\n")
+    assert splits(settings, root, capsys) == (
+        ["images/4.jpg", "images/1.jpg"],
+        ["images/3.jpg"],
+        f"your data: 2 photographs train and 1 validate, by {', '.join(names)}; left out: 2",
+    )
+
+
+@pytest.mark.parametrize("folder", ["lists", "images", "ImageSets/Main", ".."])
+def test_lists_in_other_places(settings, tmp_path, folder):
+    root = tmp_path / "source/listed"
+    write_tree(root, *"012")
+    source = root.parent if folder == ".." else root
+    settings = dataclasses.replace(settings, source=str(source))
+    path = source / "val.txt" if folder == ".." else root / folder / "val.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("1\n")
+    assert problems(settings) == (
+        f"dataset {source}: {path} is not read, because a list lies beside the folder images: move"
+        f" it to {root}/val.txt, or remove it"
+    )
+    # Where the split is known, other lists are nobody's.
+    (root / "val.txt").write_text("2\n")
+    data.prepare(settings)
+    assert data.open(settings).split("validation").keys == ["images/2.jpg"]
+
+
+def test_two_lists_of_a_split_and_an_empty_one(settings, tmp_path):
+    root = tmp_path / "listed"
+    write_tree(root, *"012")
+    settings = dataclasses.replace(settings, source=str(root))
+    (root / "val.txt").touch()
+    assert problems(settings) == (
+        f"dataset {root}: {root}/val.txt is empty: list photographs in it, one per line, or remove"
+        " it"
+    )
+    (root / "dev.txt").write_text("1\n")
+    assert problems(settings) == (
+        f"{root}/dev.txt and {root}/val.txt both list the validation split; remove one of them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "other"),
+    [("train", "dev"), ("Train", "Eval"), ("trainA", "testA"), ("training", "development")],
+)
+def test_other_names_of_the_splits(settings, tmp_path, capsys, train, other):
+    root = tmp_path / "split"
+    write_tree(root, f"{train}/a", f"{train}/b", f"{other}/c")
+    assert splits(settings, root, capsys) == (
+        [f"images/{train}/a.jpg", f"images/{train}/b.jpg"],
+        [f"images/{other}/c.jpg"],
+        "your data: 2 photographs train and 1 validate, by the names of folders",
+    )
+
+
+def test_folders_that_seem_to_name_splits(settings, tmp_path):
+    root = tmp_path / "split"
+    write_tree(root, "train_old/a", "testset/b", "VALLEY/c", "trains/d", "devices/e")
+    settings = dataclasses.replace(settings, source=str(root))
+    assert problems(settings) == "\n".join(
+        [
+            f"dataset {root} has 2 problems:",
+            *(
+                f"  {root}/images/{name} seems to name a split, but only train, val and test do:"
+                " rename it, with that of its annotations, or list the splits in"
+                f" {root}/train.txt and val.txt"
+                for name in ("testset", "train_old")
+            ),
+        ]
+    )
+    (root / "val.txt").write_text("b\n")
+    data.prepare(settings)
+    assert data.open(settings).split("validation").keys == ["images/testset/b.jpg"]
+
+
+def test_folders_in_capital_letters_are_named(settings, tmp_path):
+    write_tree(tmp_path / "capital", "a", photographs="Images", maps="Labels")
+    message = problems(dataclasses.replace(settings, source=str(tmp_path / "capital")))
+    assert (
+        "images and labels of your data, but Images, Labels (rename Images to images: " in message
+    )
+
+
 def test_a_changed_test_list_is_seen(settings, tmp_path):
     write_tree(tmp_path / "listed", *"012")
     settings = dataclasses.replace(settings, source=str(tmp_path / "listed"))
@@ -674,6 +796,33 @@ def test_poses_of_smaller_pictures_are_a_question(tmp_path, dataset):
     message = problems(dataclasses.replace(settings, pose_size="80x80"))
     assert "has a joint at" in message
     assert "outside config.data.pose_size of 80x80 pixels" in message
+
+
+def test_poses_none_of_which_reaches_far_are_a_question(tmp_path):
+    """People up to 70% and 90% of pictures that have 3/4 of their photographs' sides."""
+    settings = DataSettings(
+        dataset="folder_poses",
+        source=str(tmp_path / "own"),
+        data_dir=str(tmp_path / "prepared"),
+        image_size=64,
+        load_size=64,
+        condition="channels",
+        channels=20,
+        exemplar_probability=0.0,
+    )
+    write_poses(tmp_path / "own", [(200, 300)] * 8, reach=(3 / 4, 3 / 4))
+    said = problems(settings)
+    assert said.startswith(
+        "in 8 of 8 poses all joints lie in the upper left 70% of the photograph's width and height"
+    )
+    assert "up to (105, 202) of 200x300 pixels" in said
+    sized = dataclasses.replace(settings, pose_size="150x225")
+    data.prepare(sized)
+    place = drawn_at(data.open(sized).split("train")[0][1])
+    np.testing.assert_allclose(place, [0.28, 0.08, 0.73, 0.92], atol=0.03)
+    # One that reaches further is as good as a proof.
+    write_poses(tmp_path / "own", [(200, 300)])
+    data.prepare(settings)
 
 
 def test_some_people_may_stand_in_a_corner(tmp_path):

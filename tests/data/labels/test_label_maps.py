@@ -132,6 +132,18 @@ def test_white_is_class_1(tmp_path, kind):
     np.testing.assert_array_equal(found, mask > 0)
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.uint16])
+@pytest.mark.parametrize("white", [255, 65535])
+def test_white_of_many_bits(tmp_path, kind, white):
+    mask = np.array([[0, white, white], [white, 0, 0]], kind)
+    Image.fromarray(mask).save(tmp_path / "a.tif")
+    found = label_maps.read(tmp_path / "a.tif", ClassList(), "class_1", "")
+    np.testing.assert_array_equal(found, mask > 0)
+    Image.fromarray(mask + (mask == 0) * kind(300)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=r"holds numbers \(mode I.*\) where colours are needed"):
+        label_maps.read(tmp_path / "a.tif", ClassList(), "class_1", "")
+
+
 def test_a_mask_in_the_alpha_channel_is_not_read_as_one_class(tmp_path):
     alpha = np.array([[0, 255]], np.uint8)
     Image.fromarray(np.dstack([alpha * 0] * 3 + [alpha])).save(tmp_path / "a.png")
@@ -142,7 +154,7 @@ def test_a_mask_in_the_alpha_channel_is_not_read_as_one_class(tmp_path):
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_void_is_unknown(tmp_path, bits):
-    void = np.where(NUMBERS == 2, 2**bits - 1, NUMBERS).astype(f"uint{bits}")
+    void = np.where(NUMBERS == 2, 2**bits - 1, NUMBERS.astype(f"uint{bits}"))
     Image.fromarray(void).save(tmp_path / "a.png")
     found = label_maps.read(tmp_path / "a.png", ClassList(), "unknown", "")
     np.testing.assert_array_equal(found, np.where(NUMBERS == 2, 0, NUMBERS))
@@ -228,7 +240,7 @@ UNKNOWN = "--config.data.value_255=unknown"
 def test_what_255_may_be(tmp_path, values, says, says_not):
     kind = np.uint16 if max(values) > 255 else np.uint8
     maps = [np.array(values, kind)[None], np.array([values[0], values[-1]], kind)[None]]
-    found = survey(tmp_path, *maps).marks_255("")
+    found = survey(tmp_path, *maps).marks_255("", Path("classes.txt"))
     for part in says:
         assert part in found
     for part in says_not:
@@ -239,22 +251,56 @@ def test_smoothed_masks_are_told_as_such(tmp_path):
     mask = np.zeros((64, 64), np.uint8)
     mask[16:48, 16:48] = 255
     smoothed = Image.fromarray(mask).resize((96, 96), Image.Resampling.BICUBIC)
-    found = survey(tmp_path, mask, mask, smoothed).marks_255("")
+    found = survey(tmp_path, mask, mask, smoothed).marks_255("", Path("classes.txt"))
     assert "is smoothed edges of black and white masks" in found
     assert f"(the last in {tmp_path}/2.png)" in found
 
 
 def test_255_as_it_is_set(tmp_path):
     mask = np.array([[0, 255]], np.uint8)
-    assert "leaves nothing but class 0: set" in survey(tmp_path, mask).marks_255("unknown")
-    assert survey(tmp_path, mask, mask // 255 * 7).marks_255("unknown") is None
-    assert survey(tmp_path, NUMBERS).marks_255("") is None
+    assert "leaves nothing but class 0: set" in survey(tmp_path, mask).marks_255(
+        "unknown", Path("classes.txt")
+    )
+    assert survey(tmp_path, mask, mask // 255 * 7).marks_255("unknown", Path("classes.txt")) is None
+    assert survey(tmp_path, NUMBERS).marks_255("", Path("classes.txt")) is None
     # Black and white images of 1 bit need no setting, and do not hide the others.
     bits = Image.fromarray(mask).convert("1")
-    assert survey(tmp_path, bits).marks_255("") is None
-    assert CLASS_1 in survey(tmp_path, bits, mask).marks_255("")
+    assert survey(tmp_path, bits).marks_255("", Path("classes.txt")) is None
+    assert CLASS_1 in survey(tmp_path, bits, mask).marks_255("", Path("classes.txt"))
     # Pillow keeps 0 and 255 as the numbers of a grey palette.
-    assert CLASS_1 in survey(tmp_path, Image.fromarray(mask).convert("P")).marks_255("")
+    assert CLASS_1 in survey(tmp_path, Image.fromarray(mask).convert("P")).marks_255(
+        "", Path("classes.txt")
+    )
+
+
+def test_255_in_colour_is_a_class_of_the_list(tmp_path):
+    mask = np.array([[0, 255, 255]], np.uint8)
+    picture = in_palette(mask, *[BLACK] * 255, RED)
+    for value_255 in ("", "unknown"):
+        found = survey(tmp_path, picture).marks_255(value_255, Path("x/classes.txt"))
+        assert found.startswith("label maps hold only 0 and 255, which is #C81E3C, for example")
+        assert ("leave config.data.value_255 out" in found) == bool(value_255)
+        assert found.splitlines()[1:] == ["class_0 #C81E3C", "class_1 #000000"]
+
+
+def test_void_of_16_bits_is_called_so(tmp_path):
+    void = np.where(NUMBERS == 2, 65535, NUMBERS.astype(np.uint16))
+    found = survey(tmp_path, void).marks_255("", Path("classes.txt"))
+    assert found.startswith("1 of 1 label maps hold 65535, for example")
+
+
+def test_numbers_of_smoothed_edges_are_told(tmp_path):
+    drawn = np.zeros((64, 64), np.uint8)
+    drawn[8:30, 8:40], drawn[40:60, 20:60] = 9, 40
+    drawn[:, 62] = 3
+    drawn[62] = 5
+    assert survey(tmp_path, drawn).smoothed() is None
+    smoothed = Image.fromarray(drawn).resize((100, 100), Image.Resampling.BILINEAR)
+    made = set(np.unique(smoothed)) - {0, 9, 40}
+    found = survey(tmp_path, smoothed).smoothed()
+    assert len(made) > 8
+    assert found.startswith(f"note: the numbers {', '.join(map(str, sorted(made)[:2]))}, ")
+    assert f"of {len(np.unique(smoothed))}) lie in label maps almost only as lines" in found
 
 
 def test_a_run_keeps_its_colours():

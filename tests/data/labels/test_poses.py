@@ -6,7 +6,7 @@ import pytest
 
 from cocosnet_jax.data import images
 from cocosnet_jax.data.labels.pose_drawing import LIMBS, PLANES, draw_pose
-from cocosnet_jax.data.labels.poses import read_pose
+from cocosnet_jax.data.labels.poses import canvas_of, find_pose, read_pose
 from cocosnet_jax.errors import UserError
 
 SHARED = Path(__file__).parents[3] / ".." / "shared"
@@ -61,6 +61,33 @@ def test_json_of_both_models(tmp_path):
         path = tmp_path / f"{name}_keypoints.json"
         path.write_text(json.dumps({"people": [person(a_pose(2), 0.1), person(keypoints)]}))
         np.testing.assert_array_equal(read_pose(path, SIZE), coco)
+
+
+def test_a_list_of_one_pose(tmp_path):
+    joints = a_pose(1)
+    content = {"people": [person(joints)], "canvas_width": 120, "canvas_height": 90}
+    (tmp_path / "a.json").write_text(json.dumps([content]))
+    np.testing.assert_allclose(read_pose(tmp_path / "a.json", SIZE), joints)
+    assert canvas_of(tmp_path / "a.json", None, "") == SIZE
+
+
+def test_joints_from_minus_1_to_1(tmp_path):
+    joints = np.linspace((-0.5, -0.9), (0.4, 0.9), 18)
+    (tmp_path / "a.json").write_text(json.dumps({"people": [person(joints)]}))
+    with pytest.raises(UserError, match="all joints between -1 and 1; write them in pixels"):
+        read_pose(tmp_path / "a.json", SIZE)
+
+
+def test_a_picture_of_a_pose_is_no_pose(tmp_path):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(UserError, match=r"a\.png is a picture, .* --write_json"):
+        read_pose(find_pose(tmp_path / "a"), SIZE)
+
+
+def test_the_size_that_was_given_is_not_the_advice(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"people": [person(a_pose() * 5)]}))
+    with pytest.raises(UserError, match=r"outside .* of 256x256 .*\(512x512, for example\)"):
+        read_pose(tmp_path / "a.json", (256, 256))
 
 
 def test_text_and_json_give_one_drawing(tmp_path):
