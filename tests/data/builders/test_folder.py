@@ -639,8 +639,8 @@ def test_lists_in_other_places(settings, tmp_path, folder):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("1\n")
     assert problems(settings) == (
-        f"dataset {source}: {path} is not read, because a list lies beside the folder images: move"
-        f" it to {root}/val.txt, or remove it"
+        f"dataset {source}: {path} is not read, because lists lie right in the dataset's folder:"
+        f" move it to {root}/val.txt, or remove it"
     )
     # Where the split is known, other lists are nobody's.
     (root / "val.txt").write_text("2\n")
