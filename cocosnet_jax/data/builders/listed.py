@@ -275,8 +275,8 @@ class ListedBuilder(PairBuilder):
             if name and splits.seems_a_split(folder):
                 folders.add(f"{photographs}/{folder}")
         return [
-            f"{self.root / folder} seems to name a split, but only train, val and test do: rename"
-            f" it, with that of its annotations, or list the splits in {self.root}/train.txt and"
+            f"{self.root / folder} seems to name a split, but means none: rename it (train, val,"
+            f" test), with that of its annotations, or list the splits in {self.root}/train.txt and"
             " val.txt"
             for folder in sorted(folders)
         ]

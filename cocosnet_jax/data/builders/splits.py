@@ -29,7 +29,7 @@ _LIKE_A_SPLIT = re.compile(rf"(?i:(?:{'|'.join(_SPLIT_NAMES)})(?:set|split|data)
 
 def split_of(name: str) -> str:
     """The split that a name means, in any case, as `val`, `val2017` or `valA`; empty if none."""
-    return _SPLIT_NAMES.get(re.sub(r"([-_]?\d+|A)$", "", name).lower(), "")
+    return _SPLIT_NAMES.get(re.sub(r"[-_]?(\d+|A)$", "", name).lower(), "")
 
 
 def seems_a_split(folder: str) -> bool:

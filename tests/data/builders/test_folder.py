@@ -665,7 +665,13 @@ def test_two_lists_of_a_split_and_an_empty_one(settings, tmp_path):
 
 @pytest.mark.parametrize(
     ("train", "other"),
-    [("train", "dev"), ("Train", "Eval"), ("trainA", "testA"), ("training", "development")],
+    [
+        ("train", "dev"),
+        ("Train", "Eval"),
+        ("trainA", "testA"),
+        ("train_A", "test_A"),
+        ("training", "development"),
+    ],
 )
 def test_other_names_of_the_splits(settings, tmp_path, capsys, train, other):
     root = tmp_path / "split"
@@ -685,8 +691,8 @@ def test_folders_that_seem_to_name_splits(settings, tmp_path):
         [
             f"dataset {root} has 2 problems:",
             *(
-                f"  {root}/images/{name} seems to name a split, but only train, val and test do:"
-                " rename it, with that of its annotations, or list the splits in"
+                f"  {root}/images/{name} seems to name a split, but means none: rename it (train,"
+                " val, test), with that of its annotations, or list the splits in"
                 f" {root}/train.txt and val.txt"
                 for name in ("testset", "train_old")
             ),
