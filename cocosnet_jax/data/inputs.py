@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cocosnet_jax.data import images
-from cocosnet_jax.data.labels import edges, face_parts, label_maps, pose_drawing, poses
+from cocosnet_jax.data.labels import edges, face_parts, label_maps, pose_canvas, pose_drawing, poses
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 
@@ -52,7 +52,7 @@ class Input(NamedTuple):
 
     planes: np.ndarray
     size: tuple[int, int]
-    reach: poses.Reach | None = None
+    reach: pose_canvas.Reach | None = None
 
 
 def is_input(data: DataSettings, path: Path) -> bool:
@@ -244,8 +244,8 @@ def _pose(
     its_size = None if photograph is None else _size(images.read_photograph(photograph))
     said = pose_size or data.pose_size
     # Without photograph a file's own canvas says more than the checkpoint.
-    canvas = poses.canvas_of(path, its_size, said if its_size else pose_size, "--pose-size")
-    canvas = canvas or poses.parse_size(data.pose_size)
+    canvas = pose_canvas.canvas_of(path, its_size, said if its_size else pose_size, "--pose-size")
+    canvas = canvas or pose_canvas.parse_size(data.pose_size)
     if canvas is None:
         poses.read_pose(path, _ANY_CANVAS)  # What is wrong with the file itself is said first.
         raise UserError(
@@ -256,14 +256,16 @@ def _pose(
     joints = poses.read_pose(
         path,
         canvas,
-        called=poses.name_of(canvas, its_size, said, "--pose-size" if pose_size else _POSE_SIZE),
+        called=pose_canvas.name_of(
+            canvas, its_size, said, "--pose-size" if pose_size else _POSE_SIZE
+        ),
         setting="--pose-size",
     )
     if asked and not pose_size and its_size and its_size != canvas:
         _check_larger_canvas(path, joints, canvas, its_size)
     reach = None
     if not said and canvas == its_size:
-        reach = poses.reach_of(path, joints, canvas)
+        reach = pose_canvas.reach_of(path, joints, canvas)
     return Input(pose_drawing.draw_pose(joints, canvas, size), its_size or canvas, reach)
 
 

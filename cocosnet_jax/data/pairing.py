@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cocosnet_jax.data import exemplars, images, inputs, problems
-from cocosnet_jax.data.labels import poses
+from cocosnet_jax.data.labels import pose_canvas
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 
@@ -162,8 +162,8 @@ def check(
         for pair in pairs
         if pair.exemplar_label and pair.exemplar
     }
-    reaches: list[poses.Reach | None] = []
-    exemplar_reaches: list[poses.Reach | None] = []
+    reaches: list[pose_canvas.Reach | None] = []
+    exemplar_reaches: list[pose_canvas.Reach | None] = []
 
     def read_own(path: Path) -> None:
         reaches.append(inputs.read_input(data, path, pose_size=pose_size).reach)
@@ -185,7 +185,7 @@ def check(
             if str(error) not in wrong:
                 wrong.append(str(error))
     problems.raise_if_any("this translation", wrong)
-    poses.check_reach([reach for reach in reaches if reach], "--pose-size")
+    pose_canvas.check_reach([reach for reach in reaches if reach], "--pose-size")
     corner = next((reach for reach in exemplar_reaches if reach and reach.in_corner), None)
     if corner is not None:
         print(

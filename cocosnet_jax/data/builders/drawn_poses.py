@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from cocosnet_jax.data.builders.listed import ListedBuilder
-from cocosnet_jax.data.labels import pose_drawing, poses
+from cocosnet_jax.data.labels import pose_canvas, pose_drawing, poses
 
 
 class DrawnPoses(ListedBuilder):
@@ -19,21 +19,21 @@ class DrawnPoses(ListedBuilder):
         """The joints, and (H, W) of the canvas that they lie in."""
         path = poses.find_pose(self.annotation_stem(key))
         pose_size = self.builder_config.pose_size
-        canvas = poses.canvas_of(path, size, pose_size)
+        canvas = pose_canvas.canvas_of(path, size, pose_size)
         assert canvas is not None
-        joints = poses.read_pose(path, canvas, called=poses.name_of(canvas, size, pose_size))
+        joints = poses.read_pose(path, canvas, called=pose_canvas.name_of(canvas, size, pose_size))
         if not pose_size and canvas == size:
-            self._reaches[key] = poses.reach_of(path, joints, size)
+            self._reaches[key] = pose_canvas.reach_of(path, joints, size)
         return joints, canvas
 
     def check(self) -> None:
         """Reads every file, and asks where poses seem to be of smaller pictures."""
         self._reaches.clear()
         super().check()
-        poses.check_reach(list(self._reaches.values()), "config.data.pose_size")
+        pose_canvas.check_reach(list(self._reaches.values()), "config.data.pose_size")
 
     @functools.cached_property
-    def _reaches(self) -> dict[str, poses.Reach]:
+    def _reaches(self) -> dict[str, pose_canvas.Reach]:
         """Of each pose that was read and lies in its photograph, by the photograph's key."""
         return {}
 

@@ -33,7 +33,8 @@ import tensorflow_datasets as tfds
 
 from cocosnet_jax.data import images, problems
 from cocosnet_jax.data.builders.drawn_poses import DrawnPoses
-from cocosnet_jax.data.builders.listed import ListedBuilder, Place, split_of
+from cocosnet_jax.data.builders.listed import ListedBuilder, Place
+from cocosnet_jax.data.builders.splits import split_of
 from cocosnet_jax.data.inputs import UNMARKED
 from cocosnet_jax.data.labels import edges, label_maps
 from cocosnet_jax.data.labels.label_maps import ClassList

@@ -2,8 +2,7 @@
 
 Lists name the splits: `train.txt`, `val.txt` and `test.txt`, with one photograph per line. So do
 folders right within the photographs' one: `images/train`, `images/val`, `images/test`. Other usual
-names of the splits (`_SPLIT_NAMES`) do as well, in any case. Where both name a split, the list
-counts.
+names, in `cocosnet_jax.data.builders.splits`, do as well. Where both name a split, the list counts.
 
 `val` validates, or `test` where there is no `val`. Where there are both, `test` is left out. Where
 there is neither, what is not in `train.txt` validates. Where there is no `train`, all other
@@ -14,53 +13,17 @@ of this.
 import abc
 import functools
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from cocosnet_jax.data import downloads, exemplars, images, problems
+from cocosnet_jax.data.builders import splits
 from cocosnet_jax.data.pair_builder import PairBuilder
-from cocosnet_jax.data.source_files import files_below, read_text
+from cocosnet_jax.data.source_files import files_below
 from cocosnet_jax.errors import UserError
-
-_LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
-# What folders and lists call a split.
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "development": "validation",
-    "eval": "validation",
-    "evaluation": "validation",
-    "test": "test",
-    "testing": "test",
-}
-# What seems to name a split, as `train_old` and `TrainSet` do, but `trains` does not.
-_LIKE_A_SPLIT = re.compile(rf"(?i:(?:{'|'.join(_SPLIT_NAMES)})(?:set|split|data)?)(?![a-z])")
-
-
-def split_of(name: str) -> str:
-    """The split that a name means, in any case, as `val`, `val2017` or `valA`; empty if none."""
-    return _SPLIT_NAMES.get(re.sub(r"([-_]?\d+|A)$", "", name).lower(), "")
-
-
-def _seems_a_split(folder: str) -> bool:
-    """Whether a folder's name starts with a split's and means none."""
-    name = folder.lower() if folder.isupper() else folder
-    return not split_of(folder) and _LIKE_A_SPLIT.match(name) is not None
-
-
-def _lists_in(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """The split and the path of each file that its name makes a list of a split."""
-    for path in sorted(paths):
-        if path.suffix.lower() == ".txt" and (split := split_of(path.stem)) and path.is_file():
-            yield split, path
 
 
 class Place(NamedTuple):
@@ -114,9 +77,9 @@ class ListedBuilder(PairBuilder):
 
     def split_keys(self) -> Mapping[str, Sequence[str]]:
         """Photographs' paths below the dataset's folder; `exemplars` are those of `train`."""
-        splits = self._splits
-        problems.raise_if_any(f"dataset {self.builder_config.source}", splits.problems)
-        return splits.keys
+        keys, found, _ = self._splits
+        problems.raise_if_any(f"dataset {self.builder_config.source}", found)
+        return keys
 
     def make_pair(self, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Image (S, S, 3) and input map (S, S, p), squeezed to S x S pixels."""
@@ -172,15 +135,8 @@ class ListedBuilder(PairBuilder):
 
     @functools.cached_property
     def lists(self) -> dict[str, Path]:
-        """The lists beside the folders by split, `train` first; raises where a split has two."""
-        found: dict[str, Path] = {}
-        for split, path in _lists_in(self.root.iterdir()):
-            if split in found:
-                raise UserError(
-                    f"{found[split]} and {path} both list the {split} split; remove one of them"
-                )
-            found[split] = path
-        return {split: found[split] for split in _LISTS if split in found}
+        """The lists beside the folders by split, `train` first."""
+        return splits.find_lists(self.root)
 
     @functools.cached_property
     def root(self) -> Path:
@@ -256,13 +212,14 @@ class ListedBuilder(PairBuilder):
         if foreign := next(filter(downloads.of_full_ade20k, every), ""):
             raise UserError(downloads.full_ade20k(self.root / foreign))
         found: list[str] = []
-        lists = self._read_lists(every, found)
+        lists = splits.read_lists(self.lists, every, found)
         named = dict(lists)
         if not {"train", "validation"} <= lists.keys():
             in_list = {key for keys in lists.values() for key in keys}
             for split, keys in self._split_folders(every, found).items():
                 named.setdefault(split, [key for key in keys if key not in in_list])
-        found += self._lists_elsewhere(named)
+        source = Path(self.builder_config.source)
+        found += splits.lists_elsewhere(self.root, source, {*named, *self.lists})
         if not named:
             found += self._folders_like_splits(every)
         test = named.get("test", [])
@@ -309,50 +266,17 @@ class ListedBuilder(PairBuilder):
         keys_of = {"train": train, "validation": validation, "exemplars": train}
         return _Splits(keys_of, found, summary)
 
-    def _read_lists(self, every: Sequence[str], found: list[str]) -> dict[str, list[str]]:
-        """The keys of every list that there is, by split; adds what is wrong to `found`."""
-        index = exemplars.KeyIndex(every)
-        lists = {}
-        for split, path in self.lists.items():
-            text = read_text(path)
-            if not text.strip():
-                found.append(f"{path} is empty: list photographs in it, one per line, or remove it")
-            keys = []
-            for number, line in enumerate(map(str.strip, text.splitlines()), 1):
-                if not line:
-                    continue
-                position = index.find(line)
-                if position is None or position < 0:
-                    what = "no photograph" if position is None else "several photographs"
-                    found.append(f"{path}, line {number}: {line!r} means {what}")
-                else:
-                    keys.append(every[position])
-            lists[split] = list(dict.fromkeys(keys))
-        return lists
-
-    def _lists_elsewhere(self, named: Mapping[str, Any]) -> list[str]:
-        """What is wrong with lists of other folders, of splits that are not `named` otherwise."""
-        source = Path(self.builder_config.source)
-        paths = [*self.root.glob("*/*.txt"), *self.root.glob("*/*/*.txt")]
-        paths += source.glob("*.txt") if source != self.root else []
-        return [
-            f"{path} is not read, because a list lies beside the folder {self.photographs}: move it"
-            f" to {self.root / _LISTS[split]}, or remove it"
-            for split, path in _lists_in(paths)
-            if split not in {*named, *self.lists} and (split != "test" or not named)
-        ]
-
     def _folders_like_splits(self, every: Sequence[str]) -> list[str]:
         """What is wrong with folders right within the photographs' that seem to name splits."""
         folders = set()
         for key in every:
-            place = self.place_of(key)
-            first, _, name = key.removeprefix(f"{place.photographs}/").partition("/")
-            if name and _seems_a_split(first):
-                folders.add(f"{place.photographs}/{first}")
+            photographs = self.place_of(key).photographs
+            folder, _, name = key.removeprefix(f"{photographs}/").partition("/")
+            if name and splits.seems_a_split(folder):
+                folders.add(f"{photographs}/{folder}")
         return [
-            f"{self.root / folder} seems to name a split, but only train, val and test do: rename"
-            f" it, with that of its annotations, or list the splits in {self.root}/train.txt and"
+            f"{self.root / folder} seems to name a split, but means none: rename it (train, val,"
+            f" test), with that of its annotations, or list the splits in {self.root}/train.txt and"
             " val.txt"
             for folder in sorted(folders)
         ]
@@ -366,7 +290,7 @@ class ListedBuilder(PairBuilder):
         for key in every:
             place = self.place_of(key)
             folder, _, name = key.removeprefix(f"{place.photographs}/").partition("/")
-            split = place.split or split_of(folder if name else "")
+            split = place.split or splits.split_of(folder if name else "")
             keys.setdefault(split, []).append(key)
         if not {"validation", "test"} & keys.keys():
             return {}

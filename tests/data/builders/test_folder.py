@@ -639,8 +639,8 @@ def test_lists_in_other_places(settings, tmp_path, folder):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("1\n")
     assert problems(settings) == (
-        f"dataset {source}: {path} is not read, because a list lies beside the folder images: move"
-        f" it to {root}/val.txt, or remove it"
+        f"dataset {source}: {path} is not read, because lists lie right in the dataset's folder:"
+        f" move it to {root}/val.txt, or remove it"
     )
     # Where the split is known, other lists are nobody's.
     (root / "val.txt").write_text("2\n")
@@ -665,7 +665,13 @@ def test_two_lists_of_a_split_and_an_empty_one(settings, tmp_path):
 
 @pytest.mark.parametrize(
     ("train", "other"),
-    [("train", "dev"), ("Train", "Eval"), ("trainA", "testA"), ("training", "development")],
+    [
+        ("train", "dev"),
+        ("Train", "Eval"),
+        ("trainA", "testA"),
+        ("train_A", "test_A"),
+        ("training", "development"),
+    ],
 )
 def test_other_names_of_the_splits(settings, tmp_path, capsys, train, other):
     root = tmp_path / "split"
@@ -685,8 +691,8 @@ def test_folders_that_seem_to_name_splits(settings, tmp_path):
         [
             f"dataset {root} has 2 problems:",
             *(
-                f"  {root}/images/{name} seems to name a split, but only train, val and test do:"
-                " rename it, with that of its annotations, or list the splits in"
+                f"  {root}/images/{name} seems to name a split, but means none: rename it (train,"
+                " val, test), with that of its annotations, or list the splits in"
                 f" {root}/train.txt and val.txt"
                 for name in ("testset", "train_old")
             ),

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from cocosnet_jax.data import images
+from cocosnet_jax.data.labels.pose_canvas import canvas_of
 from cocosnet_jax.data.labels.pose_drawing import LIMBS, PLANES, draw_pose
-from cocosnet_jax.data.labels.poses import canvas_of, find_pose, read_pose
+from cocosnet_jax.data.labels.poses import find_pose, read_pose
 from cocosnet_jax.errors import UserError
 
 SHARED = Path(__file__).parents[3] / ".." / "shared"

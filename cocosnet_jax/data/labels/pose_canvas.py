@@ -1,0 +1,153 @@
+"""In which picture the joints of a pose lie: its canvas, of (H, W) pixels."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cocosnet_jax.data.labels import poses
+from cocosnet_jax.errors import UserError
+
+# Poses that were detected in smaller pictures lie within this part of width and height, from the
+# upper left; a person in the middle of a photograph reaches further in one of them.
+_CORNER = 0.6
+# Of many poses, some reach beyond this part of width or height, wherever people stand.
+_FAR, _MANY, _NEARLY_ALL = 0.7, 8, 0.95
+
+
+def parse_size(pose_size: str) -> tuple[int, int] | None:
+    """(H, W) of a pose size `WIDTHxHEIGHT`; None for `photograph`, or where it is empty."""
+    match = re.fullmatch(r"(\d+)x(\d+)", pose_size)
+    return (int(match[2]), int(match[1])) if match else None
+
+
+def canvas_of(
+    path: Path,
+    photograph: tuple[int, int] | None,
+    pose_size: str,
+    setting: str = "config.data.pose_size",
+) -> tuple[int, int] | None:
+    """(H, W) of the picture in whose pixels a file's joints lie; None where nothing tells.
+
+    Args:
+      path: as for `poses.read_pose`.
+      photograph: (H, W) of the photograph, where there is one.
+      pose_size: `WIDTHxHEIGHT`; `photograph`, where there is one; or empty: what the file says,
+        else the photograph.
+      setting: what messages say sets it.
+
+    Raises:
+      UserError: the file says a canvas that is no resized copy of its photograph.
+    """
+    if (size := parse_size(pose_size)) is not None:
+        return size
+    if pose_size and photograph is not None:
+        return photograph
+    stated = _stated_canvas(path) if path.suffix.lower() == ".json" else None
+    if stated is None or photograph is None:
+        return photograph or stated
+    # Sides of a copy are rounded to whole pixels.
+    scale = photograph[0] / stated[0], photograph[1] / stated[1]
+    if abs(scale[0] * stated[1] - photograph[1]) > 1 + max(scale):
+        raise UserError(
+            f"{path} says that its canvas has {_text(stated)} pixels (width x height), but its"
+            f" photograph has {_text(photograph)}, which is of another shape; correct"
+            f" canvas_width and canvas_height, take them out, or set {setting} to the size of the"
+            " picture in which the pose was detected"
+        )
+    return stated
+
+
+def name_of(
+    canvas: tuple[int, int],
+    photograph: tuple[int, int] | None,
+    pose_size: str,
+    setting: str = "config.data.pose_size",
+) -> str:
+    """What messages call a canvas by `canvas_of`."""
+    if parse_size(pose_size) == canvas:
+        return setting
+    return "its photograph" if canvas == photograph else "its canvas"
+
+
+class Reach(NamedTuple):
+    """How far the joints of a pose reach in its photograph.
+
+    Attributes:
+      x, y: from the upper left, as parts of width and height.
+      text: the same in pixels, for a message that names the file.
+    """
+
+    x: float
+    y: float
+    text: str
+
+    def within(self, part: float) -> bool:
+        """Whether all joints lie in this part of width and of height."""
+        return self.x < part and self.y < part
+
+    @property
+    def in_corner(self) -> bool:
+        """Whether the pose, looked at alone, fills only a corner."""
+        return self.within(_CORNER)
+
+
+def reach_of(path: Path, joints: np.ndarray, photograph: tuple[int, int]) -> Reach:
+    """How far the joints of a file, (18, 2), reach in its photograph of (H, W) pixels."""
+    x, y = np.nanmax(joints, axis=0)
+    text = f"{path}: up to ({x:.0f}, {y:.0f}) of {_text(photograph)} pixels"
+    return Reach(float(x) / photograph[1], float(y) / photograph[0], text)
+
+
+def check_reach(reaches: Sequence[Reach], setting: str) -> None:
+    """Asks the user where poses seem to be of smaller pictures than their photographs.
+
+    That is where most of them fill only a corner, or where, of many, hardly one reaches far.
+
+    Args:
+      reaches: of each pose in its photograph.
+      setting: which answers.
+
+    Raises:
+      UserError: they do.
+    """
+    total = len(reaches)
+    near = [reach for reach in reaches if reach.in_corner]
+    part = _CORNER
+    if 2 * len(near) <= total:
+        part = _FAR
+        near = [reach for reach in reaches if reach.within(_FAR)]
+        if total < _MANY or len(near) < _NEARLY_ALL * total:
+            return
+    raise UserError(
+        f"in {len(near)} of {total} poses all joints lie in the upper left {part:.0%} of the"
+        f" photograph's width and height ({near[0].text}). If the poses were detected in smaller"
+        f" pictures, say their size: {setting}=256x256, for example. If they are right as they"
+        f" are: {setting}=photograph"
+    )
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _stated_canvas(path: Path) -> tuple[int, int] | None:
+    """(H, W) by `canvas_height` and `canvas_width` of a JSON file; None where it has neither."""
+    try:
+        content = poses.read_content(path)
+    except ValueError:
+        return None  # `poses.read_pose` says so.
+    fields = ("canvas_height", "canvas_width")
+    if not isinstance(content, dict) or not any(field in content for field in fields):
+        return None
+    size = []
+    for field in fields:
+        value = content.get(field)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(
+                f"{path} has {field} {value!r}; it must be a whole number of pixels, 1 or more"
+            )
+        size.append(value)
+    return size[0], size[1]
