@@ -27,7 +27,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not parity" --dist=loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not parity or quick" --dist=loadfile --no-loadscope-reorder
 
 parity: $(VENV)/.test
 	$(PYTEST) -m parity --dist=loadgroup

@@ -279,7 +279,7 @@ def measure(
     # Each program runs once, and has room for what the backward pass reads.
     network = dataclasses.replace(
         s.model,
-        rematerialise="nothing" if repeat == 1 else "elementwise",
+        rematerialise="nothing" if repeat == 1 else "blocks",
         dtype="bfloat16" if bfloat16 else "float32",
     )
     with jax.enable_x64(dtype == np.float64):
