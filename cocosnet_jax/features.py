@@ -37,7 +37,7 @@ class Pictures(Protocol):
 
 
 def vgg_embedding(weights: vgg.VggWeights) -> Embedding:
-    """VGG-19's relu5_2, averaged over positions, as unit vectors; labels are not read."""
+    """The relu5_2 of VGG, averaged over positions, as unit vectors; labels are not read."""
     devices = mesh.make()
     weights = jax.device_put(weights, mesh.replicated(devices))
 

@@ -10,7 +10,7 @@ translation network, a run of `configs/ade20k.py:plain`:
 
     python -m cocosnet_jax.retrieve ... --split=validation --checkpoint=PLAIN_RUN --output=test.txt
 
-Photographs are compared by the cosine of their VGG-19 features (relu5_2, mean over positions). The
+Photographs are compared by the cosine of their VGG features (relu5_2, mean over positions). The
 search is exact, on the accelerator, in blocks: its memory does not grow with the number of images.
 Features are kept in `OUTPUT.features/`; an interrupted run goes on from there, and another --k
 needs no new ones.
@@ -30,7 +30,7 @@ _K = flags.DEFINE_integer("k", 10, "exemplars per image", lower_bound=1)
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "run of a plain translation network, whose outputs are the queries"
 )
-_BATCH = flags.DEFINE_integer("batch", 16, "photographs per pass through VGG-19", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 16, "photographs per pass through VGG", lower_bound=1)
 
 
 def main() -> int:

@@ -38,7 +38,7 @@ def write_list(
     """Writes the exemplars of every image of a split, best first.
 
     Args:
-      settings: which data and which VGG-19.
+      settings: which data and which VGG.
       output: the list file; features go to the folder `OUTPUT.features`.
       split: `train` or `validation`.
       k: exemplars per image, or as many as there are.
@@ -52,6 +52,8 @@ def write_list(
     weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
     if settings.vgg.weights == "random":
         print("an untrained VGG compares (config.vgg.weights=random): fine for trying things out")
+    else:
+        print(f"{weights.network} of {settings.vgg.weights} compares")
     restored = _plain(checkpoint_path, settings) if checkpoint_path else None
     dataset = data.prepare(settings.data)
     if restored is not None:

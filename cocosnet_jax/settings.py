@@ -342,12 +342,13 @@ class OptimiserSettings:
 
 @dataclasses.dataclass(frozen=True)
 class VggSettings:
-    """The VGG-19 of the losses (SPEC section 6).
+    """The VGG of the losses (SPEC section 6): the paper's VGG-19, or VGG-16.
 
     Attributes:
-      weights: a weight file (the release's .pth, torchvision's .pth, Keras's notop .h5), or
-        `random` for untrained weights: fine for trying things out, not for results.
-      width: channels of the first layer; 64 is VGG-19, others need `random` weights.
+      weights: a weight file (the release's .pth, torchvision's .pth, Keras's notop .h5); `keras`
+        for Keras's VGG-19, fetched where it is not there yet; or `random` for untrained weights:
+        fine for trying things out, not for results.
+      width: channels of the first layer; trained networks have 64, others need `random` weights.
     """
 
     weights: str = _file("")
@@ -357,7 +358,7 @@ class VggSettings:
         _require(self.width >= 1, "vgg.width", self.width, "positive")
         if self.width != 64 and self.weights != "random":
             raise UserError(
-                f"config.vgg.width is {self.width}, but weight files hold VGG-19 with 64: set"
+                f"config.vgg.width is {self.width}, but trained weights have 64: set"
                 " config.vgg.width=64, or config.vgg.weights=random"
             )
 

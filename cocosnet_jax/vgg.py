@@ -1,4 +1,8 @@
-"""VGG-19 features, the yardstick of the losses and metrics (SPEC section 6)."""
+"""VGG features, the yardstick of the losses and metrics (SPEC section 6).
+
+The paper reads VGG-19. VGG-16 has one convolution less in each of the stages 3 to 5, and all layers
+that the losses read. Figures made with one do not compare with figures made with the other.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -11,9 +15,13 @@ from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.conv import convolve
 
+Network = Literal["VGG-16", "VGG-19"]
 # Convolutions per stage; a stage ends in 2x2 max pooling.
-STAGES = (2, 2, 4, 4, 4)
-LAYERS = tuple(f"conv{i}_{j}" for i, n in enumerate(STAGES, 1) for j in range(1, n + 1))
+STAGES: dict[Network, tuple[int, ...]] = {"VGG-16": (2, 2, 3, 3, 3), "VGG-19": (2, 2, 4, 4, 4)}
+LAYERS: dict[Network, tuple[str, ...]] = {
+    network: tuple(f"conv{i}_{j}" for i, n in enumerate(stages, 1) for j in range(1, n + 1))
+    for network, stages in STAGES.items()
+}
 # The layers that the losses read.
 LOSS_LAYERS = ("relu1_2", "relu2_2", "relu3_2", "relu4_2", "relu5_2")
 
@@ -27,10 +35,10 @@ Params = Mapping[str, Mapping[str, Float[Array, "..."]]]
 
 @flax.struct.dataclass
 class VggWeights:
-    """VGG-19 and the preprocessing that it was trained with.
+    """VGG-16 or VGG-19, and the preprocessing that it was trained with.
 
     Attributes:
-      params: `conv1_1` to `conv5_4`, each {"kernel": (3, 3, in, out), "bias": (out,)}.
+      params: the layers of `LAYERS`, each {"kernel": (3, 3, in, out), "bias": (out,)}.
       preprocessing: `caffe` takes BGR minus means, times 255 (the release's and Keras's
         weights); `torchvision` takes RGB minus means, over deviations.
     """
@@ -39,6 +47,11 @@ class VggWeights:
     preprocessing: Literal["caffe", "torchvision"] = flax.struct.field(
         pytree_node=False, default="caffe"
     )
+
+    @property
+    def network(self) -> Network:
+        """Which of the two it is; figures made with it should say so."""
+        return "VGG-19" if "conv3_4" in self.params else "VGG-16"
 
 
 def widths(width: int = 64) -> tuple[int, ...]:
@@ -77,7 +90,7 @@ def features(
     wanted = set(layers)
     x = preprocess(image, weights.preprocessing)
     found = {}
-    for i, count in enumerate(STAGES, 1):
+    for i, count in enumerate(STAGES[weights.network], 1):
         for j in range(1, count + 1):
             layer = weights.params[f"conv{i}_{j}"]
             y, kernel, bias = nn.dtypes.promote_dtype(
@@ -90,4 +103,4 @@ def features(
                 return found
         x = nn.max_pool(x, (2, 2), (2, 2))
     missing = ", ".join(sorted(wanted - set(found)))
-    raise ValueError(f"VGG-19 has no layer {missing}")
+    raise ValueError(f"{weights.network} has no layer {missing}")

@@ -179,7 +179,7 @@ def golden_state(
             "kernel": jnp.asarray(tensors[f"{name}.weight"].transpose(2, 3, 1, 0), dtype),
             "bias": jnp.asarray(tensors[f"{name}.bias"], dtype),
         }
-        for name in vgg.LAYERS
+        for name in vgg.LAYERS["VGG-19"]
     }
     start = state.TrainState(jnp.zeros((), jnp.int32), params, variables, {}, None)
     return start, vgg.VggWeights(weights)

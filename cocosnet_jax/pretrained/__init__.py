@@ -1,1 +1,1 @@
-"""Weights that others have trained: the release's networks, VGG-19, and the files they lie in."""
+"""Weights that others have trained: the release's networks, VGG, and the files they lie in."""

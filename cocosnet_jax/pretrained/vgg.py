@@ -1,7 +1,9 @@
-"""VGG-19 from a weight file, whichever of the three common formats it has (SPEC section 6)."""
+"""VGG-19 or VGG-16 from a weight file, whichever of the common formats it has (SPEC section 6)."""
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,35 +13,49 @@ import numpy as np
 from cocosnet_jax import files
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import torch_files
-from cocosnet_jax.vgg import LAYERS, STAGES, Params, VggWeights, widths
+from cocosnet_jax.vgg import LAYERS, STAGES, Network, Params, VggWeights, widths
+
+# As keras.applications.VGG19(include_top=False) fetches it; the hash is MD5's.
+KERAS_URL = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/vgg19/"
+    "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
+KERAS_HASH = "253f8cb515780f3b799900260a226db6"
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _HOW = (
-    "set config.vgg.weights to one of: torchvision's vgg19 file (vgg19-dcbb9e9d.pth, the one"
-    " that torchvision.models.vgg19(weights='IMAGENET1K_V1') downloads), Keras's"
-    " vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 (keras.applications.VGG19("
-    "include_top=False) downloads it to ~/.keras/models), or the vgg19_conv.pth that goes with the"
-    " authors' release. Any folder will do. config.vgg.weights=random needs no file: untrained, for"
-    " trying things out, not for results"
+    "set config.vgg.weights=keras, which fetches Keras's VGG-19, or set it to one of these files,"
+    " in any folder: torchvision's vgg19-dcbb9e9d.pth, the one that"
+    " torchvision.models.vgg19(weights='IMAGENET1K_V1') downloads; Keras's"
+    " vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5; the vgg19_conv.pth that goes with the"
+    " authors' release; or VGG-16, whose figures do not compare with VGG-19's: torchvision's"
+    " vgg16-397923af.pth or Keras's vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5."
+    " config.vgg.weights=random needs no file: untrained, for trying things out, not for results"
 )
 
 
-def _torchvision_names() -> dict[str, str]:
-    """Our names -> torchvision's, which count convolutions, ReLUs and poolings alike."""
+def _torchvision_names(network: Network) -> dict[str, str]:
+    """Torchvision's names, which count convolutions, ReLUs and poolings alike, -> ours."""
     names, index = {}, 0
-    for stage, count in enumerate(STAGES, 1):
+    for stage, count in enumerate(STAGES[network], 1):
         for j in range(1, count + 1):
-            names[f"conv{stage}_{j}"] = f"features.{index}"
+            names[f"features.{index}"] = f"conv{stage}_{j}"
             index += 2
         index += 1
     return names
 
 
-def _shapes(width: int) -> dict[str, tuple[int, ...]]:
+def _most_like(names: Iterable[str], of: Callable[[Network], Iterable[str]]) -> Network:
+    """The network that has the most of these layers; VGG-16 where both have all of them."""
+    there = set(names)
+    return max(STAGES, key=lambda network: len(there & set(of(network))))
+
+
+def _shapes(network: Network, width: int) -> dict[str, tuple[int, ...]]:
     """`conv1_1/kernel` (HWIO), `conv1_1/bias` ... -> shape."""
     shapes: dict[str, tuple[int, ...]] = {}
     previous = 3
-    for name in LAYERS:
+    for name in LAYERS[network]:
         out = widths(width)[int(name[4]) - 1]
         shapes |= {f"{name}/kernel": (3, 3, previous, out), f"{name}/bias": (out,)}
         previous = out
@@ -47,20 +63,21 @@ def _shapes(width: int) -> dict[str, tuple[int, ...]]:
 
 
 def _tree(tensors: Mapping[str, np.ndarray]) -> Params:
+    layers = {name.rpartition("/")[0] for name in tensors}
     return {
         name: {leaf: cast(Any, tensors[f"{name}/{leaf}"]) for leaf in ("kernel", "bias")}
-        for name in LAYERS
+        for name in sorted(layers)
     }
 
 
 def _random(width: int) -> VggWeights:
-    """He normal kernels and biases of 0: distances of untrained features still mean something.
+    """VGG-19 untrained: He normal kernels and biases of 0, whose distances still mean something.
 
     Drawn by NumPy: JAX would compile a program for every shape, half a minute on a slow machine.
     """
     rng = np.random.default_rng(0)
     tensors = {}
-    for name, shape in _shapes(width).items():
+    for name, shape in _shapes("VGG-19", width).items():
         deviation = np.sqrt(2 / np.prod(shape[:-1])) if name.endswith("kernel") else 0.0
         tensors[name] = np.float32(deviation) * rng.standard_normal(shape, np.float32)
     return VggWeights(_tree(tensors))
@@ -68,7 +85,9 @@ def _random(width: int) -> VggWeights:
 
 def _checked(source: str, tensors: Mapping[str, np.ndarray], width: int) -> Params:
     """Tensors by the names of `_shapes` as a tree, all shapes as they must be."""
-    wanted = _shapes(width)
+    layers = {name.rpartition("/")[0] for name in tensors}
+    network = _most_like(layers, lambda network: LAYERS[network])
+    wanted = _shapes(network, width)
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
     problems += [f"{name} {tensors[name].shape} is unknown" for name in tensors.keys() - wanted]
     problems += [
@@ -78,16 +97,17 @@ def _checked(source: str, tensors: Mapping[str, np.ndarray], width: int) -> Para
     ]
     if problems:
         raise UserError(
-            f"{source}: not the convolutions of VGG-19 with {width} channels in the first layer"
-            f" (shapes as height, width, in, out): {'; '.join(sorted(problems))}"
+            f"{source}: not the convolutions of VGG-19 or VGG-16 with {width} channels in the first"
+            f" layer; compared with {network} (shapes as height, width, in, out):"
+            f" {'; '.join(sorted(problems))}"
         )
     return _tree(tensors)
 
 
 def from_torch(
-    tensors: Mapping[str, np.ndarray], width: int = 64, source: str = "VGG-19"
+    tensors: Mapping[str, np.ndarray], width: int = 64, source: str = "VGG"
 ) -> VggWeights:
-    """VGG-19 from PyTorch tensors, by the release's names or by torchvision's.
+    """VGG-16 or VGG-19 from PyTorch tensors, by the release's names or by torchvision's.
 
     Args:
       tensors: `conv1_1.weight` ... (the release's), or `features.0.weight` ... (torchvision's,
@@ -99,12 +119,13 @@ def from_torch(
       The weights in the tensors' own type, with the preprocessing that goes with the names.
 
     Raises:
-      UserError: names or shapes that are not VGG-19's; the message lists them.
+      UserError: names or shapes that are neither network's; the message lists them.
     """
     torchvision = "features.0.weight" in tensors
-    ours = {name: name for name in LAYERS}
+    ours: dict[str, str] = {}
     if torchvision:
-        ours = {theirs: name for name, theirs in _torchvision_names().items()}
+        layers = (name.rpartition(".")[0] for name in tensors)
+        ours = _torchvision_names(_most_like(layers, _torchvision_names))
     leaves = {"weight": "kernel", "bias": "bias"}
     found = {}
     for name, tensor in tensors.items():
@@ -125,7 +146,8 @@ def _from_keras(path: Path, width: int) -> VggWeights:
     found: dict[str, np.ndarray] = {}
     try:
         with h5py.File(path, "r") as file:
-            for name in LAYERS:
+            # VGG-16 lacks some of VGG-19's layers, and has no others.
+            for name in LAYERS["VGG-19"]:
                 group = file.get(f"block{name[4]}_conv{name[6]}")
                 if group is None:
                     continue
@@ -145,29 +167,65 @@ def _from_keras(path: Path, width: int) -> VggWeights:
     return VggWeights(_checked(str(path), found, width), "caffe")
 
 
-def load(weights: str | os.PathLike[str], width: int = 64) -> VggWeights:
-    """VGG-19 from a file; its format is told by its content.
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds off other processes of this machine, which would write into the same file."""
+    with (folder / ".cocosnet_jax.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
-    The release's naming and Keras's `notop` file hold the Caffe weights, torchvision's file its
+
+def _fetched() -> Path:
+    """Keras's VGG-19 in Keras's cache, fetched unless it is there already and whole.
+
+    Raises:
+      UserError: it cannot be fetched, or not be kept.
+    """
+    folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
+    name = KERAS_URL.rpartition("/")[2]
+    try:
+        import keras  # comes with TensorFlow; slow to import
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            return Path(
+                keras.utils.get_file(
+                    name, KERAS_URL, cache_subdir=str(folder), file_hash=KERAS_HASH
+                )
+            )
+    # Keras raises a bare Exception without a network, and what the file system raises.
+    except Exception as error:
+        raise UserError(
+            f"config.vgg.weights=keras: {name} cannot be fetched ({error}). On a machine with a"
+            f" network, fetch {KERAS_URL} (md5 {KERAS_HASH}); copy it to {folder / name}, or copy"
+            " it anywhere and set config.vgg.weights to that file"
+        ) from error
+
+
+def load(weights: str | os.PathLike[str], width: int = 64) -> VggWeights:
+    """VGG-19 or VGG-16 from a file; which, and in which format, is told by its content.
+
+    The release's naming and Keras's `notop` files hold the Caffe weights, torchvision's its
     own, trained with another preprocessing. That difference cannot be folded into the first layer
     (its zero padding would no longer be zero), so the result says which preprocessing applies.
 
     Args:
-      weights: a path, or `random` for untrained weights, always the same ones.
-      width: channels of the first layer; VGG-19 has 64.
+      weights: a path; `keras` for Keras's VGG-19, fetched into Keras's cache where it is not there
+        yet; or `random` for untrained weights, always the same ones.
+      width: channels of the first layer; trained networks have 64.
 
     Returns:
       float32 weights.
 
     Raises:
       UserError: no file is named or it is not there (the message says where to get one), it is
-        damaged, or its tensors are not VGG-19's.
+        damaged, or its tensors are neither network's; or `keras` cannot be fetched.
     """
     if weights == "random":
         return _random(width)
     if not str(weights):
-        raise UserError(f"config.vgg.weights is empty, and the losses read VGG-19: {_HOW}")
-    path = files.local(weights, "config.vgg.weights")
+        raise UserError(f"config.vgg.weights is empty, and the losses read a VGG: {_HOW}")
+    path = _fetched() if weights == "keras" else files.local(weights, "config.vgg.weights")
     if not path.is_file():
         raise UserError(f"config.vgg.weights is {str(weights)!r}, which is no file: {_HOW}")
     try:
