@@ -12,7 +12,7 @@ import numpy as np
 from cocosnet_jax.data.drawn.arithmetic import Plane
 from cocosnet_jax.data.drawn.things import ROOF, WALL, Thing
 
-TWO_STOREYS = 0.6  # walls as high as this, in widths, have windows upstairs
+TWO_STOREYS = 0.67  # walls as high as this, in widths, have windows upstairs
 GABLE = 0.25  # a roof whose ridge is shorter, in widths, is a gable with a round window
 CHIMNEY = -0.3  # its u
 
@@ -46,6 +46,11 @@ class House:
         """How high the wing's walls are at their outer end."""
         return self.wall * 0.52
 
+    @property
+    def chimney(self) -> float:
+        """V of the chimney's top, which is seen beside a gable and above a ridge."""
+        return self.wall + (0.92 if self.ridge < GABLE else 1.25) * self.roof
+
     def place(self, u: float, v: float) -> tuple[float, float]:
         """Where (u, v) is in the picture."""
         return self.x + self.mirror * u * self.width, self.base - v * self.width
@@ -59,22 +64,22 @@ class House:
 
     def windows(self) -> list[tuple[float, float]]:
         """(u, v) of the windows' middles."""
-        found = [(-0.24, 0.27)]
+        found = [(-0.24, 0.25)]
         if self.wall >= TWO_STOREYS:
-            found += [(-0.24, self.wall - 0.15), (0.22, self.wall - 0.15)]
+            found += [(-0.24, self.wall - 0.16), (0.22, self.wall - 0.16)]
         if self.wing:
             found.append((0.5 + 0.48 * self.wing, 0.2))
         return found
 
 
-def things(house: House, name: str) -> list[Thing]:
-    """The walls and the roof of a house; its points are called after `name`."""
+def things(house: House) -> list[Thing]:
+    """The walls and the roof of a house."""
 
     def in_walls(px: Plane, py: Plane) -> Plane:
         u, v = house.local(px, py)
         main = (np.abs(u) < 0.5) & (v < house.wall + 0.05)
         wing = (u > 0) & (u < 0.5 + house.wing) & (v < house.wing_wall + 0.03)
-        chimney = (np.abs(u - CHIMNEY) < 0.06) & (v < house.wall + 0.92 * house.roof)
+        chimney = (np.abs(u - CHIMNEY) < 0.06) & (v < house.chimney)
         return (main | wing | chimney) & (v >= 0)
 
     def in_roof(px: Plane, py: Plane) -> Plane:
@@ -90,11 +95,11 @@ def things(house: House, name: str) -> list[Thing]:
         return main | ((out >= 0) & (out < 1) & (v > eaves - 0.02) & (v < slope + 0.04))
 
     left, right = sorted(house.place(u, 0)[0] for u in (-0.6, 0.6 + house.wing))
-    top = house.place(0, house.wall + house.roof)[1]
+    top = house.place(0, house.wall + 1.25 * house.roof)[1]
     shape = dataclasses.astuple(house)
     at = {where: house.place(*uv) for where, uv in wall_points(house).items()}
-    walls = {f"{name} {where}": xy for where, xy in at.items()}
-    tiles = {f"{name} {where}": house.place(*uv) for where, uv in roof_points(house).items()}
+    walls = {f"house {where}": xy for where, xy in at.items()}
+    tiles = {f"house {where}": house.place(*uv) for where, uv in roof_points(house).items()}
     return [
         Thing(WALL, (left, top, right, house.base), in_walls, house.local, shape, walls),
         Thing(ROOF, (left, top, right, house.base), in_roof, house.local, shape, tiles),
@@ -109,12 +114,12 @@ def wall_points(house: House) -> dict[str, tuple[float, float]]:
         "wall outer top": (-0.44, house.wall - 0.08),
         "wall inner top": (0.44, house.wall - 0.08),
         "door": (0.2, 0.17),
-        "window": (-0.24, 0.27),
-        "chimney": (CHIMNEY, house.wall + 0.85 * house.roof),
+        "window": (-0.24, 0.25),
+        "chimney": (CHIMNEY, house.chimney - 0.04),
     }
     if house.wall >= TWO_STOREYS:
-        points["window upstairs"] = (-0.24, house.wall - 0.15)
-        points["window above the door"] = (0.22, house.wall - 0.15)
+        points["window upstairs"] = (-0.24, house.wall - 0.16)
+        points["window above the door"] = (0.22, house.wall - 0.16)
     if house.wing:
         points["wing's window"] = (0.5 + 0.48 * house.wing, 0.2)
     return points

@@ -33,8 +33,10 @@ def draw_layout(rng: np.random.Generator) -> list[Thing]:
     """
     horizon = between(rng, 0.34, 0.58)
     above = _sun_and_clouds(rng, horizon)
-    sun = [(*thing.points["sun middle"], thing.shape[0]) for thing in above if thing.label == SUN]
-    shape = (horizon, *(sun[0] if sun else ()))
+    shape: tuple[float, ...] = (horizon,)
+    if above and above[0].label == SUN:
+        left, top, right, bottom = above[0].box
+        shape = (horizon, (left + right) / 2, (top + bottom) / 2, (right - left) / 2)
     things = [Thing(SKY, EVERYWHERE, lambda x, y: y < 2, lambda x, y: (x, y), shape), *above]
     things += _backdrop(rng, horizon)
     ground, foot = _ground(rng, horizon)
@@ -51,17 +53,18 @@ def between(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _sun_and_clouds(rng: np.random.Generator, horizon: float) -> list[Thing]:
-    things = []
+    things: list[Thing] = []
     if rng.random() < 0.85:
         radius = between(rng, 0.06, 0.13)
         x, y = between(rng, 0.1, 0.9), horizon * between(rng, 0.2, 0.8)
-        things.append(ellipse(SUN, x, y, radius, radius, "sun"))
+        things.append(ellipse(SUN, x, y, radius, radius))
     count = pick(rng, [0, 1, 2, 2, 3])
     sizes = np.sort(rng.random(count))[::-1]
     for number, size in enumerate(sizes.tolist()):
         x, base = between(rng, 0.0, 1.0), horizon * between(rng, 0.25, 0.8)
         puffs = rng.random((pick(rng, [3, 4, 5]), 2))
-        things.append(cloud(x, base, 0.09 + 0.15 * size, puffs, "" if number else "cloud"))
+        drawn = cloud(x, base, 0.09 + 0.15 * size, puffs)
+        things.append(_unnamed(drawn) if number else drawn)
     return things
 
 
@@ -84,7 +87,8 @@ def _ground(rng: np.random.Generator, horizon: float) -> tuple[list[Thing], floa
         return below(label, ridge(heights, 0.0), 1.0, 0.25, top - swing / 2)
 
     kind = pick(rng, ["hill", "hill", "sea", "sea", "pond", "pond"])
-    things, top = [], horizon
+    things: list[Thing] = []
+    top = horizon
     if kind == "hill" or rng.random() < 0.3:
         things.append(rolling(HILL, top, between(rng, 0.06, 0.16)))
         top += between(rng, 0.08, 0.16)
@@ -99,20 +103,20 @@ def _ground(rng: np.random.Generator, horizon: float) -> tuple[list[Thing], floa
     if kind == "pond":
         across, x = between(rng, 0.16, 0.34), between(rng, 0.0, 1.0)
         y = between(rng, min(foot + 0.06, 0.86), 0.94)
-        things.append(ellipse(WATER, x, y, across, across * 0.3, "pond"))
+        things.append(ellipse(WATER, x, y, across, across * 0.3))
     return things, foot
 
 
 def _objects(rng: np.random.Generator, foot: float) -> list[tuple[float, list[Thing]]]:
     """Houses, trees, a path, a fence and bushes, each with the y at which it stands."""
     main = _house(rng, between(rng, foot + 0.02, 0.93), between(rng, 0.32, 0.56))
-    standing = [(main.base, houses.things(main, "house"))]
+    standing = [(main.base, houses.things(main))]
     if rng.random() < 0.45:
         small = _house(
             rng, between(rng, foot, main.base - 0.01), main.width * between(rng, 0.4, 0.7)
         )
         if abs(small.x - main.x) > 0.5 * main.width:
-            standing.append((small.base, [_unnamed(x) for x in houses.things(small, "")]))
+            standing.append((small.base, [_unnamed(x) for x in houses.things(small)]))
 
     if rng.random() < 0.75 and main.base < 0.9:
         width = main.width * 0.1
@@ -132,7 +136,7 @@ def _objects(rng: np.random.Generator, foot: float) -> list[tuple[float, list[Th
         base = between(rng, foot, 0.97) if number else between(rng, max(foot, 0.66), 0.97)
         kind = kinds[min(number, 1)]
         wide = between(rng, 0.8, 1.15)
-        parts = tree(x, base, height, kind, wide, "tree")
+        parts = tree(x, base, height, kind, wide)
         standing.append((base, parts if number == 0 else [_unnamed(thing) for thing in parts]))
 
     if rng.random() < 0.5:
@@ -154,7 +158,7 @@ def _house(rng: np.random.Generator, base: float, width: float) -> House:
         base=base,
         width=width,
         mirror=pick(rng, [1, -1]),
-        wall=between(rng, 0.42, 0.78),
+        wall=between(rng, 0.42, 0.88),
         roof=between(rng, 0.32, 0.55) * (1.2 if gable else 0.9),
         ridge=0.0 if gable else between(rng, 0.5, 0.9),
         lean=between(rng, -0.08, 0.08),

@@ -191,7 +191,7 @@ def _wall(thing: Thing, u: Plane, v: Plane, style: Style) -> Plane:
     colour = _over(colour, style, "frame", knob * 1.0)
 
     chimney = v > house.wall + 0.1
-    cap = v > house.wall + 0.84 * house.roof
+    cap = v > house.chimney - 0.04
     stack = _blend(style, "wall low", "roof low", cap * 1.0)
     return np.where(chimney, stack, colour)
 

@@ -111,36 +111,20 @@ def below(label: int, top: Curve, bottom: float, depth: float, highest: float) -
     )
 
 
-def ellipse(label: int, x: float, y: float, across: float, up: float, name: str = "") -> Thing:
-    """An ellipse, (u, v) in [-1, 1] from its middle, v upwards; `name` has points."""
+def ellipse(label: int, x: float, y: float, across: float, up: float) -> Thing:
+    """An ellipse, (u, v) in [-1, 1] from its middle, v downwards."""
 
     def local(px: Plane, py: Plane) -> tuple[Plane, Plane]:
-        return (px - x) * (1 / across), (y - py) * (1 / up)
+        return (px - x) * (1 / across), (py - y) * (1 / up)
 
     def inside(px: Plane, py: Plane) -> Plane:
         u, v = local(px, py)
         return u * u + v * v < 1
 
-    points = {
-        f"{name} {where}": (x + u * across, y - v * up)
-        for where, u, v in (
-            ("middle", 0.0, 0.0),
-            ("left", -0.8, 0.0),
-            ("right", 0.8, 0.0),
-        )
-        if name
-    }
-    return Thing(
-        label,
-        (x - across, y - up, x + across, y + up),
-        inside,
-        local,
-        (across, up),
-        points,
-    )
+    return Thing(label, (x - across, y - up, x + across, y + up), inside, local, (across, up))
 
 
-def cloud(x: float, base: float, width: float, puffs: Plane, name: str) -> Thing:
+def cloud(x: float, base: float, width: float, puffs: Plane) -> Thing:
     """Puffs on a flat base; u in [-1, 1] along it, v upwards in the same unit.
 
     Args:
@@ -148,7 +132,6 @@ def cloud(x: float, base: float, width: float, puffs: Plane, name: str) -> Thing
       base: y of its lower edge.
       width: half of its width.
       puffs: (n, 2) numbers in [0, 1] that shape it.
-      name: of its points.
     """
     places = np.linspace(-0.62, 0.62, len(puffs)) + (puffs[:, 0] - 0.5) * 0.25
     reaches = (0.26 + 0.2 * puffs[:, 1]) * (1.3 - np.abs(places))
@@ -165,9 +148,8 @@ def cloud(x: float, base: float, width: float, puffs: Plane, name: str) -> Thing
         return found & (v > 0)
 
     points = {
-        f"{name} left": (x - 0.62 * width, base - 0.14 * width),
-        f"{name} middle": (x, base - 0.3 * width),
-        f"{name} right": (x + 0.62 * width, base - 0.14 * width),
+        "cloud left": (x - 0.62 * width, base - 0.14 * width),
+        "cloud right": (x + 0.62 * width, base - 0.14 * width),
     }
     box = (x - 1.2 * width, base - width, x + 1.2 * width, base)
     return Thing(CLOUD, box, inside, local, (width,), points)
@@ -197,13 +179,9 @@ def trail(
         u, v = local(px, py)
         return (np.abs(u) < 1) & (v >= 0) & (v <= 1)
 
-    points = {}
-    for name, v in (("begin", 0.12), ("first bend", 0.4), ("second bend", 0.7), ("end", 0.95)):
-        swing = v * (1 - v) * (0.6 - v) * bend
-        points[f"path {name}"] = (start[0] + (end[0] - start[0]) * v + swing, top + height * v)
     reach = abs(bend) * 0.12 + widths[1]
     left, right = min(start[0], end[0]) - reach, max(start[0], end[0]) + reach
-    return Thing(PATH, (left, top, right, end[1]), inside, local, (height,), points)
+    return Thing(PATH, (left, top, right, end[1]), inside, local, (height,))
 
 
 def fence(left: float, right: float, base: float, height: float, pitch: float) -> Thing:
@@ -221,15 +199,10 @@ def fence(left: float, right: float, base: float, height: float, pitch: float) -
         rails = (np.abs(v - 0.32) < 0.1) | (np.abs(v - 0.68) < 0.1)
         return (pickets | rails) & (u > 0) & (u < count) & (v > 0)
 
-    points = {
-        "fence left": (left + 0.5 * pitch, base - 0.5 * height),
-        "fence middle": (left + (count // 2 + 0.5) * pitch, base - 0.5 * height),
-        "fence right": (right - 0.5 * pitch, base - 0.5 * height),
-    }
-    return Thing(FENCE, (left, base - height, right, base), inside, local, (count,), points)
+    return Thing(FENCE, (left, base - height, right, base), inside, local, (count,))
 
 
-def tree(x: float, base: float, height: float, kind: int, wide: float, name: str) -> list[Thing]:
+def tree(x: float, base: float, height: float, kind: int, wide: float) -> list[Thing]:
     """A trunk and a crown: round (kind 0), a fir (1), a poplar (2) or of three balls (3).
 
     A crown's (u, v) lie in [-1, 1], v upwards; a trunk's u lies in [-1, 1] and v in [0, 1].
@@ -267,12 +240,11 @@ def tree(x: float, base: float, height: float, kind: int, wide: float, name: str
         return u * u + v * v < 1
 
     points = {
-        f"{name} top": (x, middle - 0.72 * up),
-        f"{name} middle": (x, middle),
-        f"{name} left": (x - (0.5 if kind == 1 else 0.72) * across, middle + 0.3 * up),
-        f"{name} right": (x + (0.5 if kind == 1 else 0.72) * across, middle + 0.3 * up),
+        "tree top": (x, middle - 0.72 * up),
+        "tree middle": (x, middle),
+        "tree left": (x - (0.5 if kind == 1 else 0.72) * across, middle + 0.3 * up),
+        "tree right": (x + (0.5 if kind == 1 else 0.72) * across, middle + 0.3 * up),
     }
-    foot = {f"{name} trunk": (x, base - 0.5 * stem), f"{name} foot": (x, base - 0.1 * stem)}
     return [
         Thing(
             TRUNK,
@@ -280,7 +252,6 @@ def tree(x: float, base: float, height: float, kind: int, wide: float, name: str
             inside_stem,
             local_stem,
             (half, stem),
-            foot,
         ),
         Thing(
             CROWN,
