@@ -28,6 +28,7 @@ from cocosnet_jax.data.drawn.things import (
 )
 
 _LAYOUT, _STYLE = 0, 1  # names of the two random streams
+_STEPS = 255  # of brightness, at every sample
 _SHADED = (HILL, MEADOW, PATH, WATER)
 # Half the width of a thing's shadow in the thing's widths, and its height in its widths.
 _CAST_SHADOW = {WALL: (0.55, 0.14), TRUNK: (1.6, 0.3)}
@@ -51,12 +52,14 @@ class Scene(NamedTuple):
     Attributes:
       image: (size, size, 3) uint8 RGB, antialiased.
       label: (size, size) uint8 with classes 1 to NUM_CLASSES - 1 (0, unknown, is never drawn).
+      things: (size, size) uint8, which thing is seen: equal where and only where it is the same.
       points: (len(POINTS), 2) float32, x and y in pixels, whole numbers at pixels' middles; NaN
         where a point is hidden, outside of the picture, or on nothing that the layout has.
     """
 
     image: np.ndarray
     label: np.ndarray
+    things: np.ndarray
     points: np.ndarray
 
 
@@ -78,8 +81,10 @@ def draw_scene(layout: int, style: int, size: int) -> Scene:
     owner, light = _cover(things, size * samples)
     centre = slice(samples // 2, None, samples)
     classes = np.array([thing.label for thing in things], np.uint8)
-    label = classes[owner[centre, centre]]
-    return Scene(_paint(things, owner, light, look, samples), label, _points(things, owner, label))
+    seen = owner[centre, centre].copy()
+    label = classes[seen]
+    image = _paint(things, owner, light, look, samples)
+    return Scene(image, label, seen, _points(things, owner, label))
 
 
 def _window(box: Box, side: int) -> tuple[tuple[slice, slice], Plane, Plane]:
@@ -119,8 +124,8 @@ def _paint(
 ) -> np.ndarray:
     side = len(owner)
     size = side // samples
-    middles = _middles(side)
-    picture = np.zeros((3, side, side), np.float32)
+    middles, flat_light = _middles(side), light.reshape(-1)
+    picture = np.zeros((3, side * side), np.uint8)
     for number, thing in enumerate(things):
         (rows, columns), _, _ = _window(thing.box, side)
         i, j = np.nonzero(owner[rows, columns] == number)
@@ -129,12 +134,18 @@ def _paint(
         i, j = i + rows.start, j + columns.start
         u, v = thing.local(middles[j], middles[i])
         colour = PAINTERS[thing.label](thing, u, v, style)
-        picture[:, i, j] = colour * light[i, j] if thing.label in _SHADED else colour
-    # Sums of whole numbers are the same in every order.
-    whole = np.rint(np.clip(picture, 0, 1) * 4095).astype(np.int32)
-    total = whole.reshape(3, size, samples, size, samples).sum((2, 4)).astype(np.float32)
+        place = i * side + j
+        if thing.label in _SHADED:
+            colour = colour * flat_light[place]
+        # Sums of whole numbers are the same in every order.
+        whole = np.rint(np.clip(colour, 0, 1) * _STEPS).astype(np.uint8)
+        for plane, values in zip(picture, whole, strict=True):
+            plane[place] = values
+    rows_of = picture.reshape(3, size, samples, side)
+    summed = np.add.reduce([rows_of[:, :, k] for k in range(samples)])
+    total = np.add.reduce([summed[..., k::samples] for k in range(samples)]).astype(np.float32)
     y, x = _middles(size)[:, None], _middles(size)[None]
-    mean = total / (4095 * samples * samples) * grain(style, x, y)
+    mean = total / (_STEPS * samples * samples) * grain(style, x, y)
     image = np.rint(np.clip(mean, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(image.transpose(1, 2, 0))
 

@@ -162,7 +162,7 @@ def _draw_colours(
     door = anchors[int(hop[3] * len(scheme))]
     found["door"] = np.array([0.34 + 0.2 * hop[4], 0.13, door + 0.05 * hop[5]])
     found["stars"] = np.array([0.95, 0.03, 0.25])
-    return {name: _to_rgb(value) for name, value in found.items()}
+    return dict(zip(found, _to_rgb(np.stack(list(found.values()))), strict=True))
 
 
 def _rectangular(lch: Plane) -> Plane:
@@ -174,15 +174,16 @@ def _rectangular(lch: Plane) -> Plane:
 
 
 def _to_rgb(lch: Plane) -> Plane:
-    """SRGB in [0, 1] in steps of a 255th, (3,), of an OKLCH colour brought into the gamut."""
-    light, chroma, hue = lch
-    for shrink in np.linspace(1, 0, 21):
-        lab = _rectangular(np.array([np.clip(light, 0, 1), chroma * shrink, hue]))
-        roots = lab @ _FROM_LAB
-        linear = (roots * roots * roots) @ _TO_LINEAR
-        if linear.min() > -0.002 and linear.max() < 1.002:
-            break
-    linear = np.clip(linear, 0, 1)
+    """SRGB in [0, 1] in steps of a 255th, (n, 3), of OKLCH colours brought into the gamut."""
+    light = np.clip(lch[:, 0], 0, 1)
+    shrinks = np.linspace(1, 0, 21)[:, None] * np.ones(len(lch))
+    lab = _rectangular(
+        np.stack([light + 0 * shrinks, lch[:, 1] * shrinks, lch[:, 2] + 0 * shrinks], -1)
+    )
+    roots = lab @ _FROM_LAB
+    linear = (roots * roots * roots) @ _TO_LINEAR
+    fits = (linear.min(-1) > -0.002) & (linear.max(-1) < 1.002)
+    linear = np.clip(linear[np.argmax(fits, 0), np.arange(len(lch))], 0, 1)
     curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     # Rounded: powers and sines differ in their last bit from machine to machine.
     return (np.rint(curved * 255) / 255).astype(np.float32)
