@@ -104,7 +104,7 @@ class DataSettings:
         release), `geometric` an affine map and a smooth warp as well (the paper).
       self_pair_list: list file (`key,view1,view2,...`) of other views of the same person in the
         same clothes, which in training are the image's own exemplar instead; `names` where the
-        files' names tell (DeepFashion's); empty for none.
+        files' names tell (DeepFashion's, and drawn scenes of one style); empty for none.
       pose_size: `WIDTHxHEIGHT` of the pictures in which all poses were detected, where these are
         not the photographs at their own size; `photograph` where they are, though most poses lie in
         a corner; empty: a file's own canvas, else the photograph.

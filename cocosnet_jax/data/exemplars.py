@@ -79,13 +79,14 @@ def problem_of_name(name: str) -> str | None:
     return None
 
 
-def same_clothes(key: str) -> str | None:
-    """What all views of one person in the same clothes share in DeepFashion; None without it.
+def same_look(key: str) -> str | None:
+    """What the names of all images in one look share; None where a name does not tell.
 
-    Its photographs are named `.../PERSON/NN_V_VIEW.jpg`, where NN counts the person's outfits.
+    DeepFashion's views of one person in the same clothes are named `.../PERSON/NN_V_VIEW.jpg`,
+    where NN counts the person's outfits; drawn scenes of one style `style-NN/...`.
     """
-    match = re.fullmatch(r"(.*/id_\d+/\d+)_\d+_[^/]+", normalise(key))
-    return match[1] if match else None
+    match = re.fullmatch(r"(.*/id_\d+/\d+)_\d+_[^/]+|(style-\d+)/[^/]+", normalise(key))
+    return match[1] or match[2] if match else None
 
 
 def normalise(name: str) -> str:
