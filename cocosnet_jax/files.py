@@ -1,5 +1,6 @@
 """Small files, written whole or not at all; and which places are on this machine."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -50,3 +51,16 @@ def write(path: epath.Path, content: bytes) -> None:
         raise StorageError(
             f"{path} cannot be written ({error}); make room, or choose another place"
         ) from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content in hexadecimal, which says exactly which file it was.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,0 +1,56 @@
+"""LPIPS 0.1 with VGG-16: how different two pictures look (SPEC section 11).
+
+Features of five layers of VGG-16 are made unit vectors at each position. Their squared differences
+are weighted by a learned head per layer, averaged over positions and added up. The mean over pairs
+of several results of one input measures their diversity. LPIPS's preprocessing is torchvision's.
+"""
+
+import itertools
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cocosnet_jax import vgg
+
+LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+_EPS = 1e-10
+
+# layer of `LAYERS` -> one weight per channel
+Heads = Mapping[str, Float[Array, "c"]]
+
+
+def distance(
+    weights: vgg.VggWeights,
+    heads: Heads,
+    a: Float[Array, "b height width 3"],
+    b: Float[Array, "b height width 3"],
+) -> Float[Array, "b"]:
+    """LPIPS of each pair; 0 for equal pictures.
+
+    Args:
+      weights: VGG-16 with torchvision's preprocessing.
+      heads: of LPIPS 0.1.
+      a: RGB in [-1, 1].
+      b: likewise.
+
+    Raises:
+      ValueError: the weights expect another preprocessing.
+    """
+    if weights.preprocessing != "torchvision":
+        raise ValueError(f"LPIPS takes torchvision's VGG-16, not {weights.preprocessing} weights")
+    ours, theirs = (vgg.features(weights, x, LAYERS) for x in (a, b))
+    total = jnp.zeros(len(a), a.dtype)
+    for layer in LAYERS:
+        difference = (_unit(ours[layer]) - _unit(theirs[layer])) ** 2
+        total += jnp.mean(difference @ heads[layer].astype(difference.dtype), (1, 2))
+    return total
+
+
+def _unit(features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    return features / (jnp.sqrt(jnp.sum(features**2, -1, keepdims=True)) + _EPS)
+
+
+def pairs(count: int) -> list[tuple[int, int]]:
+    """All pairs of `count` results of one input; the mean of their distances is the diversity."""
+    return list(itertools.combinations(range(count), 2))
