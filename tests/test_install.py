@@ -52,8 +52,7 @@ def test_what_is_imported_is_required():
     pinned = (ROOT / "requirements.txt").read_text().split("# Needed by those.")[0]
     direct = {line.split("==")[0] for line in pinned.splitlines() if "==" in line}
     required = {line.split(">=")[0].split("[")[0] for line in PROJECT["project"]["dependencies"]}
-    # SciPy is for tests alone.
-    assert required == direct - {"scipy"}
+    assert required == direct
 
 
 def in_folder(folder, *arguments):

@@ -9,6 +9,7 @@ without making them that large: in a class's mean over the map, a feature positi
 it covers pixels of the class.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -25,8 +26,18 @@ COLOUR, TEXTURE = "relu1_2", "relu2_2"
 # Label maps hold bytes.
 _CLASSES = 256
 
+# layer -> (b, h, w, c) activations, or (b,) scores of a batch
+Features = Mapping[str, Float[Array, "b *rest"]]
 _Maps = Float[Array, "b h w c"]
 _Labels = Int[Array, "b height width"]
+
+
+def features(
+    weights: vgg.VggWeights, image: Float[Array, "b height width 3"], layers: Sequence[str]
+) -> Features:
+    """What both measures read of pictures, RGB in [-1, 1]: VGG's layers, and `rgb` itself."""
+    found = vgg.features(weights, image, [layer for layer in layers if layer != "rgb"])
+    return found | {"rgb": image} if "rgb" in layers else found
 
 
 class StyleRelevance(NamedTuple):
@@ -41,79 +52,69 @@ class StyleRelevance(NamedTuple):
     common: Float[Array, "b"]
 
 
-def semantic_consistency(
-    weights: vgg.VggWeights,
-    image: Float[Array, "b height width 3"],
-    truth: Float[Array, "b height width 3"],
-    label: _Labels,
-) -> dict[str, Float[Array, "b"]]:
+def semantic_consistency(ours: Features, theirs: Features, label: _Labels) -> Features:
     """Layer -> (b,) consistency; table 2's number is the mean of the layers.
 
     Args:
-      weights: VGG-19 in the paper; VGG-16 gives other numbers.
-      image: what was generated, RGB in [-1, 1].
-      truth: the photograph of the input.
-      label: the input's label map, 0..255.
+      ours: features of what was generated, with `CONSISTENCY_LAYERS`; of VGG-19 in the paper, and
+        VGG-16 gives other numbers.
+      theirs: features of the photographs of the inputs.
+      label: the inputs' label maps, 0..255.
     """
-    ours, theirs = (vgg.features(weights, x, CONSISTENCY_LAYERS) for x in (image, truth))
-    found = {}
-    for layer in CONSISTENCY_LAYERS:
-        mean, other = (class_means(features[layer], label) for features in (ours, theirs))
-        found[layer] = _weighted(_cosines(mean, other), _areas(label, image.dtype))
-    return found
+    weight = _areas(label, ours[CONSISTENCY_LAYERS[0]].dtype)
+    return {
+        layer: _weighted(
+            _cosines(class_means(ours[layer], label), class_means(theirs[layer], label)), weight
+        )
+        for layer in CONSISTENCY_LAYERS
+    }
 
 
 def style_relevance(
-    weights: vgg.VggWeights,
-    image: Float[Array, "b height width 3"],
-    exemplar: Float[Array, "b height width 3"],
-    label: _Labels,
-    exemplar_label: _Labels,
+    ours: Features, theirs: Features, label: _Labels, exemplar_label: _Labels
 ) -> StyleRelevance:
-    """How alike output and exemplar are in the areas of each class; `relu1_2` is table 3's colour.
+    """How alike output and exemplar are in the areas of each class.
 
     Args:
-      weights: VGG-19 in the paper; VGG-16 gives other numbers.
-      image: what was generated, RGB in [-1, 1].
-      exemplar: whose style it should have.
-      label: the input's label map, 0..255.
-      exemplar_label: the exemplar's own.
+      ours: features of what was generated, with `STYLE_LAYERS`; of VGG-19 in the paper, and VGG-16
+        gives other numbers.
+      theirs: features of the exemplars.
+      label: the inputs' label maps, 0..255.
+      exemplar_label: the exemplars' own.
     """
-    layers = tuple(name for name in STYLE_LAYERS if name != "rgb")
-    ours = {"rgb": image} | vgg.features(weights, image, layers)
-    theirs = {"rgb": exemplar} | vgg.features(weights, exemplar, layers)
-    area = _areas(label, image.dtype)
-    both = (area > 0) & (_areas(exemplar_label, image.dtype) > 0)
-    both = both.at[:, 0].set(False)
-    weight = jnp.where(both, area, 0)
+    area, other = (_areas(x, ours[COLOUR].dtype) for x in (label, exemplar_label))
+    common = (area > 0) & (other > 0) & (jnp.arange(_CLASSES) > 0)
     by_layer = {
         layer: _weighted(
             _cosines(class_means(ours[layer], label), class_means(theirs[layer], exemplar_label)),
-            weight,
+            jnp.where(common, area, 0),
         )
         for layer in STYLE_LAYERS
     }
-    return StyleRelevance(by_layer, jnp.any(both, axis=1))
+    return StyleRelevance(by_layer, jnp.any(common, axis=1))
 
 
 def class_means(features: _Maps, label: _Labels) -> Float[Array, "b classes c"]:
     """Mean of the features over each class of the map, 0 where a class is absent."""
     b, h, w, c = features.shape
     height, width = label.shape[1:]
-    # The feature position that each pixel takes (SPEC, symbols: nearest).
-    rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
-    cell = rows[:, None] * w + columns
-    counts = jnp.zeros((b, _CLASSES, h * w), features.dtype)
-    counts = counts.at[jnp.arange(b)[:, None, None], label, cell].add(1)
-    sums = jnp.einsum("bkp,bpc->bkc", counts, features.reshape(b, h * w, c), precision="highest")
-    return sums / jnp.maximum(counts.sum(-1, keepdims=True), 1)
+    batch = np.arange(b)[:, None, None]
+    if (h, w) == (height, width):
+        sums = jnp.zeros((b, _CLASSES, c), features.dtype).at[batch, label].add(features)
+    else:
+        # The feature position that each pixel takes (SPEC, symbols: nearest).
+        rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
+        covered = jnp.zeros((b, _CLASSES, h * w), features.dtype)
+        covered = covered.at[batch, label, rows[:, None] * w + columns].add(1)
+        flat = features.reshape(b, h * w, c)
+        sums = jnp.einsum("bkp,bpc->bkc", covered, flat, precision="highest")
+    return sums / jnp.maximum(_areas(label, features.dtype)[..., None], 1)
 
 
 def _areas(label: _Labels, dtype: jnp.dtype) -> Float[Array, "b classes"]:
     """Pixels of each class."""
-    b = len(label)
-    counts = jnp.zeros((b, _CLASSES), dtype)
-    return counts.at[jnp.arange(b)[:, None, None], label].add(1)
+    pixels = jnp.zeros((len(label), _CLASSES), dtype)
+    return pixels.at[np.arange(len(label))[:, None, None], label].add(1)
 
 
 def _cosines(a: Float[Array, "b k c"], b: Float[Array, "b k c"]) -> Float[Array, "b k"]:
@@ -122,5 +123,4 @@ def _cosines(a: Float[Array, "b k c"], b: Float[Array, "b k c"]) -> Float[Array,
 
 
 def _weighted(values: Float[Array, "b k"], weight: Float[Array, "b k"]) -> Float[Array, "b"]:
-    total = weight.sum(-1)
-    return (values * weight).sum(-1) / jnp.maximum(total, 1)
+    return (values * weight).sum(-1) / jnp.maximum(weight.sum(-1), 1)

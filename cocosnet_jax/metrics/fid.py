@@ -1,4 +1,4 @@
-"""FID and KID: how far apart two sets of pictures are by their Inception features (SPEC section 11).
+"""FID and KID: how far apart two sets of pictures are by Inception features (SPEC section 11).
 
 The features are pool3 of the FID Inception (`metrics.inception`). FID is the Fréchet distance of
 two Gaussians with the sets' means and covariances (divisor n - 1). Lower is better, and it falls
@@ -10,6 +10,7 @@ depend on the number of pictures, so it is the one to trust where they are few.
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
@@ -41,8 +42,7 @@ class Moments:
         """Sums over rows, which may be memory-mapped: they are read block by block."""
         width = features.shape[1]
         total, products = np.zeros(width), np.zeros((width, width))
-        for start in range(0, len(features), _BLOCK):
-            rows = np.asarray(features[start : start + _BLOCK], np.float64)
+        for rows in _blocks(features):
             total += rows.sum(0)
             products += rows.T @ rows
         return cls(len(features), total, products)
@@ -115,27 +115,26 @@ def kid(a: Shaped[np.ndarray, "m d"], b: Shaped[np.ndarray, "n d"]) -> float:
     if min(len(a), len(b)) < 2:
         raise ValueError(f"KID needs two vectors or more of each set: {len(a)} and {len(b)}")
 
-    def within(x: np.ndarray) -> float:
-        # A vector is not compared with itself: that is what makes the estimate unbiased.
-        own = sum(
-            float((np.einsum("nd,nd->n", rows, rows) / x.shape[1] + 1).__pow__(3).sum())
-            for rows in _blocks(x)
-        )
-        return (_kernel_sum(x, x) - own) / (len(x) * (len(x) - 1))
-
-    return within(a) + within(b) - 2 * _kernel_sum(a, b) / (len(a) * len(b))
+    across = 2 * _kernel_sum(a, b) / (len(a) * len(b))
+    return _mean_within(a) + _mean_within(b) - across
 
 
-def _blocks(x: np.ndarray) -> list[np.ndarray]:
-    return [np.asarray(x[start : start + _BLOCK], np.float64) for start in range(0, len(x), _BLOCK)]
+def _mean_within(x: np.ndarray) -> float:
+    """The mean of the kernel over pairs of two different vectors of a set."""
+    own = sum((((rows**2).sum(1) / x.shape[1] + 1) ** 3).sum() for rows in _blocks(x))
+    return float((_kernel_sum(x, x) - own) / (len(x) * (len(x) - 1)))
 
 
 def _kernel_sum(a: np.ndarray, b: np.ndarray) -> float:
     """The kernel, summed over all pairs."""
-    total = 0.0
-    for start in range(0, len(a), _BLOCK):
-        rows = np.asarray(a[start : start + _BLOCK], np.float64)
-        for other in range(0, len(b), _BLOCK):
-            columns = np.asarray(b[other : other + _BLOCK], np.float64)
-            total += float(((rows @ columns.T / a.shape[1] + 1) ** 3).sum())
-    return total
+    return sum(
+        float(((rows @ columns.T / a.shape[1] + 1) ** 3).sum())
+        for rows in _blocks(a)
+        for columns in _blocks(b)
+    )
+
+
+def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows in float64, as many as are multiplied at once."""
+    for start in range(0, len(x), _BLOCK):
+        yield np.asarray(x[start : start + _BLOCK], np.float64)

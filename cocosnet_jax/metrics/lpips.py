@@ -20,30 +20,36 @@ _EPS = 1e-10
 Heads = Mapping[str, Float[Array, "c"]]
 
 
-def distance(
-    weights: vgg.VggWeights,
-    heads: Heads,
-    a: Float[Array, "b height width 3"],
-    b: Float[Array, "b height width 3"],
-) -> Float[Array, "b"]:
-    """LPIPS of each pair; 0 for equal pictures.
+def features(
+    weights: vgg.VggWeights, image: Float[Array, "b height width 3"]
+) -> dict[str, Float[Array, "b h w c"]]:
+    """Unit vectors of the five layers.
 
     Args:
       weights: VGG-16 with torchvision's preprocessing.
-      heads: of LPIPS 0.1.
-      a: RGB in [-1, 1].
-      b: likewise.
+      image: RGB in [-1, 1].
 
     Raises:
-      ValueError: the weights expect another preprocessing.
+      ValueError: it is another network.
     """
-    if weights.preprocessing != "torchvision":
-        raise ValueError(f"LPIPS takes torchvision's VGG-16, not {weights.preprocessing} weights")
-    ours, theirs = (vgg.features(weights, x, LAYERS) for x in (a, b))
-    total = jnp.zeros(len(a), a.dtype)
+    if (weights.network, weights.preprocessing) != ("VGG-16", "torchvision"):
+        raise ValueError(
+            f"LPIPS takes torchvision's VGG-16, not {weights.preprocessing}'s {weights.network}"
+        )
+    return {name: _unit(found) for name, found in vgg.features(weights, image, LAYERS).items()}
+
+
+def distance(
+    heads: Heads,
+    ours: Mapping[str, Float[Array, "b h w c"]],
+    theirs: Mapping[str, Float[Array, "b h w c"]],
+) -> Float[Array, "b"]:
+    """LPIPS of each pair, from what `features` makes of both; 0 for equal pictures."""
+    total = jnp.zeros(len(ours[LAYERS[0]]), ours[LAYERS[0]].dtype)
     for layer in LAYERS:
-        difference = (_unit(ours[layer]) - _unit(theirs[layer])) ** 2
-        total += jnp.mean(difference @ heads[layer].astype(difference.dtype), (1, 2))
+        head = heads[layer].astype(total.dtype)
+        squares = (ours[layer] - theirs[layer]) ** 2
+        total += jnp.mean(jnp.matmul(squares, head, precision="highest"), (1, 2))
     return total
 
 

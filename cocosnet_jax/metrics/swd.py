@@ -12,7 +12,7 @@ but at a noise floor, which falls with the number of pictures, so a distance is 
 
 import concurrent.futures
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,10 @@ def _blown_up(image: _Pictures) -> _Pictures:
 
 
 def distance(
-    a: Float[np.ndarray, "n p numbers"], b: Float[np.ndarray, "n p numbers"], seed: int = SEED
+    a: Float[np.ndarray, "n p numbers"],
+    b: Float[np.ndarray, "n p numbers"],
+    seed: int = SEED,
+    gather: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> float:
     """The distance of one level, times 1000.
 
@@ -132,53 +135,58 @@ def distance(
       a: patches of one set; both may be memory-mapped.
       b: patches of as many pictures of the other set.
       seed: of the directions.
+      gather: where several hosts hold parts of the sets, (rows, ...) of this host -> those of all.
 
     Raises:
       ValueError: the sets have different numbers of pictures.
     """
     if a.shape != b.shape:
         raise ValueError(f"SWD compares equal numbers of pictures, not {len(a)} and {len(b)}")
-    width = a.shape[-1]
-    drawn = np.random.default_rng(seed).standard_normal((DIRECTIONS, width))
+    drawn = np.random.default_rng(seed).standard_normal((DIRECTIONS, a.shape[-1]))
     directions = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-    spread = [_spread(x) for x in (a, b)]
-
-    def difference(start: int) -> float:
-        chosen = directions[start : start + _AT_ONCE]
-        first, second = (
-            _sorted_projections(x, chosen, *facts) for x, facts in zip((a, b), spread, strict=True)
-        )
-        return float(np.abs(first - second).sum(dtype=np.float64))
-
+    spreads = [_spread(x, gather) for x in (a, b)]
+    total, values = 0.0, 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        total = sum(pool.map(difference, range(0, DIRECTIONS, _AT_ONCE)))
-    return 1000 * total / (DIRECTIONS * len(a) * a.shape[1])
+        for start in range(0, DIRECTIONS, _AT_ONCE):
+            chosen = directions[start : start + _AT_ONCE]
+            first, second = (
+                gather(_projections(x, chosen, *spread)).T.copy()
+                for x, spread in zip((a, b), spreads, strict=True)
+            )
+            list(pool.map(np.ndarray.sort, [*first, *second]))
+            total += np.abs(first - second).sum(dtype=np.float64)
+            values += first.size
+    return float(1000 * total / values)
 
 
-def _spread(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel over all of a set's patches, (3,) each."""
+def _spread(
+    x: np.ndarray, gather: Callable[[np.ndarray], np.ndarray]
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Mean and deviation of each channel over all of a set's patches."""
     total, squares = np.zeros(3), np.zeros(3)
     for picture in x:
         pixels = np.asarray(picture, np.float64).reshape(-1, 3)
         total += pixels.sum(0)
         squares += (pixels**2).sum(0)
-    count = x.size / 3
+    total, squares, count = gather(np.array([[total, squares, np.full(3, x.size / 3)]])).sum(0)
     mean = total / count
     # Flat pictures have no deviation, and no difference either.
     return mean, np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
 
 
-def _sorted_projections(
-    x: np.ndarray, directions: np.ndarray, mean: np.ndarray, deviation: np.ndarray
-) -> Float[np.ndarray, "directions np"]:
-    """Projections of the normalised patches; they are normalised by changing the directions."""
+def _projections(
+    x: np.ndarray,
+    directions: Float[np.ndarray, "directions numbers"],
+    mean: Float[np.ndarray, "3"],
+    deviation: Float[np.ndarray, "3"],
+) -> Float[np.ndarray, "np directions"]:
+    """Projections of the normalised patches; it is the directions that are changed for it."""
     scaled = directions / np.tile(deviation, SIDE * SIDE)
     offset = scaled @ np.tile(mean, SIDE * SIDE)
-    out = np.empty((len(directions), x.shape[0] * x.shape[1]), np.float32)
-    pictures = max(1, 8192 // x.shape[1])
-    for start in range(0, len(x), pictures):
-        rows = np.asarray(x[start : start + pictures], np.float32).reshape(-1, x.shape[-1])
+    out = np.empty((x.shape[0] * x.shape[1], len(directions)), np.float32)
+    at_once = max(1, 8192 // x.shape[1])
+    for start in range(0, len(x), at_once):
+        rows = np.asarray(x[start : start + at_once], np.float32).reshape(-1, x.shape[-1])
         place = start * x.shape[1]
-        out[:, place : place + len(rows)] = scaled.astype(np.float32) @ rows.T - offset[:, None]
-    out.sort(axis=1)
+        out[place : place + len(rows)] = rows @ scaled.T.astype(np.float32) - offset
     return out

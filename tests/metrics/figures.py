@@ -17,9 +17,9 @@ FIGURES = json.loads((FOLDER / "metrics.json").read_text())
 SALT = FIGURES["salt"]
 
 
-def smooth(name, count, size, channels=3):
+def smooth(name, count, size, channels=3, waves=24):
     """Smooth drawings in [-1, 1], (count, size, size, channels) float64."""
-    drawn = rule.smooth(SALT + name, count, channels, size, waves=24)
+    drawn = rule.smooth(SALT + name, count, channels, size, waves)
     return drawn.transpose(0, 2, 3, 1)
 
 

@@ -21,52 +21,56 @@ def measured():
     """Pair -> (consistency, relevance), in float64."""
     weights = vgg_weights.from_torch(rule.state_dict(SPEC, SALT + "VGG/"))
     image = smooth("sc/pictures", 4, 256)
-    label = np.digitize(smooth("sc/labels", 4, 256, channels=1)[..., 0], (-0.4, 0, 0.4))
+    label = np.digitize(smooth("sc/labels", 4, 256, channels=1, waves=6)[..., 0], (-0.4, 0, 0.4))
     label[1][label[1] == 2] = 5
+    rows = [[*map(int, pair.split("_"))] for pair in PAIRS]
+    i, j = map(np.array, zip(*rows, strict=True))
     with jax.enable_x64(True):
 
         @jax.jit
-        def measure(weights, image, other, label, other_label):
+        def measure(weights, image, label):
+            features = consistency.features(weights, image, consistency.STYLE_LAYERS)
+            ours, theirs = (jax.tree.map(lambda x, k=k: x[k], features) for k in (i, j))
             return (
-                consistency.semantic_consistency(weights, image, other, label),
-                consistency.style_relevance(weights, image, other, label, other_label),
+                consistency.semantic_consistency(ours, theirs, label[i]),
+                consistency.style_relevance(ours, theirs, label[i], label[j]),
             )
 
-        found = {}
-        for pair in PAIRS:
-            i, j = map(int, pair.split("_"))
-            rows = (image[[i]], image[[j]], label[[i]], label[[j]])
-            found[pair] = jax.tree.map(np.asarray, measure(weights, *rows))
-    return found
+        return jax.tree.map(np.asarray, measure(weights, image, label))
 
 
-def test_consistency_is_the_figures(measured):
-    for pair, (found, _) in measured.items():
-        wanted = FIGURES["semantic_consistency"][pair]
-        got = {f"r{layer[4]}{layer[6]}": float(value[0]) for layer, value in found.items()}
-        assert got == pytest.approx(wanted, rel=1e-8, abs=0)
+def by_figure(by_layer, place):
+    """A pair's scores, under the figures' names of the layers."""
+    return {
+        layer if layer == "rgb" else f"r{layer[4]}{layer[6]}": float(values[place])
+        for layer, values in by_layer.items()
+    }
 
 
-def test_relevance_is_the_figures(measured):
-    for pair, (_, found) in measured.items():
-        wanted = FIGURES["style_relevance"][pair]
-        got = {
-            layer if layer == "rgb" else f"r{layer[4]}{layer[6]}": float(value[0])
-            for layer, value in found.by_layer.items()
-        }
-        assert got == pytest.approx(wanted, rel=1e-8, abs=0)
-        assert found.common.all()
+@pytest.mark.parametrize("pair", PAIRS)
+def test_scores_are_the_figures(measured, pair):
+    consistent, relevance = measured
+    place = PAIRS.index(pair)
+    wanted = FIGURES["semantic_consistency"][pair]
+    assert by_figure(consistent, place) == pytest.approx(wanted, rel=1e-8, abs=0)
+    wanted = FIGURES["style_relevance"][pair]
+    assert by_figure(relevance.by_layer, place) == pytest.approx(wanted, rel=1e-8, abs=0)
+    assert relevance.common[place]
 
 
 def test_an_exemplar_as_its_own_result_is_relevant_and_a_pair_without_common_class_is_not():
-    weights = vgg_weights.load("random", width=2)
-    image = smooth("sc/pictures", 2, 32).astype(np.float32)
+    rng = np.random.default_rng(0)
+    features = {
+        layer: rng.random((2, 32 if layer == "rgb" else 8, 32 if layer == "rgb" else 8, 3))
+        for layer in consistency.STYLE_LAYERS
+    }
     label = np.arange(2).repeat(512).reshape(1, 32, 32).repeat(2, 0)
     other = np.stack([label[0], 2 * label[0]])
-    found = consistency.style_relevance(weights, image, image, label, other)
+    with jax.enable_x64(True):
+        found = jax.jit(consistency.style_relevance)(features, features, label, other)
     assert found.common.tolist() == [True, False]
     for values in found.by_layer.values():
-        assert values.tolist() == [pytest.approx(1, abs=1e-6), 0]
+        assert values.tolist() == [pytest.approx(1), 0]
 
 
 def test_class_means_are_those_of_the_enlarged_features():

@@ -31,12 +31,13 @@ def test_distances_are_the_figures():
     its_heads = heads_files.load(WEIGHTS / "lpips_vgg16_heads.npz")
     image = smooth("sc/pictures", 4, 256)
     with jax.enable_x64(True):
-        distance = jax.jit(lpips.distance)
-        found = {}
-        for pair in wanted:
-            i, j = map(int, pair.split("_"))
-            found[pair] = float(distance(network, its_heads, image[[i]], image[[j]])[0])
-    assert found == pytest.approx(wanted, rel=1e-8, abs=1e-12)
+        features = jax.jit(lpips.features)(network, image)
+        rows = [[*map(int, pair.split("_"))] for pair in wanted]
+        ours, theirs = (
+            jax.tree.map(lambda x: x[np.array(side)], features) for side in zip(*rows, strict=True)
+        )
+        found = jax.jit(lpips.distance)(its_heads, ours, theirs)
+    assert np.asarray(found) == pytest.approx(list(wanted.values()), rel=1e-8, abs=1e-12)
 
 
 def test_both_files_of_the_heads_are_read(tmp_path):
@@ -68,10 +69,9 @@ def test_wrong_heads_say_what_is_needed(tmp_path):
         heads_files.load(tmp_path / "cut.npz")
 
 
-def test_only_torchvisions_preprocessing_is_taken():
-    image = np.zeros((1, 16, 16, 3), np.float32)
-    with pytest.raises(ValueError, match="not caffe"):
-        lpips.distance(vgg_weights.load("random", 2), {}, image, image)
+def test_another_network_is_refused():
+    with pytest.raises(ValueError, match="not caffe's VGG-19"):
+        lpips.features(vgg_weights.load("random", 2), np.zeros((1, 16, 16, 3), np.float32))
 
 
 def test_pairs_of_results():
