@@ -10,13 +10,13 @@ searches), JAX and all; pages of the mapped file, which the system takes back at
 import argparse
 import os
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from benchmarks.memory import Memory
 from cocosnet_jax import search
 from cocosnet_jax.features import Rows
 
@@ -38,7 +38,7 @@ def main() -> None:
         features = rows.array()
         own = np.arange(count, dtype=np.int32)
         jax.devices()
-        with _Memory() as memory:
+        with Memory() as memory:
             began = time.perf_counter()
             found = search.nearest(features, features, k, own, progress=True)
             seconds = time.perf_counter() - began
@@ -54,31 +54,6 @@ def main() -> None:
     print(f"memory: {memory.peak:.0f} MiB at most, {memory.before:.0f} before the search")
     print(f"worst error of a cosine: {error:.1e}")
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-
-
-class _Memory:
-    """The process's own memory in MiB: `before`, and the highest seen while in the context."""
-
-    def __enter__(self) -> "_Memory":
-        self.before = self.peak = self._now()
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._end.wait(0.02):
-            self.peak = max(self.peak, self._now())
-
-    @staticmethod
-    def _now() -> float:
-        status = Path("/proc/self/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
-        return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

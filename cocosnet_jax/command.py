@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -69,6 +69,48 @@ def define_config(trains: bool = True) -> ReadSettings:
         return settings_lib.from_mapping(values)
 
     return settings
+
+
+def define_distributed() -> flags.FlagHolder[str]:
+    """Defines `--distributed`, for `distributed.join`."""
+    return flags.DEFINE_string(
+        "distributed",
+        "",
+        "several processes make one run: `auto` where the cluster says which (TPU, Slurm),"
+        " or HOST:PORT,PROCESSES,INDEX; launch/ has scripts that set it",
+    )
+
+
+class Measuring(NamedTuple):
+    """What evaluations are told by flags, wherever their pictures are from."""
+
+    inception: str
+    lpips: str
+    lpips_vgg: str
+    format: Any  # png or jpeg
+
+
+def define_measuring() -> Callable[[], Measuring]:
+    """Defines the flags of `Measuring`; returns what reads them once they are parsed."""
+    inception = flags.DEFINE_string(
+        "inception",
+        "",
+        "FID's Inception, for FID and KID: pytorch-fid's pt_inception-2015-12-05-6726825d.pth",
+    )
+    lpips = flags.DEFINE_string(
+        "lpips", "", "heads of LPIPS 0.1 for VGG-16: the lpips package's vgg.pth, or an .npz"
+    )
+    lpips_vgg = flags.DEFINE_string(
+        "lpips-vgg", "", "LPIPS's VGG-16, torchvision's; needed where the other VGG is VGG-19"
+    )
+    form = flags.DEFINE_enum(
+        "format",
+        "png",
+        ["png", "jpeg"],
+        "measure generated pictures as they are, or compressed as JPEG of quality 75, as some"
+        " published FIDs were; it moves FID by points",
+    )
+    return lambda: Measuring(inception.value, lpips.value, lpips_vgg.value, form.value)
 
 
 def project_settings(name: str) -> Settings:

@@ -80,3 +80,15 @@ def from_lead(number: int, what: str) -> int:
         return number
     wait_for_all(what)
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows of this process -> those of all processes, in the processes' order, in each of them."""
+    if jax.process_count() == 1:
+        return rows
+    counts = multihost_utils.process_allgather(np.array([len(rows)]))[:, 0]
+    padding = [(0, int(counts.max()) - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
+    # As bytes: the devices would round float64 to float32.
+    content = np.ascontiguousarray(np.pad(rows, padding)).view(np.uint8)
+    every = multihost_utils.process_allgather(content).view(rows.dtype)
+    return np.concatenate([some[:count] for some, count in zip(every, counts, strict=True)])

@@ -1,127 +1,117 @@
-"""Evaluation of a run's newest checkpoint on the validation split."""
+r"""Measures finished pictures, whoever made them, as the papers of this field do.
 
-import itertools
-import json
-import sys
-from typing import Any
+    python -m cocosnet_jax.evaluate --generated=results --real=photographs \
+        --labels=labels --exemplars=photographs --exemplar-labels=labels --list=test.txt \
+        --inception=pt_inception-2015-12-05-6726825d.pth --vgg=vgg19_conv.pth --output=report
 
-import jax
-import numpy as np
-import tqdm
-from etils import epath
-from jax.sharding import Mesh
-from jaxtyping import Array, Bool, PyTree
+FID and KID need `--inception`. Semantic consistency needs `--labels` and `--vgg`, and style
+relevance the exemplars and their label maps as well. LPIPS needs `--lpips` and torchvision's
+VGG-16. SWD needs nothing. What cannot be measured is left out, and the report says what to give.
 
-from cocosnet_jax import checkpoint, files, mesh, pictures
-from cocosnet_jax.data import pipeline
-from cocosnet_jax.data.labels import label_maps
-from cocosnet_jax.distributed import is_lead, say
-from cocosnet_jax.fit import compile_to_fit
-from cocosnet_jax.metrics import Metric
-from cocosnet_jax.metrics.warp_accuracy import WarpAccuracy
-from cocosnet_jax.preparation import prepare_data
-from cocosnet_jax.settings import Settings
-from cocosnet_jax.state import TrainState
-from cocosnet_jax.steps import predict_step
-from cocosnet_jax.types import Batch, Outputs
+Files belong together by their names, whatever their extensions are. `--list` (`picture,exemplar`, a
+line per picture) says which exemplar each has; without it exemplars have the pictures' names.
 
-METRICS: tuple[Metric, ...] = (WarpAccuracy(),)
+`--output` gets metrics.json, metrics.md (a table beside the paper's figures), scores.csv with each
+picture's scores, and best_and_worst.png to look at. An interrupted measuring goes on where it
+stopped. `main --mode=evaluate` measures a run by the same code, and `--compare=A,B` makes one table
+of several runs or outputs.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from cocosnet_jax import command, files
+from cocosnet_jax.errors import UserError
+
+_GENERATED = flags.DEFINE_string("generated", "", "folder of the pictures to measure")
+_REAL = flags.DEFINE_string("real", "", "folder of photographs")
+_UNPAIRED = flags.DEFINE_bool(
+    "unpaired",
+    False,
+    "the photographs are no truth of the single pictures: only the sets are compared, by FID, KID"
+    " and SWD, and style relevance",
+)
+_LABELS = flags.DEFINE_string("labels", "", "folder of the inputs' label maps")
+_EXEMPLARS = flags.DEFINE_string("exemplars", "", "folder of exemplars")
+_EXEMPLAR_LABELS = flags.DEFINE_string("exemplar-labels", "", "folder of the exemplars' label maps")
+_LIST = flags.DEFINE_string("list", "", "exemplar list: lines `picture,exemplar`")
+_OTHERS = flags.DEFINE_list(
+    "others", None, "folders of more results of the same inputs, for LPIPS between them: A,B"
+)
+_VGG = flags.DEFINE_string(
+    "vgg", "", "VGG of consistency and relevance, as config.vgg.weights; the paper's is VGG-19"
+)
+_SIZE = flags.DEFINE_integer(
+    "size", 0, "resize all pictures to this side (256 in the papers); 0 where they have one size"
+)
+_OUTPUT = flags.DEFINE_string("output", "", "folder for what is measured")
+_BATCH = flags.DEFINE_integer("batch", 8, "pictures per pass through the networks", lower_bound=1)
+_COMPARE = flags.DEFINE_list(
+    "compare", None, "runs or outputs of evaluations, in one table: A,B; measures nothing"
+)
+_DISTRIBUTED = command.define_distributed()
+_MEASURING = command.define_measuring()
 
 
-def evaluate(settings: Settings, folder: epath.Path) -> int:
-    """Translates every validation image once, measures, and writes what came out.
+def main() -> int:
+    """Checks flags, weights and every file, measures, and writes what came out."""
+    if _COMPARE.value:
+        return _compare(_COMPARE.value)
+    for flag in (_GENERATED, _REAL, _OUTPUT):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing; --help shows an example")
+    if _SIZE.value < 0 or 0 < _SIZE.value < 16:
+        raise UserError(f"--size={_SIZE.value} must be 16 or more, 256 for example")
 
-    `folder`/evaluation/step_N gets `metrics.json`, `grid.png` with the first batch beside its
-    inputs, and every translation in `outputs/`.
+    # Slow to import: missing flags are said first.
+    from cocosnet_jax import checkpoint, distributed, measure, report, subjects, workdir, yardsticks
+    from cocosnet_jax.data import picture_sets
 
-    Args:
-      settings: of the run; the data are read by them.
-      folder: its workdir.
+    distributed.join(_DISTRIBUTED.value)
 
-    Returns:
-      The exit status.
+    def local(flag: flags.FlagHolder[str]) -> Path | None:
+        return files.local(flag.value, f"--{flag.name}") if flag.value else None
 
-    Raises:
-      UserError: there is no checkpoint, it is of another model, the data do not fit, or a batch is
-        too large for the devices' memory.
-    """
-    devices = mesh.make()
-    restored = checkpoint.restore_for_inference(folder, mesh.replicated(devices))
-    checkpoint.check_model(restored, settings)
-    dataset = prepare_data(settings.data)
-    label_maps.check_same_colours(restored.settings.data, dataset.settings)
-    batch_size = mesh.round_up(settings.train.evaluation_batch_size)
-    batches = pipeline.evaluation_batches(
-        dataset,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+    output = files.local(_OUTPUT.value, "--output").absolute()
+    target = checkpoint.absolute(output)
+    workdir.check_writable(target, "output")
+    given = _MEASURING()
+    networks = yardsticks.load(given.inception, _VGG.value, given.lpips, given.lpips_vgg)
+    sets = picture_sets.find(
+        files.local(_GENERATED.value, "--generated"),
+        files.local(_REAL.value, "--real"),
+        labels=local(_LABELS),
+        exemplar_folder=local(_EXEMPLARS),
+        exemplar_labels=local(_EXEMPLAR_LABELS),
+        list_file=_LIST.value,
+        others=[files.local(folder, "--others") for folder in _OTHERS.value or []],
+        paired=not _UNPAIRED.value,
     )
-    images = len(dataset.evaluation("validation"))
-    target = folder / "evaluation" / f"step_{restored.step:07d}"
-
-    def place(batch: Batch, valid: np.ndarray) -> tuple[Batch, jax.Array]:
-        rows = jax.make_array_from_process_local_data(mesh.split(devices), valid)
-        return mesh.to_global(devices, batch), rows
-
-    metrics = [metric for metric in METRICS if metric.applies(restored.settings)]
-    say("compiling ...")
-    first = next(batches)
-    predict = compile_to_fit(
-        _predict_and_count(restored.settings, devices, metrics),
-        (restored.state, *place(*first[:2])),
-        devices,
-        settings.data.image_size,
-        f"config.train.evaluation_batch_size is {settings.train.evaluation_batch_size}; set a"
-        " smaller one, or evaluate where devices have more memory",
-    )
-    counted = []
-    for number, (batch, valid, keys) in enumerate(
-        tqdm.tqdm(
-            itertools.chain([first], batches),
-            total=-(-images // batch_size),
-            desc="evaluating",
-            disable=not is_lead(),
-            file=sys.stdout,
-        )
-    ):
-        outputs, sums = predict(restored.state, *place(batch, valid))
-        counted.append(jax.device_get(sums))
-        outputs = jax.tree.map(mesh.to_local, outputs)
-        for key, image, real in zip(keys, outputs.image, valid, strict=True):
-            if real:
-                name = epath.Path("outputs") / key
-                pictures.write_png(target / name.with_suffix(".png"), pictures.to_bytes(image))
-        if number == 0 and is_lead():
-            truth, shown = jax.tree.map(lambda rows: rows[valid], (batch, outputs))  # noqa: B023
-            grid = pictures.grid(truth, shown, settings.data.condition)
-            pictures.write_png(target / "grid.png", grid)
-    if is_lead():
-        total = jax.tree.map(lambda *some: np.sum(some, dtype=np.float64), *counted)
-        numbers: dict[str, float] = {"step": restored.step, "images": images}
-        for metric, sums in zip(metrics, total, strict=True):
-            numbers |= metric.result(sums)
-        _report(target, numbers)
+    sets = picture_sets.check(sets, _SIZE.value, given.format)
+    subject = subjects.of_folders(sets, _LIST.value)
+    measured = measure.measure(subject, networks, output / "features", _BATCH.value)
+    if distributed.is_lead():
+        report.write(target, measured, subject, {"images": len(subject.keys)})
+        report.show(target)
     return 0
 
 
-def _predict_and_count(settings: Settings, devices: Mesh, metrics: list[Metric]) -> Any:
-    """Returns the jitted (state, batch, valid) -> (outputs less the mask, each metric's sums)."""
-    predict = predict_step(settings, with_mask=True)
+def _compare(folders: list[str]) -> int:
+    """Writes and prints the table of several evaluations."""
+    from cocosnet_jax import checkpoint, report
 
-    def step(
-        state: TrainState, batch: Batch, valid: Bool[Array, "b"]
-    ) -> tuple[Outputs, list[PyTree]]:
-        outputs = predict(state, batch)
-        sums = [metric.count(batch, outputs, valid) for metric in metrics]
-        # The mask is large, and only the metrics read it.
-        return outputs._replace(warped_mask=None), sums
-
-    return jax.jit(step, out_shardings=(mesh.split(devices), mesh.replicated(devices)))
+    text = report.compare(folders)
+    print(text, end="")
+    if _OUTPUT.value:
+        files.write(checkpoint.absolute(_OUTPUT.value) / "comparison.md", text.encode())
+    return 0
 
 
-def _report(target: epath.Path, numbers: dict[str, float]) -> None:
-    files.write(target / "metrics.json", (json.dumps(numbers, indent=2) + "\n").encode())
-    for name, value in numbers.items():
-        print(f"{name:<26}{value:.4f}" if isinstance(value, float) else f"{name:<26}{value}")
-    print(f"pictures and metrics.json: {target}")
+def run() -> None:
+    """The command `cocosnet-evaluate`."""
+    command.run(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -18,22 +18,23 @@ from etils import epath
 from jaxtyping import Array, Float
 
 from cocosnet_jax import files, mesh, vgg
+from cocosnet_jax.distributed import is_lead
 from cocosnet_jax.encode import unit_image
 from cocosnet_jax.errors import UserError
 
 # What `vgg_embedding` reads.
 LAYER = "relu5_2"
 
-# (images (b, H, W, 3), labels (b, H, W, p)) -> rows (b, width), on devices or not.
-Embedding = Callable[[np.ndarray, np.ndarray], Any]
+# A batch of what `Pictures` yield, one array for each -> rows (b, width), on devices or not.
+Embedding = Callable[..., Any]
 
 
 class Pictures(Protocol):
-    """Images (H, W, 3) uint8 and their labels by position, as a dataset opens them."""
+    """Images (H, W, 3) uint8 by position, and what goes with each, as their labels."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> tuple[np.ndarray, np.ndarray]: ...
+    def __getitem__(self, index: int, /) -> tuple[np.ndarray, ...]: ...
 
 
 def vgg_embedding(weights: vgg.VggWeights) -> Embedding:
@@ -70,17 +71,23 @@ def compute(
       UserError: the rows cannot be read or written.
     """
     rows = Rows(path, len(pictures))
-    bar = tqdm.tqdm(total=len(pictures), initial=rows.done, desc=title[:40], unit=" images")
-    for image, label in _batches(pictures, rows.done, mesh.round_up(batch_size)):
-        count = min(len(image), len(pictures) - rows.done)
-        rows.append(np.asarray(embed(image, label))[:count])
+    bar = tqdm.tqdm(
+        total=len(pictures),
+        initial=rows.done,
+        desc=title[:40],
+        unit=" images",
+        disable=not is_lead(),
+    )
+    for batch in _batches(pictures, rows.done, mesh.round_up(batch_size)):
+        count = min(len(batch[0]), len(pictures) - rows.done)
+        rows.append(np.asarray(embed(*batch))[:count])
         bar.update(count)
     bar.close()
     return rows.array()
 
 
-def _batches(pictures: Pictures, start: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels from `start` on, the last batch filled up with the last image."""
+def _batches(pictures: Pictures, start: int, size: int) -> Iterator[list[np.ndarray]]:
+    """Pictures from `start` on, the last batch filled up with the last one."""
     last = len(pictures) - 1
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
 
@@ -91,8 +98,7 @@ def _batches(pictures: Pictures, start: int, size: int) -> Iterator[tuple[np.nda
         coming = begin(start)
         for place in range(start, last + 1, size):
             loaded, coming = coming, begin(place + size)
-            pairs = [future.result() for future in loaded]
-            yield np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
+            yield [np.stack(some) for some in zip(*(x.result() for x in loaded), strict=True)]
 
 
 class Rows:

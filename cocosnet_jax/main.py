@@ -22,12 +22,8 @@ _INIT_FROM = flags.DEFINE_string(
     " one step in it; not read where the run already has a checkpoint of its own",
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
-_DISTRIBUTED = flags.DEFINE_string(
-    "distributed",
-    "",
-    "several processes make one run: `auto` where the cluster says which (TPU, Slurm),"
-    " or HOST:PORT,PROCESSES,INDEX; launch/ has scripts that set it",
-)
+_DISTRIBUTED = command.define_distributed()
+_MEASURING = command.define_measuring()
 
 
 def main() -> int:
@@ -40,13 +36,21 @@ def main() -> int:
     # Slow to import: what is wrong with the settings is said first.
     import jax
 
-    from cocosnet_jax import distributed, evaluate, train, workdir
+    from cocosnet_jax import distributed, evaluation, train, workdir
 
     distributed.join(_DISTRIBUTED.value)
     settings = settings.on_devices(jax.device_count())
     folder = workdir.check(_WORKDIR.value, settings)
     if _MODE.value == "evaluate":
-        return evaluate.evaluate(settings, folder)
+        measuring = _MEASURING()
+        return evaluation.evaluate(
+            settings,
+            folder,
+            inception=measuring.inception,
+            lpips=measuring.lpips,
+            lpips_vgg=measuring.lpips_vgg,
+            picture_format=measuring.format,
+        )
     return train.train(settings, folder, _INIT_FROM.value)
 
 

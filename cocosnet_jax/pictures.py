@@ -12,6 +12,8 @@ from PIL import Image
 from cocosnet_jax import files
 from cocosnet_jax.types import Batch, Outputs
 
+# Pillow's and torchvision's default, with which this field's code saved.
+JPEG_QUALITY = 75
 # What the columns of `grid` show.
 COLUMNS = ("input", "exemplar", "warped exemplar", "output", "truth")
 
@@ -70,6 +72,21 @@ def tile(
         for row in rows
     ]
     return np.pad(np.concatenate(across), ((0, gap), (0, gap), (0, 0)), constant_values=255)
+
+
+def to_jpeg(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """The content of a JPEG file, as Pillow and torchvision save one."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "jpeg", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def write(path: epath.Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
+    """Writes a file of the kind that its name says, `.png` or `.jpeg`, as `files.write` does."""
+    if path.suffix == ".jpeg":
+        files.write(path, to_jpeg(image))
+    else:
+        write_png(path, image)
 
 
 def write_png(path: epath.Path, image: UInt8[np.ndarray, "height width 3"]) -> None:

@@ -50,7 +50,7 @@ def read(arguments):
         flag_values=values,
         sys_argv=["main", *arguments],
     )
-    for name in ("workdir", "mode", "distributed", "init_from"):
+    for name in ("workdir", "mode", "distributed", "init_from", "inception", "lpips"):
         flags.DEFINE_string(name, "", "", flag_values=values)
     given = []
     for argument in arguments:

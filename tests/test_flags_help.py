@@ -9,9 +9,17 @@ from cocosnet_jax import flags_help
 from cocosnet_jax.settings import Settings
 from tests.conftest import LIMIT_S, ROOT
 
+MEASURING = ("inception", "lpips", "lpips-vgg", "format")
 # Module -> its own flags, and whether it takes --config.
 PROGRAMS = {
-    "main": (["workdir", "mode", "distributed", "init_from"], True),
+    "main": (["workdir", "mode", "distributed", "init_from", *MEASURING], True),
+    "evaluate": (
+        [
+            *("generated", "real", "unpaired", "labels", "exemplars", "exemplar-labels", "list"),
+            *("others", "vgg", "size", "output", "batch", "compare", "distributed", *MEASURING),
+        ],
+        False,
+    ),
     "prepare": (["source", "preview"], True),
     "retrieve": (["output", "split", "k", "checkpoint", "batch"], True),
     "convert": (

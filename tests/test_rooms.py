@@ -26,12 +26,13 @@ FLOORS = (
     ("steps",),
     ("checkpoint", "partition"),
     ("workdir", "fine_tuning", "pretrained"),
-    ("hooks", "inference", "features"),
-    ("search",),
-    ("evaluate", "train"),
+    ("hooks", "inference", "features", "yardsticks", "subjects"),
+    ("search", "measure"),
+    ("report",),
+    ("evaluation", "train"),
     ("configs", "flags_help"),
     ("command",),
-    ("main", "prepare", "retrieve", "convert", "translate", "compile_check", "apps"),
+    ("main", "evaluate", "prepare", "retrieve", "convert", "translate", "compile_check", "apps"),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 

@@ -159,6 +159,13 @@ class Pool:
             index -= len(split)
         raise IndexError(index)
 
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        for split in self._splits:
+            if index < len(split):
+                return split[index]
+            index -= len(split)
+        raise IndexError(index)
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationPairs:

@@ -4,6 +4,7 @@ Preparation and translation share these functions, so a file gives the same pixe
 (SPEC section 1). Neither TensorFlow nor JAX is needed here.
 """
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,12 @@ def read_photograph(path: FileName) -> np.ndarray:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return _upright(image.convert("RGB"), orientation)
+
+
+def decode_photograph(content: bytes) -> np.ndarray:
+    """The pixels (H, W, 3) uint8 of a file that this program wrote."""
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 class LabelImage(NamedTuple):

@@ -95,7 +95,9 @@ def find_pairs(
         raise UserError(f"--exemplar={exemplar} must be a folder, because --list is given")
     if exemplar_label is not None and not exemplar_label.is_dir():
         raise UserError(f"--exemplar-label={exemplar_label} must be a folder: --list is given")
-    photographs = [name for name in _files(exemplar) if name.lower().endswith(images.EXTENSIONS)]
+    photographs = [
+        name for name in files_below(exemplar) if name.lower().endswith(images.EXTENSIONS)
+    ]
     # A label map that lies beside its photograph is no photograph.
     others = {str(Path(name).with_suffix("")) for name in photographs if not name.endswith(".png")}
     photographs = [
@@ -122,7 +124,7 @@ def find_pairs(
 
 def _inputs_in(folder: Path, data: DataSettings) -> list[str]:
     """The inputs below a folder; the pose of a photograph that is an input itself is none."""
-    names = [name for name in _files(folder) if inputs.is_input(data, folder / name)]
+    names = [name for name in files_below(folder) if inputs.is_input(data, folder / name)]
     every = {(folder / name).absolute() for name in names}
     return [name for name in names if inputs.photograph_of(data, folder / name) not in every]
 
@@ -133,7 +135,7 @@ def _as_png(output: Path) -> Path:
     return output
 
 
-def _files(folder: Path) -> list[str]:
+def files_below(folder: Path) -> list[str]:
     """Paths below a folder, relative to it, in alphabetical order."""
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()

@@ -34,7 +34,7 @@ _STEM: dict[str, _Shape] = {
 }
 
 
-def _shapes() -> dict[str, _Shape]:
+def shapes() -> dict[str, _Shape]:
     """Layer -> shape of its kernel, in the file's layout."""
     blocks: dict[str, dict[str, _Shape]] = {}
     for letter, c, pooled in (("b", 192, 32), ("c", 256, 64), ("d", 288, 64)):
@@ -125,7 +125,7 @@ def from_torch(
       UserError: names or shapes are not those of the FID Inception; the message lists them.
     """
     wanted: dict[str, tuple[int, ...]] = {}
-    for layer, shape in _shapes().items():
+    for layer, shape in shapes().items():
         wanted[f"{layer}.conv.weight"] = shape
         wanted |= {f"{layer}.bn.{leaf}": shape[:1] for leaf in _BATCH_NORM}
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
@@ -138,7 +138,7 @@ def from_torch(
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" * (len(problems) > 6))
         raise UserError(f"{source}: not the Inception of FID: {shown}. Needed is {HOW}")
     params = {}
-    for layer in _shapes():
+    for layer in shapes():
         kernel = tensors[f"{layer}.conv.weight"]
         gain, shift, mean, variance = (tensors[f"{layer}.bn.{leaf}"] for leaf in _BATCH_NORM)
         scale = gain / np.sqrt(variance.astype(np.float64) + _BATCH_NORM_EPS)

@@ -1,0 +1,197 @@
+"""What an evaluation leaves behind: numbers, a table beside the paper's, scores, pictures to see.
+
+`write` makes metrics.json, metrics.md, scores.csv and best_and_worst.png of one evaluation;
+`compare` makes one table of several.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from cocosnet_jax import files, pictures
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.measure import Measured
+from cocosnet_jax.subjects import Subject
+
+JSON = "metrics.json"
+# Rows of the sheet.
+_SHOWN = 8
+# Numbers of the tables, what a reader calls them, whether less is better, digits.
+_ROWS: dict[str, tuple[str, str, int]] = {
+    "fid": ("FID", "lower", 2),
+    "kid": ("KID x 1000", "lower", 3),
+    "swd": ("SWD", "lower", 2),
+    "semantic_consistency": ("Semantic consistency", "higher", 3),
+    "style_relevance_colour": ("Style relevance, colour", "higher", 3),
+    "style_relevance_texture": ("Style relevance, texture", "higher", 3),
+    "lpips": ("LPIPS to the truth", "lower", 3),
+    "lpips_diversity": ("LPIPS between results of one input", "higher is more diverse", 3),
+}
+# Tables 1 to 3 of the paper (SPEC section 10); masks by a third party (SPEC section 11).
+PUBLISHED: dict[str, dict[str, float]] = {
+    "ADE20k": {
+        "fid": 26.4,
+        "swd": 10.5,
+        "semantic_consistency": 0.862,
+        "style_relevance_colour": 0.962,
+        "style_relevance_texture": 0.941,
+    },
+    "ADE20k outdoor": {"fid": 42.4, "swd": 11.5, "semantic_consistency": 0.873},
+    "CelebA-HQ edges": {
+        "fid": 14.3,
+        "semantic_consistency": 0.949,
+        "style_relevance_colour": 0.977,
+        "style_relevance_texture": 0.958,
+    },
+    "CelebA-HQ masks": {"fid": 21.8},
+    "DeepFashion": {
+        "fid": 14.4,
+        "semantic_consistency": 0.968,
+        "style_relevance_colour": 0.982,
+        "style_relevance_texture": 0.958,
+    },
+}
+_NOTE = (
+    "Published: CoCosNet, tables 1 to 3 of the paper; masks by a third party. The FID of edges is"
+    " that of pictures saved as JPEG: the same outputs as PNG give 16.95. The released ADE20k"
+    " weights give 33.3, measured by another party. Later work, FID of DeepFashion and CelebA-HQ"
+    " edges: CoCosNet v2 12.8, 12.9; MIDMs 10.9, 15.7; EBDM 10.6, 11.8. Consistency and relevance"
+    " compare with the published figures only where they are of VGG-19 with Caffe's weights."
+)
+
+
+def write(
+    target: epath.Path, measured: Measured, subject: Subject, other: Mapping[str, float]
+) -> dict[str, Any]:
+    """Writes all files of one evaluation; one process does.
+
+    Args:
+      target: their folder.
+      measured: the numbers.
+      subject: what they are of.
+      other: numbers that were counted elsewhere, which come first in metrics.json.
+
+    Returns:
+      What metrics.json holds.
+
+    Raises:
+      StorageError: a file cannot be written.
+    """
+    content: dict[str, Any] = {**other, **measured.numbers}
+    content |= {"protocols": measured.protocols, "left_out": measured.left_out}
+    files.write(target / JSON, (json.dumps(content, indent=2) + "\n").encode())
+    text = f"{table({'this': content})}\n\n{_NOTE}\n"
+    if measured.protocols:
+        made = "\n".join(f"- {name}: {how}" for name, how in measured.protocols.items())
+        text += f"\nHow each number was made:\n\n{made}\n"
+    if measured.left_out:
+        missing = "\n".join(f"- {name}: {what}" for name, what in measured.left_out.items())
+        text += f"\nNot measured:\n\n{missing}\n"
+    files.write(target / "metrics.md", text.encode())
+    if measured.scores:
+        files.write(target / "scores.csv", _csv(measured).encode())
+        pictures.write_png(target / "best_and_worst.png", _sheet(measured, subject))
+    return content
+
+
+def show(target: epath.Path) -> None:
+    """Prints the table of an evaluation, and where the rest of it is."""
+    print((target / "metrics.md").read_text())
+    print(f"pictures and {JSON}: {target}")
+
+
+def table(columns: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table of evaluations, by name, and of the published figures."""
+    heads = [*columns, *(f"{name} (published)" for name in PUBLISHED)]
+    every = [*columns.values(), *PUBLISHED.values()]
+    lines = ["| | better | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
+    for name, (title, better, digits) in _ROWS.items():
+        if not any(name in numbers for numbers in every):
+            continue
+        scale = 1000 if name == "kid" else 1
+        cells = [
+            f"{scale * numbers[name]:.{digits}f}" if name in numbers else "" for numbers in every
+        ]
+        lines.append(f"| {title} | {better} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def compare(folders: Sequence[str]) -> str:
+    """One table of several evaluations, and what tells their protocols apart.
+
+    Args:
+      folders: outputs of an evaluation, or workdirs of runs, of which the newest one is taken.
+
+    Raises:
+      UserError: a folder has no metrics.json, or one that is none.
+    """
+    found = {name: _read(epath.Path(name).expanduser()) for name in folders}
+    lines = [table(found), "", _NOTE]
+    for name in _ROWS:
+        told = {
+            folder: content["protocols"][name]
+            for folder, content in found.items()
+            if name in content.get("protocols", {})
+        }
+        if len(set(told.values())) > 1:
+            lines += ["", f"{_ROWS[name][0]} was not made alike, and does not compare:", ""]
+            lines += [f"- {folder}: {how}" for folder, how in told.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _read(folder: epath.Path) -> dict[str, Any]:
+    path = folder / JSON
+    if not path.exists():
+        steps = sorted((folder / "evaluation").glob(f"step_*/{JSON}"))
+        if not steps:
+            raise UserError(
+                f"--compare: {folder} holds no {JSON} and no evaluation of a run; evaluate it first"
+            )
+        path = steps[-1]
+    try:
+        content = json.loads(path.read_text())
+        assert isinstance(content, dict)
+    except (OSError, ValueError, AssertionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); evaluate again") from error
+    return content
+
+
+def _csv(measured: Measured) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["picture", *measured.scores])
+    for key, *values in zip(measured.keys, *measured.scores.values(), strict=True):
+        writer.writerow([key, *(f"{value:.6g}" for value in values)])
+    return buffer.getvalue()
+
+
+def order(measured: Measured) -> np.ndarray:
+    """Places of the pictures, best first: by LPIPS where it was measured, or the first score."""
+    if "lpips" in measured.scores:
+        return np.argsort(measured.scores["lpips"], kind="stable")
+    first = next(iter(measured.scores.values()))
+    return np.argsort(-first, kind="stable")
+
+
+def _sheet(measured: Measured, subject: Subject) -> np.ndarray:
+    """The best pictures, then the worst: input, exemplar, what was generated and the truth."""
+    places = order(measured)
+    if len(places) > 2 * _SHOWN:
+        places = np.concatenate([places[:_SHOWN], places[-_SHOWN:]])
+    rows = []
+    for place in map(int, places):
+        row = []
+        if subject.label is not None:
+            row.append(pictures.palette(256)[np.asarray(subject.label(place))])
+        if subject.exemplar is not None:
+            row.append(subject.exemplar(place))
+        row.append(subject.generated(place))
+        if subject.paired:
+            row.append(subject.real(place))
+        rows.append(row)
+    return pictures.tile(rows)

@@ -1,0 +1,156 @@
+import dataclasses
+import json
+import shutil
+import types
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from cocosnet_jax import checkpoint, data, evaluation, fit, settings, subjects
+from cocosnet_jax.data import pipeline
+from cocosnet_jax.errors import UserError
+from tests.conftest import CLASSES, STEPS, assert_same_numbers
+from tests.metrics.test_warp_accuracy import by_hand
+
+
+@pytest.fixture(scope="module")
+def evaluated(program, trained):
+    done = program.run("main", *program.train_arguments(trained), "--mode=evaluate")
+    assert done.returncode == 0, done.stderr
+    folder = trained / "evaluation" / f"step_{STEPS:07d}"
+    return folder, json.loads((folder / "metrics.json").read_text()), done.stdout
+
+
+def batches(trained):
+    config = settings.from_json((trained / "settings.json").read_text())
+    return list(pipeline.evaluation_batches(data.open(config.data), batch_size=3))
+
+
+def test_every_image_is_measured_once(evaluated, trained):
+    _, metrics, said = evaluated
+    expected = positions = 0.0
+    for batch, valid, _ in batches(trained):
+        mask = np.zeros((3, 16, 16, 6))
+        counts = by_hand(mask, batch.label[..., 0], batch.exemplar_label[..., 0], valid)
+        expected, positions = expected + counts[1], positions + counts[2]
+    assert (metrics["step"], metrics["images"], metrics["positions"]) == (STEPS, 4, positions)
+    assert metrics["warp_accuracy_by_chance"] == pytest.approx(expected / positions, rel=1e-5)
+    assert 0 <= metrics["warp_accuracy"] <= 1
+    assert f"{metrics['warp_accuracy']:.4f}" in said
+
+
+def test_pictures_and_what_belongs_to_them_are_those_of_the_translation(evaluated, trained):
+    folder, metrics, _ = evaluated
+    config = settings.from_json((trained / "settings.json").read_text())
+    dataset = data.open(config.data)
+    subject = subjects.of_run(dataset, epath.Path(folder) / "outputs", "png", True, "")
+    assert subject.label is not None
+    assert subject.exemplar is not None
+    assert subject.exemplar_label is not None
+    seen = []
+    for batch, valid, keys in batches(trained):
+        for row in np.flatnonzero(valid):
+            place = list(subject.keys).index(keys[row])
+            np.testing.assert_array_equal(subject.real(place), batch.image[row])
+            np.testing.assert_array_equal(subject.exemplar(place), batch.exemplar[row])
+            np.testing.assert_array_equal(subject.label(place), batch.label[row][..., 0])
+            theirs = batch.exemplar_label[row][..., 0]
+            np.testing.assert_array_equal(subject.exemplar_label(place), theirs)
+            assert subject.generated(place).shape == (64, 64, 3)
+            seen.append(keys[row])
+    assert sorted(seen) == sorted(subject.keys)
+    assert metrics["swd"] == pytest.approx(np.mean([metrics[f"swd_{n}"] for n in (64, 32, 16)]))
+    assert "fid, kid" in metrics["left_out"]
+
+
+def test_two_devices_share_batches_of_three(program, evaluated, trained, tmp_path):
+    """The batch is rounded up to four, and pictures and measures are those of one device."""
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    arguments = program.train_arguments(tmp_path)
+    done = program.run("main", *arguments, "--mode=evaluate", devices=2)
+    assert done.returncode == 0, done.stderr
+    folder, metrics, _ = evaluated
+    shared = tmp_path / "evaluation" / folder.name
+    assert_same_numbers(json.loads((shared / "metrics.json").read_text()), metrics)
+    pictures = sorted((folder / "outputs").rglob("*.png"))
+    assert len(pictures) == 4
+    for path in pictures:
+        one, two = (
+            np.asarray(Image.open(x), int) for x in (path, shared / path.relative_to(folder))
+        )
+        assert np.abs(one - two).max() <= 1
+    assert Image.open(shared / "grid.png").size == (5 * 66 + 2, 4 * 66 + 2)
+
+
+def test_a_batch_that_is_too_large_is_one_error(trained, monkeypatch):
+    run = settings.from_json((trained / "settings.json").read_text())
+    # Not the translation, which takes long to compile.
+    step = jax.jit(lambda state, batch, valid: batch.image.sum())
+    monkeypatch.setattr(evaluation, "_predict_and_count", lambda *_: step)
+    monkeypatch.setattr(fit, "capacity", lambda _: 1)
+    with pytest.raises(UserError) as error:
+        evaluation.evaluate(run, epath.Path(trained))
+    assert "pictures of 64 x 64 need" in str(error.value)
+    assert "config.train.evaluation_batch_size is 3; set a smaller one" in str(error.value)
+
+
+def test_a_checkpoint_of_another_model_is_not_measured(trained):
+    """Converted weights have no settings.json, which would have been compared."""
+    run = settings.from_json((trained / "settings.json").read_text())
+    other = dataclasses.replace(run, data=dataclasses.replace(run.data, channels=151))
+    with pytest.raises(
+        UserError, match=rf"is of another model(.|\n)*data.channels: {CLASSES}, 151"
+    ):
+        evaluation.evaluate(other, epath.Path(trained))
+
+
+def test_other_colours_of_classes_are_not_measured(tmp_path, monkeypatch):
+    def of(classes):
+        return settings.Settings(
+            settings.DataSettings(exemplar_list="random", channels=2, classes=classes)
+        )
+
+    folder = epath.Path(tmp_path)
+    restored = checkpoint.Restored(of("sky #0000FF\nsea #00FF00"), None, 1, folder)
+    now = of("sea #00FF00\nsky #0000FF")
+    monkeypatch.setattr(checkpoint, "restore_for_inference", lambda *_: restored)
+    prepared = types.SimpleNamespace(settings=now.data)
+    monkeypatch.setattr(evaluation, "prepare_data", lambda _: prepared)
+    with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
+        evaluation.evaluate(now, folder)
+
+
+def test_every_translation_is_a_picture(evaluated):
+    folder, _, _ = evaluated
+    found = sorted((folder / "outputs").rglob("*.png"))
+    assert [path.name for path in found] == [f"ADE_val_{index}.png" for index in range(4)]
+    assert {Image.open(path).size for path in found} == {(64, 64)}
+    assert Image.open(folder / "grid.png").size == (5 * 66 + 2, 3 * 66 + 2)
+
+
+def test_translation_of_the_same_pair_is_the_same_picture(program, evaluated, trained, tmp_path):
+    """One pair alone, from files, without the padding and the company of an evaluation batch."""
+    batch, _, keys = batches(trained)[0]
+    Image.fromarray(batch.label[1, ..., 0]).save(tmp_path / "label.png")
+    Image.fromarray(batch.exemplar[1]).save(tmp_path / "exemplar.png")
+    Image.fromarray(batch.exemplar_label[1, ..., 0]).save(tmp_path / "exemplar_label.png")
+    done = program.run(
+        "translate",
+        f"--checkpoint={trained}",
+        f"--input={tmp_path}/label.png",
+        f"--exemplar={tmp_path}/exemplar.png",
+        f"--exemplar-label={tmp_path}/exemplar_label.png",
+        f"--output={tmp_path}/output.png",
+        "--warped",
+    )
+    assert done.returncode == 0, done.stderr
+    ours = np.asarray(Image.open(tmp_path / "output.png"), int)
+    theirs = Image.open(evaluated[0] / "outputs" / keys[1].replace(".jpg", ".png"))
+    assert np.abs(ours - np.asarray(theirs, int)).max() <= 1
+    # The warp carries the exemplar's colours: averages of its pixels, never beyond them.
+    warped = np.asarray(Image.open(tmp_path / "output_warped.png"), int)
+    assert warped.min() >= int(batch.exemplar[1].min()) - 1
+    assert warped.max() <= int(batch.exemplar[1].max()) + 1
