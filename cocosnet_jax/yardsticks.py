@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from cocosnet_jax import files
 from cocosnet_jax.data import problems
+from cocosnet_jax.distributed import say
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import inception as inception_files
 from cocosnet_jax.pretrained import lpips as lpips_files
@@ -104,6 +105,11 @@ def load(
             " --lpips-vgg where --vgg is VGG-19"
         )
     problems.raise_if_any("weight files", wrong)
+    if network is not None and not network.is_known:
+        say(
+            f"note: --inception={inception} has the FID Inception's layers, but is not pytorch-fid's"
+            f" own file: its SHA-256 does not begin with {inception_files.SHA256_BEGINS}"
+        )
     pair, pair_name = None, ""
     if heads is not None and other is not None:
         pair = other, heads

@@ -102,10 +102,15 @@ class Inception(NamedTuple):
     sha256: str
 
     @property
+    def is_known(self) -> bool:
+        """Whether the hash is that of pytorch-fid's own file."""
+        return self.sha256.startswith(SHA256_BEGINS)
+
+    @property
     def name(self) -> str:
         """What reports call it."""
-        known = "pytorch-fid's" if self.sha256.startswith(SHA256_BEGINS) else "not pytorch-fid's"
-        return f"FID Inception of 2015-12-05, {known} file"
+        whose = "pytorch-fid's" if self.is_known else "not pytorch-fid's"
+        return f"FID Inception of 2015-12-05, {whose} file"
 
 
 def from_torch(
