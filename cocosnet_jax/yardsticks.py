@@ -107,8 +107,9 @@ def load(
     problems.raise_if_any("weight files", wrong)
     if network is not None and not network.is_known:
         say(
-            f"note: --inception={inception} has the FID Inception's layers, but is not pytorch-fid's"
-            f" own file: its SHA-256 does not begin with {inception_files.SHA256_BEGINS}"
+            f"note: --inception={inception} has the FID Inception's layers, but is not"
+            f" pytorch-fid's own file: its SHA-256 does not begin with"
+            f" {inception_files.SHA256_BEGINS}"
         )
     pair, pair_name = None, ""
     if heads is not None and other is not None:
