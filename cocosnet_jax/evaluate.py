@@ -77,18 +77,27 @@ def main() -> int:
     target = checkpoint.absolute(output)
     workdir.check_writable(target, "output")
     given = _MEASURING()
-    networks = yardsticks.load(given.inception, _VGG.value, given.lpips, given.lpips_vgg)
-    sets = picture_sets.find(
-        files.local(_GENERATED.value, "--generated"),
-        files.local(_REAL.value, "--real"),
-        labels=local(_LABELS),
-        exemplar_folder=local(_EXEMPLARS),
-        exemplar_labels=local(_EXEMPLAR_LABELS),
-        list_file=_LIST.value,
-        others=[files.local(folder, "--others") for folder in _OTHERS.value or []],
-        paired=not _UNPAIRED.value,
-    )
-    sets = picture_sets.check(sets, _SIZE.value, given.format)
+    wrong = []
+    try:
+        sets = picture_sets.find(
+            files.local(_GENERATED.value, "--generated"),
+            files.local(_REAL.value, "--real"),
+            labels=local(_LABELS),
+            exemplar_folder=local(_EXEMPLARS),
+            exemplar_labels=local(_EXEMPLAR_LABELS),
+            list_file=_LIST.value,
+            others=[files.local(folder, "--others") for folder in _OTHERS.value or []],
+            paired=not _UNPAIRED.value,
+        )
+        sets = picture_sets.check(sets, _SIZE.value, given.format)
+    except UserError as error:
+        wrong.append(str(error))
+    try:
+        networks = yardsticks.load(given.inception, _VGG.value, given.lpips, given.lpips_vgg)
+    except UserError as error:
+        wrong.append(str(error))
+    if wrong:
+        raise UserError("\n".join(wrong))
     subject = subjects.of_folders(sets, _LIST.value)
     measured = measure.measure(subject, networks, output / "features", _BATCH.value)
     if distributed.is_lead():

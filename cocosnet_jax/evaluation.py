@@ -107,7 +107,8 @@ def evaluate(
         outputs = jax.tree.map(mesh.to_local, outputs)
         for key, image, real in zip(keys, outputs.image, valid, strict=True):
             if real:
-                pictures.write(target / f"outputs/{key}.{picture_format}", pictures.to_bytes(image))
+                path = subjects.output_file(target / "outputs", key, picture_format)
+                pictures.write(path, pictures.to_bytes(image))
         if number == 0 and is_lead():
             truth, shown = jax.tree.map(lambda rows: rows[valid], (batch, outputs))  # noqa: B023
             grid = pictures.grid(truth, shown, settings.data.condition)

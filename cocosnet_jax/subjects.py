@@ -99,6 +99,11 @@ def _format_of(sets: PictureSets) -> str:
     return told
 
 
+def output_file(outputs: epath.Path, key: str, picture_format: str) -> epath.Path:
+    """Where a run's translation of an image lies."""
+    return (outputs / key).with_suffix(f".{picture_format}")
+
+
 def of_run(
     dataset: Dataset, outputs: epath.Path, picture_format: str, has_classes: bool, made_by: str
 ) -> Subject:
@@ -120,7 +125,7 @@ def of_run(
         return pairs.images[places[index]] if reference is None else pairs.pool[reference]
 
     def generated(index: int) -> np.ndarray:
-        content = (outputs / f"{keys[index]}.{picture_format}").read_bytes()
+        content = output_file(outputs, keys[index], picture_format).read_bytes()
         return images.decode_photograph(content)
 
     data = dataset.settings
