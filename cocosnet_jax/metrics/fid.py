@@ -73,9 +73,9 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """|mean difference|^2 + trace(A + B - 2 (A B)^(1/2)).
 
     With more vectors than features the trace of the root is the sum of the square roots of the
-    eigenvalues of A^(1/2) B A^(1/2), which is exact and quick. With fewer, A and B are singular, and
-    rounding moves any way of computing it by about 3e-8 of the distance. There the root is computed
-    as in pytorch-fid, of the product itself, so that this error is nearly the same as well.
+    eigenvalues of A^(1/2) B A^(1/2), which is exact and quick. With fewer, A and B are singular,
+    and rounding moves any way of computing it by about 3e-8 of the distance. There the root is
+    computed as in pytorch-fid, of the product itself, so that this error is nearly the same too.
 
     Returns:
       The distance; of a set to itself 0 up to rounding, which may leave it slightly negative.
