@@ -116,7 +116,7 @@ class Checkpoints:
         folder = self._manager.directory
         step, damaged = integrity.newest_whole(folder, integrity.steps(folder))
         newest = folder / str(step)
-        differences = of_another_model(_settings_of(newest), self._settings)
+        differences = model_differences(_settings_of(newest), self._settings)
         if differences:
             raise _another_model(newest, differences)
         wanted = abstract_state(self._settings, sharding)
@@ -228,7 +228,7 @@ def restore_for_inference(
 
 def check_model(restored: Restored, settings: Settings) -> None:
     """Raises UserError if a checkpoint is of another model than these settings'."""
-    if differences := of_another_model(restored.settings, settings):
+    if differences := model_differences(restored.settings, settings):
         raise _another_model(restored.folder, differences)
 
 
@@ -240,7 +240,7 @@ def _another_model(folder: epath.Path, differences: list[str]) -> UserError:
     )
 
 
-def of_another_model(theirs: Settings, ours: Settings) -> list[str]:
+def model_differences(theirs: Settings, ours: Settings) -> list[str]:
     """Fields in which settings differ that give the weights another meaning, or other arrays."""
     found = settings_lib.differences(theirs, ours, "for_weights")
     return [f"{field}: {values}" for field, values in found.items()]

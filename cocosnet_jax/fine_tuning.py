@@ -118,7 +118,7 @@ def take_over(fresh: TrainState, restored: Restored) -> TrainState:
 
 def other_settings(restored: Restored, settings: Settings) -> str:
     """A line with what the checkpoint's model has been set to otherwise; empty where nothing."""
-    found = checkpoint.of_another_model(restored.settings, settings)
+    found = checkpoint.model_differences(restored.settings, settings)
     found = [line for line in found if not line.startswith("optimiser.")]
     return f"its model has other settings (there, here): {'; '.join(found)}" if found else ""
 

@@ -38,7 +38,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if settings.channels == 0:
-            settings = _with_found_classes(settings)
+            settings = _with_counted_classes(settings)
         dataset = data.prepare(settings)
     except KeyboardInterrupt:
         print("interrupted: nothing is prepared; the same command starts again", file=sys.stderr)
@@ -58,9 +58,9 @@ def main() -> int:
     return 0
 
 
-def _with_found_classes(settings: DataSettings) -> DataSettings:
+def _with_counted_classes(settings: DataSettings) -> DataSettings:
     """Counts the classes of one's own label maps, and says what training needs to know."""
-    pixels = data.found_classes(settings)
+    pixels = data.count_classes(settings)
     shares = [f"{label} {share:.1%}" for label, share in enumerate(pixels / pixels.sum()) if share]
     print(f"found {len(pixels)} classes; of all pixels, class " + ", ".join(shares))
     if 2 * len(shares) < len(pixels):

@@ -59,7 +59,7 @@ def write_list(
     if restored is not None:
         label_maps.check_same_colours(restored.settings.data, dataset.settings)
     asked, pool = _splits(dataset, split)
-    own = own_places(asked.keys, pool.keys)
+    own = own_positions(asked.keys, pool.keys)
     k = min(k, len(pool) - int((own >= 0).any()))
     if k < 1:
         raise UserError(
@@ -247,7 +247,7 @@ def _block(array: np.ndarray, start: int, size: int) -> np.ndarray:
     return np.pad(rows, [(0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)])
 
 
-def own_places(asked: Sequence[str], pool: Sequence[str]) -> Int[np.ndarray, "m"]:
+def own_positions(asked: Sequence[str], pool: Sequence[str]) -> Int[np.ndarray, "m"]:
     """For each key that asks, its own place in the pool, or -1."""
     place = {key: index for index, key in enumerate(pool)}
     return np.array([place.get(key, -1) for key in asked], np.int32)

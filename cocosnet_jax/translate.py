@@ -83,14 +83,17 @@ def main() -> int:
         )
     if not needed and given:
         print(f"note: this checkpoint takes no exemplar: --{given[0]} is not read")
-    pairs = pairing.find_pairs(
+    places = pairing.Pair(
         files.local(_INPUT.value, "--input"),
         files.local(_EXEMPLAR.value, "--exemplar") if needed else None,
         files.local(_EXEMPLAR_LABEL.value, "--exemplar-label")
         if needed and _EXEMPLAR_LABEL.value
         else None,
-        _LIST.value if needed else "",
         files.local(_OUTPUT.value, "--output"),
+    )
+    pairs = pairing.find_pairs(
+        places,
+        _LIST.value if needed else "",
         settings.data,
         needs_label=inference.needs_exemplar_label(settings),
     )

@@ -155,13 +155,13 @@ def test_faces(tmp_path):
     found = inputs.read_input(of("celebahq", 19), photograph)
     np.testing.assert_array_equal(found.planes[..., 0], skin > 0)
     np.testing.assert_array_equal(found.planes[..., 1], np.roll(skin, 4, 0) > 0)
-    assert inputs.stands_for_itself(of("celebahq", 19), photograph)
+    assert inputs.has_annotation(of("celebahq", 19), photograph)
     parts = {"skin": skin > 0, "eye_g": np.roll(skin, 4, 0) > 0}
     found = inputs.read_input(of("celebahqedge", 15), photograph)
     expected = edges.face_edges(np.zeros((64, 64, 3), np.uint8), parts, (32, 32))
     np.testing.assert_array_equal(found.planes, expected)
     elsewhere = save(tmp_path / "other/7.png", skin)
-    assert not inputs.stands_for_itself(of("celebahqedge", 15), elsewhere)
+    assert not inputs.has_annotation(of("celebahqedge", 15), elsewhere)
     with pytest.raises(UserError, match="does not lie in a folder CelebA-HQ-img with"):
         inputs.read_input(of("celebahqedge", 15), elsewhere)
 
@@ -235,7 +235,7 @@ def test_a_pose_alone_is_drawn_where_it_lies_in_its_photograph(tmp_path, dataset
     # The photograph, named itself, is the same input.
     itself = inputs.read_input(of(dataset, 20), tmp_path / photograph, 128)
     np.testing.assert_array_equal(itself.planes, found.planes)
-    assert inputs.stands_for_itself(of(dataset, 20), tmp_path / photograph)
+    assert inputs.has_annotation(of(dataset, 20), tmp_path / photograph)
 
 
 @pytest.mark.parametrize("dataset", ["deepfashion", "folder_poses"])
@@ -342,10 +342,10 @@ def test_edges(tmp_path):
     found = inputs.read_input(settings, photograph).planes[..., 0]
     expected = edges.photograph_edges(np.stack([255 - line] * 3, -1), (32, 32))
     np.testing.assert_array_equal(found, expected * 255)
-    found_in = [inputs.finds_edges(settings, path) for path in (photograph, drawn)]
+    found_in = [inputs.computes_edges(settings, path) for path in (photograph, drawn)]
     assert found_in == [True, False]
     save(tmp_path / "edges/a.png", line.T)
     np.testing.assert_array_equal(inputs.read_input(settings, photograph).planes[..., 0], line.T)
-    assert not inputs.finds_edges(settings, photograph)
+    assert not inputs.computes_edges(settings, photograph)
     with pytest.raises(UserError, match=r"white\.png is mostly white"):
         inputs.read_input(settings, save(tmp_path / "white.png", 255 - line))

@@ -369,9 +369,9 @@ def test_images_without_a_line_are_left_out(plain, tmp_path):
     settings = dataclasses.replace(plain, exemplar_list=str(path))
     [note] = data.prepare(settings).notes
     assert note == (
-        f"note: exemplar list {path} has lines for 4 of the 10 training images; left out,"
-        " without a line: 6 (training/training_00.jpg, training/training_03.jpg,"
-        " training/training_05.jpg, ...)"
+        f"note: exemplar list {path} has lines for 4 of the 10 training images; the other 6 are"
+        " left out (training/training_00.jpg, training/training_03.jpg, training/training_05.jpg,"
+        " ...)"
     )
     assert len(data.open(settings).training) == 4
     # Every epoch takes each listed image once, whatever its exemplar.
@@ -394,8 +394,8 @@ def test_evaluation_leaves_out_images_without_a_line(plain, tmp_path, batch_size
     )
     settings = dataclasses.replace(plain, load_size=48, validation_exemplar_list=str(path))
     [note] = data.prepare(settings).notes
-    assert "has lines for 3 of the 10 validation images; left out, without a line: 7" in note
-    assert note.endswith("; lines for images that are not there: 1")
+    assert "has lines for 3 of the 10 validation images; the other 7 are left out (" in note
+    assert note.endswith("; lines for absent images: 1")
     assert len(data.open(settings).evaluation()) == 3
     found = {}
     for batch, valid, keys in pipeline.evaluation_batches(

@@ -1,11 +1,11 @@
 """CelebA-HQ faces with the parts of CelebAMask-HQ, as class maps or as edges (SPEC section 1).
 
 The dataset is CelebAMask-HQ of https://github.com/switchablenorms/CelebAMask-HQ. Layout, in the
-source folder or in a folder of it:
+source folder or in a subfolder:
 
     CelebA-HQ-img/NUMBER.jpg
     CelebAMask-HQ-mask-anno/FOLDER/NUMBER_PART.png, see `cocosnet_jax.data.labels.face_parts`
-    val.txt, numbers of the validation photographs; train.txt and test.txt likewise, see
+    val.txt: the numbers of the validation photographs; train.txt and test.txt are optional, see
         `cocosnet_jax.data.builders.listed`
 """
 
@@ -29,8 +29,8 @@ class Celebahq(ListedBuilder):
     channels: ClassVar[int] = face_parts.NUM_CLASSES
 
     def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Class map and glasses at their own size."""
-        del size  # maps are smaller than the photographs
+        """Class map and glasses mask at their own size."""
+        del size  # Maps are smaller than photographs.
         return face_parts.read_face(self.root / self.annotations, face_parts.number_of(key))
 
     def input_map(
@@ -46,7 +46,7 @@ class Celebahq(ListedBuilder):
 
 
 class Celebahqedge(ListedBuilder):
-    """CelebA-HQ edge-to-face: edges and distance maps, made at the size that is stored."""
+    """CelebA-HQ edge-to-face: edges and distance maps, computed at the stored size."""
 
     title: ClassVar[str] = "CelebA-HQ edge"
     photographs: ClassVar[str] = "CelebA-HQ-img"
@@ -61,8 +61,8 @@ class Celebahqedge(ListedBuilder):
         parts = face_parts.read_parts(annotations, number, edges.EDGE_PARTS)
         if not parts:
             raise UserError(
-                f"{key} has no face parts such as"
-                f" {face_parts.part_path(annotations, number, 'skin')}; add them or remove the"
+                f"{key} has no face part masks such as"
+                f" {face_parts.part_path(annotations, number, 'skin')}; add them, or remove the"
                 " photograph"
             )
         return parts

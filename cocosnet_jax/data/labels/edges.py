@@ -1,6 +1,6 @@
-"""Edge maps: the input domain of CelebA-HQ edge-to-face (SPEC section 1), and one's own.
+"""Edge maps of CelebA-HQ edge-to-face (SPEC section 1) and of the user's own pictures.
 
-Pure functions on NumPy arrays. Planes are bytes; divided by 255 they are the channels of x_A.
+Pure functions on NumPy arrays. Planes are bytes; divided by 255, they are the channels of x_A.
 """
 
 import os
@@ -13,7 +13,7 @@ from skimage import feature
 
 from cocosnet_jax.errors import UserError
 
-# The order of the distance maps among the channels, which is also the order of drawing.
+# In the order of the distance maps among the channels, which is also the drawing order.
 EDGE_PARTS = (
     "skin",
     "l_brow",
@@ -39,7 +39,7 @@ def mask_edge(mask: np.ndarray) -> np.ndarray:
       mask: (h, w), any type.
 
     Returns:
-      (h, w) bool, True on both sides of every change.
+      (h, w) bool, True on both sides of every boundary.
     """
     edge = np.zeros(mask.shape, bool)
     vertical, horizontal = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
@@ -51,23 +51,23 @@ def mask_edge(mask: np.ndarray) -> np.ndarray:
 
 
 def distance_map(drawing: np.ndarray) -> np.ndarray:
-    """How far every pixel is from a drawing, in thirds of city-block pixels.
+    """The distance of every pixel from a drawing, in units of three city-block pixels.
 
     Args:
       drawing: (h, w) bool, True on the drawing.
 
     Returns:
-      (h, w) uint8: floor(L1 distance / 3), at most 255; 0 on the drawing, 255 everywhere where
-      there is no drawing.
+      (h, w) uint8: floor(L1 distance / 3), at most 255; 0 on the drawing; all 255 for an empty
+      drawing.
     """
-    if not drawing.any():  # versions of OpenCV differ in what they then call far
+    if not drawing.any():  # Versions of OpenCV return different distances here.
         return np.full(drawing.shape, 255, np.uint8)
     distance = cv2.distanceTransform(np.where(drawing, 0, 255).astype(np.uint8), cv2.DIST_L1, 3)
     return np.clip(distance / 3, 0, 255).astype(np.uint8)
 
 
 def photograph_edges(photograph: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Canny's edges (sigma 1) of a photograph resized bilinearly and then turned grey.
+    """Canny edges (sigma 1) of a photograph that is resized bilinearly, then converted to grey.
 
     Args:
       photograph: (H, W, 3) uint8 RGB.
@@ -82,19 +82,19 @@ def photograph_edges(photograph: np.ndarray, size: tuple[int, int]) -> np.ndarra
 
 
 def check_lines(path: str | os.PathLike[str], lines: np.ndarray) -> np.ndarray:
-    """Returns an edge map, (H, W) uint8; raises a `UserError` where it is black on white."""
+    """Returns an edge map, (H, W) uint8; raises a `UserError` if it is black on white."""
     if (lines > 127).mean() > 0.5:
-        raise UserError(f"{path} is mostly white; an edge map has white lines on black: invert it")
+        raise UserError(f"{path} is mostly white; edge maps have white lines on black: invert it")
     return lines
 
 
 def own_edges(
     photograph: np.ndarray | None, lines: np.ndarray | None, size: tuple[int, int]
 ) -> np.ndarray:
-    """The input map of one's own edges.
+    """The input map of the user's own edges.
 
     Args:
-      photograph: (H, W, 3) uint8 RGB, in which edges are found where there are no `lines`.
+      photograph: (H, W, 3) uint8 RGB, in which edges are detected if `lines` is None.
       lines: an edge map, (H', W') uint8, or None.
       size: (h, w) of the map.
 
@@ -105,9 +105,9 @@ def own_edges(
         assert photograph is not None
         edge_map = np.where(photograph_edges(photograph, size), 255, 0).astype(np.uint8)
     else:
-        # The brightest pixel of an area stands for it: thin lines outlive the resizing.
-        reach = [-(-old // new) for old, new in zip(lines.shape, size, strict=True)]
-        thick = cv2.dilate(lines, np.ones(reach, np.uint8))
+        # Dilated first, so that resizing keeps thin lines.
+        kernel = [-(-old // new) for old, new in zip(lines.shape, size, strict=True)]
+        thick = cv2.dilate(lines, np.ones(kernel, np.uint8))
         height, width = size
         nearest = Image.Resampling.NEAREST
         edge_map = np.asarray(Image.fromarray(thick).resize((width, height), nearest))
@@ -121,17 +121,17 @@ def face_edges(
 
     Args:
       photograph: (H, W, 3) uint8 RGB.
-      parts: masks of face parts by name (`EDGE_PARTS`), each (H', W') bool of any size; a part
-        that is left out is empty.
+      parts: masks of face parts by name (`EDGE_PARTS`), each (H', W') bool of any size; a missing
+        part is empty.
       size: (h, w) of the map.
 
     Returns:
       (h, w, 15) uint8: all edges (255 on an edge), 13 distance maps in the order of `EDGE_PARTS`,
-      edges of the face parts alone.
+      and the edges of the face parts only.
     """
     height, width = size
     part_edges = np.zeros(size, bool)
-    outside = np.ones(size, bool)  # the face hides the photograph's own edges; hair does not
+    outside = np.ones(size, bool)  # Canny edges count outside the face, and in the hair.
     distances = []
     for name in EDGE_PARTS:
         mask = np.zeros(size, bool)

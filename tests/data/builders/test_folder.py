@@ -81,7 +81,7 @@ def test_lists_choose_the_splits(settings, own):
 
 
 def test_classes_are_counted(settings, own):
-    pixels = data.found_classes(dataclasses.replace(settings, channels=0))
+    pixels = data.count_classes(dataclasses.replace(settings, channels=0))
     maps = [np.asarray(Image.open(own / f"labels/{name}.png")) for name in NAMES]
     np.testing.assert_array_equal(pixels, np.bincount(np.concatenate(maps).ravel()))
     assert len(pixels) == CLASSES
@@ -98,7 +98,7 @@ def test_only_own_label_maps_may_be_uncounted(settings):
 
 def test_named_classes_must_agree(settings, own):
     (own / "classes.txt").write_text("unknown\nsky\nsea\nsand\nrock\ntree\nboat\n")
-    assert len(data.found_classes(dataclasses.replace(settings, channels=0))) == 7
+    assert len(data.count_classes(dataclasses.replace(settings, channels=0))) == 7
     save(own / "labels/stray.png", draw_label(0))
     assert "has no photograph images/stray.jpg" in problems(
         dataclasses.replace(settings, channels=7)
@@ -108,7 +108,7 @@ def test_named_classes_must_agree(settings, own):
     data.prepare(dataclasses.replace(settings, channels=7))
     (own / "classes.txt").write_text("unknown\nsky\n")
     with pytest.raises(UserError, match=r"e\.png holds the values 2 \(\d+ pixels\), 3 ") as error:
-        data.found_classes(dataclasses.replace(settings, channels=0))
+        data.count_classes(dataclasses.replace(settings, channels=0))
     assert f"add a line for every class to {own}/classes.txt" in str(error.value)
     assert "config.data.channels" not in str(error.value)
 
@@ -158,7 +158,7 @@ def test_values_out_of_range_name_file_value_and_pixels(settings, own):
     label[:3, :7] = 1000
     save(own / "labels/e.png", label)
     with pytest.raises(UserError, match=r"1000 \(21 pixels\); allowed are 0 to 254"):
-        data.found_classes(dataclasses.replace(settings, channels=0))
+        data.count_classes(dataclasses.replace(settings, channels=0))
 
 
 def test_everything_wrong_is_reported_at_once(settings, own):
@@ -355,7 +355,7 @@ def test_palettes_that_differ_are_read_by_colour(settings, own):
     with pytest.raises(UserError, match="have changed since they were prepared"):
         data.prepare(settings)
     shutil.rmtree(builders.open_builder(settings).data_dir)
-    pixels = data.found_classes(dataclasses.replace(settings, channels=0))
+    pixels = data.count_classes(dataclasses.replace(settings, channels=0))
     assert len(pixels) == CLASSES
     data.prepare(settings)
     assert_prepared(settings)
@@ -403,7 +403,7 @@ def test_masks_of_0_and_255(settings, own):
         dataclasses.replace(settings, value_255="class_1")
     white = dataclasses.replace(settings, value_255="class_1", channels=0)
     total = sum(mask.sum() for mask in masks.values())
-    np.testing.assert_array_equal(data.found_classes(white), [5 * 90 * 120 - total, total])
+    np.testing.assert_array_equal(data.count_classes(white), [5 * 90 * 120 - total, total])
     white = dataclasses.replace(white, channels=2)
     data.prepare(white)
     shares = [(data.open(white).split("train")[i][1] == 1).mean() for i in range(4)]
@@ -419,7 +419,7 @@ def test_void_of_255(settings, own):
         assert f"1 of 5 label maps hold 255, for example {own}/labels/{NAMES[0]}.png" in message
         assert "set --config.data.value_255=unknown, which makes it class 0" in message
     unknown = dataclasses.replace(settings, value_255="unknown", channels=0)
-    assert len(data.found_classes(unknown)) == CLASSES
+    assert len(data.count_classes(unknown)) == CLASSES
     unknown = dataclasses.replace(unknown, channels=CLASSES)
     data.prepare(unknown)
     label = data.open(unknown).split("train")[0][1][..., 0]
