@@ -95,7 +95,7 @@ def test_other_colours_of_classes_are_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "restore_for_inference", lambda *_: restored)
     prepared = types.SimpleNamespace(settings=now.data)
     monkeypatch.setattr(evaluate, "prepare_data", lambda _: prepared)
-    with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
+    with pytest.raises(UserError, match="class 0 is #00FF00 in the label maps, but was #0000FF"):
         evaluate.evaluate(now, folder)
 
 

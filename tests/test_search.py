@@ -206,7 +206,7 @@ def test_a_network_of_other_colours_cannot_ask(run, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "restore_for_inference", lambda path: restored)
     prepared = types.SimpleNamespace(settings=of("sea #00FF00\nsky #0000FF"))
     monkeypatch.setattr(data, "prepare", lambda _: prepared)
-    with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
+    with pytest.raises(UserError, match="class 0 is #00FF00 in the label maps, but was #0000FF"):
         search.write_list(plain, tmp_path / "l.txt", split="validation", k=3, checkpoint_path="run")
 
 

@@ -235,7 +235,7 @@ def test_another_runs_workdir_is_refused(program, trained):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"data__source": "/nowhere"}, "config.data.source is '/nowhere', which is no folder"),
+        ({"data__source": "/nowhere"}, "config.data.source is '/nowhere', which is not a folder"),
         ({"vgg__weights": "no.pth", "vgg__width": 64}, "config.vgg.weights is 'no.pth'"),
     ],
 )

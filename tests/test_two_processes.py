@@ -155,6 +155,6 @@ def test_processes_end_together_on_a_wrong_setting(program, tmp_path):
     done = launched(program, *arguments)
     assert done.returncode == 2, done.stderr
     # Both write to one place.
-    error = "error: config.data.source is '/nowhere', which is no folder"
+    error = "error: config.data.source is '/nowhere', which is not a folder"
     assert done.stderr.count(error) == done.stderr.count("error: ") == 2
     assert not (tmp_path / "run").exists()

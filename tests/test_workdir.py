@@ -56,7 +56,7 @@ def test_colours_of_classes_may_not_change(tmp_path):
     # What a config says before the dataset is read.
     workdir.check(str(tmp_path), SETTINGS)
     workdir.check_colours(folder, before)
-    with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
+    with pytest.raises(UserError, match="class 0 is #00FF00 in the label maps, but was #0000FF"):
         workdir.check_colours(folder, changed("data", classes="sea #00FF00\nsky #0000FF"))
 
 

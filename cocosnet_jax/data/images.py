@@ -161,7 +161,7 @@ def _read_lossless(path: FileName) -> tuple[Image.Image, int]:
     image, orientation = _read(path)
     if kind := _lossy_kind(path, image):
         raise UserError(
-            f"{path} is a {kind} file, and lossy compression changes class numbers and colours;"
+            f"{path} is stored as {kind}, and lossy compression changes class numbers and colours;"
             " export the original map as PNG"
         )
     if image.mode in ("LA", "RGBA"):

@@ -139,10 +139,10 @@ def test_poses_in_a_corner_are_a_question(people):
     with pytest.raises(UserError) as error:
         pairing.check(women, POSES)
     assert str(error.value) == (
-        "in 2 of 2 poses all joints lie in the upper left 60% of the photograph's width and height"
+        "in 2 of 2 poses all joints are in the upper left 60% of the photograph's width and height"
         f" ({people}/pose/WOMEN/id_1/01_1_front_keypoints.json: up to (99, 150) of 384x576 pixels)."
-        " If the poses were detected in smaller pictures, say their size: --pose-size=256x256, for"
-        " example. If they are right as they are: --pose-size=photograph"
+        " If the poses were detected in smaller pictures, set --pose-size to their"
+        " size, for example --pose-size=256x256. If they are correct, set --pose-size=photograph"
     )
     for answer in ("photograph", "128x192"):
         pairing.check(women, POSES, pose_size=answer)

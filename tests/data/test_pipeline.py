@@ -101,9 +101,14 @@ def test_processes_share_the_batch_of_one(prepared):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(prepared):
-    with pytest.raises(UserError, match=r"config\.train\.batch_size is 6, which 4 processes"):
+    with pytest.raises(
+        UserError,
+        match=r"config\.train\.batch_size is 6, .* multiple of the number of processes, 4",
+    ):
         pipeline.training_batches(data.open(prepared), seed=0, batch_size=6, process_count=4)
-    with pytest.raises(UserError, match=r"evaluation_batch_size is 6, which 4 processes"):
+    with pytest.raises(
+        UserError, match=r"evaluation_batch_size is 6, .* multiple of the number of processes, 4"
+    ):
         next(pipeline.evaluation_batches(data.open(prepared), batch_size=6, process_count=4))
 
 
@@ -292,7 +297,7 @@ def test_every_dataset_has_a_builder_of_its_name(settings, name, condition):
         dataclasses.replace(settings, dataset=name, condition=condition)
     )
     other = "channels" if condition == "labels" else "labels"
-    with pytest.raises(UserError, match=rf"condition is '{other}', but {name} has '{condition}'"):
+    with pytest.raises(UserError, match=rf"condition is '{other}', but {name} needs '{condition}'"):
         builders.open_builder(dataclasses.replace(settings, dataset=name, condition=other))
     assert builder.name == name
     assert f"/{name}/48_32_6_ade_" in str(builder.data_dir)
@@ -430,7 +435,7 @@ def test_all_lists_are_read_before_anything_is_prepared(plain, tmp_path):
     assert str(error.value).splitlines() == [
         "config.data has 3 problems:",
         "  exemplar_list: exemplar list /nope.txt does not exist; check the name",
-        f"  validation_exemplar_list: exemplar list {path}: it is empty; write one line"
+        f"  validation_exemplar_list: exemplar list {path}: the file is empty; write one line"
         " 'key,ref1,ref2,...' per image",
         "  self_pair_list: exemplar list names.txt does not exist; check the name",
     ]
