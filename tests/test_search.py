@@ -31,18 +31,18 @@ def test_the_search_is_exact_whatever_the_blocks(monkeypatch, blocks):
     exact[:, 70] -= 1e-12  # behind its equal
     exact[np.arange(50)[own >= 0], own[own >= 0]] = -np.inf
     expected = np.argsort(-exact, axis=1)[:, :6]
-    np.testing.assert_array_equal(found.places, expected)
+    np.testing.assert_array_equal(found.positions, expected)
     np.testing.assert_allclose(
         found.similarities, np.take_along_axis(exact, expected, 1), atol=1e-6
     )
-    assert found.places[4, :2].tolist() == [3, 70]
+    assert found.positions[4, :2].tolist() == [3, 70]
 
 
 def test_as_many_as_there_are(monkeypatch):
     monkeypatch.setattr(search, "_CANDIDATES", 2)
     rows = unit(5, 8, 0)
     found = search.nearest(rows, rows, 4, np.arange(5, dtype=np.int32))
-    for index, places in enumerate(found.places):
+    for index, places in enumerate(found.positions):
         assert sorted(places) == [i for i in range(5) if i != index]
 
 

@@ -148,8 +148,8 @@ def test_everything_wrong_with_the_files_is_reported_at_once(settings, source):
         f"  {validation}/ADE_val_0.png has no photograph ADE_val_0.jpg",
         f"  {train}/ADE_train_1.jpg cannot be read as an image (",
         f"  {train}/ADE_train_2.png cannot be read as an image (",
-        f"  {train}/ADE_train_3.png contains the values 9 (10 pixels), 250 (1 pixels); allowed are 0"
-        " to 5, and 255",
+        f"  {train}/ADE_train_3.png contains the values 9 (10 pixels), 250 (1 pixels); allowed are"
+        " 0 to 5, and 255",
         f"  {train}/ADE_train_4.jpg has 120x90 pixels (width x height), but its label map"
         f" {train}/ADE_train_4.png has 120x60",
         f"  {validation}/ADE_val_1.jpg does not exist",

@@ -463,8 +463,8 @@ def test_folders_name_the_splits(settings, tmp_path, capsys):
     assert splits(settings, root, capsys) == (
         ["images/Train/a.jpg", "images/Train/b.jpg"],
         ["images/VALID/a.jpg"],
-        "your data: 2 photographs for training and 1 for validation, by the names of folders; left out: 1"
-        " (test: 1)",
+        "your data: 2 photographs for training and 1 for validation, by the names of"
+        " folders; left out: 1 (test: 1)",
     )
 
 
@@ -494,7 +494,8 @@ def test_photographs_beside_folders_of_splits(settings, tmp_path, capsys):
     assert splits(settings, root, capsys) == (
         ["images/d.jpg", "images/train/a.jpg"],
         ["images/val/c.jpg"],
-        "your data: 2 photographs for training and 1 for validation, by train.txt, val.txt; left out: 2",
+        "your data: 2 photographs for training and 1 for validation, by train.txt, val.txt;"
+        " left out: 2",
     )
 
 
@@ -612,7 +613,8 @@ def test_lists_that_leave_a_split_empty_or_share_photographs(settings, tmp_path)
     (root / "test.txt").write_text("1\n")
     assert (
         problems(settings)
-        == f"dataset {root}: images/1.jpg is in train.txt and in test.txt; remove it from one of them"
+        == f"dataset {root}: images/1.jpg is in train.txt and in test.txt; remove it"
+        " from one of them"
     )
 
 
@@ -627,7 +629,8 @@ def test_lists_under_other_names(settings, tmp_path, capsys, names, more):
     assert splits(settings, root, capsys) == (
         ["images/4.jpg", "images/1.jpg"],
         ["images/3.jpg"],
-        f"your data: 2 photographs for training and 1 for validation, by {', '.join(names)}; left out: 2",
+        f"your data: 2 photographs for training and 1 for validation, by {', '.join(names)};"
+        " left out: 2",
     )
 
 
@@ -641,8 +644,8 @@ def test_lists_in_other_places(settings, tmp_path, folder):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("1\n")
     assert problems(settings) == (
-        f"dataset {source}: {path} is in the wrong place, since lists must be in the dataset's folder;"
-        f" move it to {root}/val.txt, or remove it"
+        f"dataset {source}: {path} is in the wrong place, since lists must be in the"
+        f" dataset's folder; move it to {root}/val.txt, or remove it"
     )
     # Where the split is known, other lists are nobody's.
     (root / "val.txt").write_text("2\n")
