@@ -73,7 +73,7 @@ def _from_torch() -> None:
 
     workdir = checkpoint.absolute(_OUTPUT.value)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"--output={workdir} exists already; name a folder that does not")
+        raise UserError(f"--output={workdir} already exists; name a new folder")
     weights: dict[release.Net, str] = {
         "correspondence": _CORR.value,
         "generator": _GENERATOR.value,

@@ -86,9 +86,15 @@ def test_unknown_variant_is_named(name):
 # The last column: what the one line must say.
 WRONG = [
     ((), "--config is missing"),
-    (("--config=configs/none.py",), "--config=configs/none.py is not a file; there are ade20k, "),
-    (("--config=README.md",), "--config=README.md is no Python file; there are ade20k, "),
-    (("--config=none:released",), "--config=none is unknown; there are ade20k, ade20k_outdoor, "),
+    (
+        ("--config=configs/none.py",),
+        "--config=configs/none.py is not a file; choose one of ade20k, ",
+    ),
+    (("--config=README.md",), "--config=README.md is not a Python file; choose one of ade20k, "),
+    (
+        ("--config=none:released",),
+        "--config=none is unknown; choose one of ade20k, ade20k_outdoor, ",
+    ),
     (("--config=toy",), "--workdir is missing"),
     (("--config=toy", "--workdir", ""), "--workdir is missing"),
     (
@@ -103,10 +109,10 @@ WRONG = [
         ("--config=toy", "--config.train.batch_per_device=-1"),
         "config.train.batch_per_device is -1; it must be 0 or more",
     ),
-    (("--config", "configs/none.py"), "--config=configs/none.py is not a file; there are"),
+    (("--config", "configs/none.py"), "--config=configs/none.py is not a file; choose one of"),
     (
         ("--config=configs/toy.py", "--config.data.source.x=3"),
-        "config.data.source.x is unknown; settings are config.SECTION.FIELD",
+        "config.data.source.x is unknown; write settings as config.SECTION.FIELD",
     ),
     (
         ("--config=configs/toy.py", "--workdir=/tmp", "--distributed=localhost:1234,2,2"),
@@ -143,12 +149,12 @@ WRONG = [
     ),
     (
         ("--config=configs/toy.py", "--config.data.image_size=32"),
-        "config.data.image_size is 32; it must be at least 64: of less, the second discriminator",
+        "config.data.image_size is 32; it must be at least 64, the smallest input of the second",
     ),
     (
         ("--config=configs/toy.py", "--config.train.batch_size=6"),
-        "config.train.batch_size is 6, which groups of config.loss.group_size=4 samples do not"
-        " divide: set the batch size to 4 or 8, or the group size to a divisor of 6",
+        "config.train.batch_size is 6, which is not a multiple of config.loss.group_size=4;"
+        " set the batch size to 4 or 8, or the group size to a divisor of 6",
     ),
     (
         ("--config=toy", "--workdir=/tmp", "--config.train.batch_per_device=6"),
@@ -156,11 +162,11 @@ WRONG = [
     ),
     (
         ("--config=configs/toy.py:no_mask", "--config.loss.mask_schedule=warm_up"),
-        "config.loss.mask_schedule is 'warm_up', but without masks",
+        "config.loss.mask_schedule is 'warm_up', but there is no warm-up",
     ),
     (
         ("--config=configs/ade20k.py", "--workdir=/nowhere"),
-        "config.data.exemplar_list is empty: name a list file",
+        "config.data.exemplar_list is empty; set it to a list file",
     ),
     (("--config=configs/toy.py", "--wrokdir=x"), "Unknown command line flag 'wrokdir'"),
     (("--config=configs/toy.py", "extra"), "'extra' is not a flag"),
@@ -232,9 +238,9 @@ def test_ctrl_c_is_one_line():
     ("module", "arguments", "line"),
     [
         ("compile_check", (), "--topology is missing"),
-        ("prepare", ("--preview=x.jpg",), "--preview=x.jpg must name a .png file"),
-        ("retrieve", (), "--output= must name a file"),
-        ("convert", ("--corr=x", "--generator=x", f"--output={ROOT}"), "exists already"),
+        ("prepare", ("--preview=x.jpg",), "--preview=x.jpg must be a .png file"),
+        ("retrieve", (), "--output= must be a file"),
+        ("convert", ("--corr=x", "--generator=x", f"--output={ROOT}"), "already exists"),
     ],
 )
 def test_what_does_not_train_needs_no_exemplar_list(module, arguments, line):

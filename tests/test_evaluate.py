@@ -78,7 +78,7 @@ def test_a_checkpoint_of_another_model_is_not_measured(trained):
     run = settings.from_json((trained / "settings.json").read_text())
     other = dataclasses.replace(run, data=dataclasses.replace(run.data, channels=151))
     with pytest.raises(
-        UserError, match=rf"is of another model(.|\n)*data.channels: {CLASSES}, 151"
+        UserError, match=rf"belongs to another model(.|\n)*data.channels: {CLASSES}, 151"
     ):
         evaluate.evaluate(other, epath.Path(trained))
 

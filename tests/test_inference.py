@@ -161,6 +161,6 @@ def test_when_the_exemplars_label_map_is_needed(mask_input, at_inference, needed
 @pytest.mark.parametrize(("size", "example"), [(100, 96), (32, 64)])
 def test_a_size_that_cannot_be_drawn(size, example):
     with pytest.raises(
-        UserError, match=rf"--size={size} cannot be drawn: .* for example {example}"
+        UserError, match=rf"--size={size} must be a multiple of 32, .* for example {example}"
     ):
         inference.side_of(DATA, size)

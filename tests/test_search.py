@@ -189,7 +189,7 @@ def test_the_output_of_a_plain_network_asks(run, tmp_path):
     assert np.abs(np.load(asked[0]) - photographs).max() > 0.05
 
     larger = dataclasses.replace(plain, data=dataclasses.replace(plain.data, channels=7))
-    with pytest.raises(UserError, match=r"config\.data\.channels=6, and this config says 7"):
+    with pytest.raises(UserError, match=r"config\.data\.channels=6, but this config has 7"):
         search.write_list(
             larger, output, split="validation", k=3, checkpoint_path=str(tmp_path / "plain")
         )
@@ -213,5 +213,5 @@ def test_a_network_of_other_colours_cannot_ask(run, tmp_path, monkeypatch):
 def test_a_network_that_needs_an_exemplar_cannot_ask(run, tmp_path, monkeypatch):
     restored = checkpoint.Restored(run, None, 1, tmp_path)
     monkeypatch.setattr(checkpoint, "restore_for_inference", lambda path: restored)
-    with pytest.raises(UserError, match="needs an exemplar itself; name a run of a plain"):
+    with pytest.raises(UserError, match="needs exemplars; name a run of a plain"):
         search.write_list(run, tmp_path / "l.txt", split="validation", k=3, checkpoint_path="run")

@@ -33,7 +33,7 @@ def test_a_full_disk_is_one_line(program, trained, tmp_path, monkeypatch):
     done = program.run("translate", *arguments)
     assert done.stderr == (
         f"error: {program.folder}/full.png cannot be written ([Errno 28] No space left on device);"
-        " make room, or choose another place\n"
+        " free some space, or choose another folder\n"
     )
     assert done.returncode == 75
     assert not partial.is_symlink()
@@ -44,7 +44,7 @@ def test_a_checkpoint_that_takes_an_exemplar_says_so(program, trained, tmp_path)
     arguments = program.translation_arguments(trained, tmp_path / "out.png")
     done = program.run("translate", *[a for a in arguments if not a.startswith("--exemplar=")])
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --exemplar is missing: name the photograph whose style")
+    assert done.stderr.startswith("error: --exemplar is missing; name the photograph whose style")
     assert done.stderr.count("\n") == 1
 
 
@@ -73,7 +73,7 @@ def test_a_plain_network_needs_no_exemplar(program, tmp_path, given):
         *given,
     )
     assert done.returncode == 0, done.stderr
-    note = "note: this checkpoint takes no exemplar: --exemplar is not read\n"
+    note = "note: --exemplar is ignored, because this checkpoint takes no exemplar\n"
     assert (note in done.stdout) is bool(given)
     picture = np.asarray(Image.open(tmp_path / "out.png"))
     assert picture.shape == (64, 64, 3)
@@ -97,5 +97,5 @@ def test_a_folder_without_checkpoint_is_one_line(program, tmp_path):
     flags = [f"--{name}={tmp_path}" for name in ("checkpoint", "input", "exemplar", "output")]
     done = program.run("translate", *flags)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path} holds no checkpoint")
+    assert done.stderr.startswith(f"error: {tmp_path} contains no checkpoint")
     assert done.stderr.count("\n") == 1

@@ -29,7 +29,7 @@ def test_another_runs_folder_is_refused_with_the_differences(tmp_path):
     with pytest.raises(UserError) as error:
         workdir.check(str(tmp_path), changed("optimiser", beta2=0.5, ema=0.99))
     assert "optimiser.beta2: 0.9, 0.5" in str(error.value)
-    assert f"--init_from={tmp_path} starts a new run from this one's weights" in str(error.value)
+    assert f"--init_from={tmp_path} can start from this run's weights" in str(error.value)
     assert "optimiser.ema: 0.0, 0.99" in str(error.value)
     assert (tmp_path / "settings.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]

@@ -244,8 +244,7 @@ class ListedBuilder(PairBuilder):
         for split, keys in lists.items():
             twice = set(lists.get("train", [])) & set(keys) if split != "train" else ()
             faults += [
-                f"{key} is in {self.lists['train'].name} and in {self.lists[split].name}; remove it"
-                " from one of them"
+                f"{key} is in both {self.lists['train'].name} and {self.lists[split].name}"
                 for key in sorted(twice)
             ]
         # An empty list has been reported already.

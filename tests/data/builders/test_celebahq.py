@@ -99,7 +99,7 @@ def test_everything_wrong_is_reported_at_once(source, tmp_path):
     [
         (lambda root: (root / "val.txt").unlink(), r"has no val\.txt; list .*/3\.jpg"),
         (lambda root: (root / "val.txt").write_text(""), r"val\.txt is empty"),
-        (lambda root: (root / "train.txt").write_text("20"), r"20\.jpg is in train\.txt and in"),
+        (lambda root: (root / "train.txt").write_text("20"), r"20\.jpg is in both train\.txt and"),
         (lambda root: (root / ANNOTATIONS).rename(root / "x"), r"does not contain the folders"),
     ],
 )
