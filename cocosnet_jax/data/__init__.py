@@ -17,11 +17,12 @@ from cocosnet_jax.settings import DataSettings
 
 if TYPE_CHECKING:
     import numpy as np
+    from jaxtyping import Int64
 
     from cocosnet_jax.data.dataset import Dataset
 
 
-def count_classes(settings: DataSettings) -> np.ndarray:
+def count_classes(settings: DataSettings) -> Int64[np.ndarray, classes]:
     """Counts the pixels of each class in the user's label maps, (classes,) int64.
 
     Args:

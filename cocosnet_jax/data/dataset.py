@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from cocosnet_jax.data import builders, exemplars, problems, records
 from cocosnet_jax.data.pair_builder import PairBuilder
@@ -137,7 +138,7 @@ class TrainingPairs:
       note: a line about images that the list leaves out, or None.
     """
 
-    images: np.ndarray
+    images: Int[np.ndarray, "images"]
     listed: dict[int, tuple[int, ...]] | None
     views: dict[int, tuple[int, ...]]
     note: str | None = None

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int32, Integer, Shaped, UInt8
 from PIL import Image
 
 from cocosnet_jax.errors import UserError
 
 FileName = str | os.PathLike[str]
+Photograph = UInt8[np.ndarray, "height width 3"]
+ClassMap = Int32[np.ndarray, "height width"]  # Class numbers, or colours.
 
 # EXIF orientation -> function that turns an array (H, W) or (H, W, channels) upright. From 5 on,
 # they swap width and height.
@@ -59,7 +62,7 @@ def _upright(image: Image.Image, orientation: int) -> np.ndarray:
     return array if turn is None else np.ascontiguousarray(turn(array))
 
 
-def read_photograph(path: FileName) -> np.ndarray:
+def read_photograph(path: FileName) -> Photograph:
     """A photograph as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit images are converted; an alpha channel is dropped.
@@ -88,8 +91,8 @@ class LabelImage(NamedTuple):
       bilevel: whether it is a 1-bit black-and-white image.
     """
 
-    numbers: np.ndarray
-    palette: np.ndarray | None
+    numbers: ClassMap
+    palette: UInt8[np.ndarray, "256 3"] | None
     bilevel: bool
 
 
@@ -124,12 +127,12 @@ def read_label_image(path: FileName) -> LabelImage:
     return LabelImage(array.astype(np.int32), palette, image.mode == "1")
 
 
-def read_label_map(path: FileName) -> np.ndarray:
+def read_label_map(path: FileName) -> ClassMap:
     """The numbers of `read_label_image`, (H, W) int32; raises what it raises."""
     return read_label_image(path).numbers
 
 
-def read_colours(path: FileName) -> np.ndarray:
+def read_colours(path: FileName) -> ClassMap:
     """Reads a label map of any kind as colours, (H, W) int32: red * 65536 + green * 256 + blue.
 
     Grey levels become colours with three equal channels; an alpha channel is dropped.
@@ -196,7 +199,7 @@ def _chunks(webp: bytes) -> list[bytes]:
     return names
 
 
-def read_pair(photograph: FileName, label: FileName) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(photograph: FileName, label: FileName) -> tuple[Photograph, ClassMap]:
     """Reads a photograph and its label map, which must have the same size.
 
     If the EXIF orientation turns the photograph by 90 degrees and the label map has the size of the
@@ -213,8 +216,11 @@ def read_pair(photograph: FileName, label: FileName) -> tuple[np.ndarray, np.nda
 
 
 def align(
-    photograph: FileName, size: tuple[int, int], array: np.ndarray, path: FileName
-) -> np.ndarray:
+    photograph: FileName,
+    size: tuple[int, int],
+    array: Shaped[np.ndarray, "rows columns"],
+    path: FileName,
+) -> Shaped[np.ndarray, "height width"]:
     """Turns a map as its photograph is turned, if needed.
 
     Args:
@@ -239,7 +245,11 @@ def align(
 
 
 def check_classes(
-    path: FileName, label: np.ndarray, classes: int, also: str = "", advice: str = ""
+    path: FileName,
+    label: Integer[np.ndarray, "height width"],
+    classes: int,
+    also: str = "",
+    advice: str = "",
 ) -> None:
     """Raises a `UserError` if a class map contains values outside 0 to `classes` - 1.
 
@@ -269,7 +279,9 @@ def check_classes(
     )
 
 
-def resize_photograph(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_photograph(
+    image: Photograph, size: tuple[int, int]
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
     """Resizes (H, W, 3) uint8 to (h, w, 3) with Pillow's antialiased bicubic filter.
 
     Along x first, then along y, with rounding in between, as all versions of Pillow did at the time
@@ -280,7 +292,9 @@ def resize_photograph(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(rows.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_label(
+    label: Shaped[np.ndarray, "height width"], size: tuple[int, int]
+) -> Shaped[np.ndarray, "new_height new_width"]:
     """Resizes (H, W) integers to (h, w), same dtype, with Pillow's nearest neighbour."""
     height, width = size
     resized = Image.fromarray(label.astype(np.int32)).resize(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64, Shaped, UInt8
 
 from cocosnet_jax.data import images
 from cocosnet_jax.data.labels import edges, face_parts, label_maps, pose_canvas, pose_drawing, poses
@@ -50,7 +51,7 @@ class Input(NamedTuple):
       reach: how far a pose reaches in its photograph, if only the photograph tells its canvas.
     """
 
-    planes: np.ndarray
+    planes: UInt8[np.ndarray, "side side planes"]
     size: tuple[int, int]
     reach: pose_canvas.Reach | None = None
 
@@ -176,7 +177,7 @@ def read_input(
     return Input(images.resize_label(label, size).astype(np.uint8)[..., None], _size(label))
 
 
-def _read_label_map(data: DataSettings, path: Path) -> np.ndarray:
+def _read_label_map(data: DataSettings, path: Path) -> images.ClassMap:
     """The class of each pixel, (H, W) int32, numbered as in training."""
     classes = label_maps.parse_classes(data.classes, "config.data.classes of the checkpoint")
     unlisted = "which no class of the model has; correct the map"
@@ -276,7 +277,10 @@ def _pose(
 
 
 def _check_larger_canvas(
-    path: Path, joints: np.ndarray, canvas: tuple[int, int], photograph: tuple[int, int]
+    path: Path,
+    joints: Float64[np.ndarray, "18 2"],
+    canvas: tuple[int, int],
+    photograph: tuple[int, int],
 ) -> None:
     """Raises a `UserError` if a pose fits both its photograph and a larger canvas."""
     height, width = photograph
@@ -307,5 +311,5 @@ def _number(path: Path) -> int:
     return face_parts.number_of(path.name)
 
 
-def _size(array: np.ndarray) -> tuple[int, int]:
+def _size(array: Shaped[np.ndarray, "height width *channels"]) -> tuple[int, int]:
     return array.shape[0], array.shape[1]

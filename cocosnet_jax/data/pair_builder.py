@@ -34,11 +34,15 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
+from jaxtyping import UInt8
 from PIL import Image
 
 from cocosnet_jax import files
 from cocosnet_jax.data import source_files
 from cocosnet_jax.settings import DataSettings
+
+# A photograph and the planes of its input map.
+ImagePair = tuple[UInt8[np.ndarray, "side side 3"], UInt8[np.ndarray, "side side planes"]]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -105,7 +109,7 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         """The keys of every split, in order; at least `train` and `validation`."""
 
     @abc.abstractmethod
-    def make_pair(self, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    def make_pair(self, split: str, key: str) -> ImagePair:
         """Makes the pair of a key; called from many threads.
 
         Returns:
@@ -189,7 +193,7 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         return {"key": key, "image": _png(image), "label": _png(stacked)}
 
 
-def _png(array: np.ndarray) -> io.BytesIO:
+def _png(array: UInt8[np.ndarray, "height width *rgb"]) -> io.BytesIO:
     file = io.BytesIO()
     # Level 1 is several times faster to write than the default, and a tenth larger.
     Image.fromarray(array).save(file, "png", compress_level=1)

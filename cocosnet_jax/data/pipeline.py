@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from jaxtyping import Bool, Int64
 
 from cocosnet_jax.data import distortions, records
 from cocosnet_jax.data.dataset import Dataset
@@ -125,7 +126,7 @@ def evaluation_batches(
     split: str = "validation",
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[tuple[Batch, np.ndarray, list[str]]]:
+) -> Iterator[tuple[Batch, Bool[np.ndarray, "b"], list[str]]]:
     """Every image of the split exactly once over all processes, uncropped, with its exemplar.
 
     The exemplar is the first entry of the image's line in `validation_exemplar_list`; images
@@ -181,7 +182,9 @@ def evaluation_batches(
     )
 
 
-def _rows(field: str, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
+def _rows(
+    field: str, batch_size: int, process_index: int, process_count: int
+) -> Int64[np.ndarray, "rows"]:
     """The rows of a batch that a process loads."""
     if batch_size % process_count:
         raise UserError(

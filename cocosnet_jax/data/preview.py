@@ -1,6 +1,7 @@
 """A contact sheet, on which a user can check pairs and distortions."""
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from cocosnet_jax import pictures
@@ -12,7 +13,7 @@ _ROWS = 8
 _CAPTION = 16  # pixels
 
 
-def contact_sheet(dataset: Dataset, rows: int = _ROWS) -> np.ndarray:
+def contact_sheet(dataset: Dataset, rows: int = _ROWS) -> UInt8[np.ndarray, "height width 3"]:
     """Draws the first training samples of seed 0.
 
     Each row shows one sample: its input, the image, the exemplar from the list (or the image itself

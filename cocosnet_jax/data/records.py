@@ -18,7 +18,7 @@ from etils import epath
 
 from cocosnet_jax import files
 from cocosnet_jax.data import source_files
-from cocosnet_jax.data.pair_builder import PairBuilder, pair_config
+from cocosnet_jax.data.pair_builder import ImagePair, PairBuilder, pair_config
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import DataSettings
 
@@ -170,7 +170,7 @@ class Split:
         """The bytes of a record, for `decode`."""
         return self._source[index]
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> ImagePair:
         example = self.features.deserialize_example_np(self.record(index))
         side = example["image"].shape[0]
         return example["image"], np.moveaxis(example["label"].reshape(-1, side, side), 0, -1)

@@ -27,7 +27,7 @@ import tqdm
 from cocosnet_jax.data import downloads, exemplars, images, problems
 from cocosnet_jax.data.inputs import VOID_VALUES
 from cocosnet_jax.data.labels.survey import Survey
-from cocosnet_jax.data.pair_builder import PairBuilder
+from cocosnet_jax.data.pair_builder import ImagePair, PairBuilder
 from cocosnet_jax.data.source_files import files_below
 from cocosnet_jax.errors import UserError
 
@@ -55,7 +55,7 @@ class Ade20k(PairBuilder):
         train, validation = (list(self._pairs[split]) for split in _FOLDERS)
         return {"train": train, "validation": validation, "exemplars": train}
 
-    def make_pair(self, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    def make_pair(self, split: str, key: str) -> ImagePair:
         """Image (S, S, 3) and class map (S, S, 1), resized to a square."""
         pair = self._pairs["validation" if split == "validation" else "train"][key]
         image, label = images.read_pair(*pair)

@@ -12,6 +12,7 @@ source folder or in a subfolder:
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 
 from cocosnet_jax.data import images
 from cocosnet_jax.data.builders.listed import ListedBuilder
@@ -28,17 +29,19 @@ class Celebahq(ListedBuilder):
     condition: ClassVar[str] = "labels_glasses"
     channels: ClassVar[int] = face_parts.NUM_CLASSES
 
-    def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def read_input(
+        self, key: str, size: tuple[int, int]
+    ) -> tuple[images.ClassMap, Bool[np.ndarray, "rows columns"]]:
         """Class map and glasses mask at their own size."""
         del size  # Maps are smaller than photographs.
         return face_parts.read_face(self.root / self.annotations, face_parts.number_of(key))
 
     def input_map(
         self,
-        annotation: tuple[np.ndarray, np.ndarray],
-        photograph: np.ndarray,
+        annotation: tuple[images.ClassMap, Bool[np.ndarray, "rows columns"]],
+        photograph: UInt8[np.ndarray, "_ _ 3"],
         size: tuple[int, int],
-    ) -> np.ndarray:
+    ) -> UInt8[np.ndarray, "h w 2"]:
         """The two planes, (h, w, 2)."""
         del photograph
         planes = [images.resize_label(plane, size).astype(np.uint8) for plane in annotation]
@@ -54,7 +57,9 @@ class Celebahqedge(ListedBuilder):
     condition: ClassVar[str] = "channels"
     channels: ClassVar[int] = edges.PLANES
 
-    def read_input(self, key: str, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    def read_input(
+        self, key: str, size: tuple[int, int]
+    ) -> dict[str, Bool[np.ndarray, "height width"]]:
         """The masks of the face parts, at their own size."""
         del size
         annotations, number = self.root / self.annotations, face_parts.number_of(key)
@@ -68,7 +73,10 @@ class Celebahqedge(ListedBuilder):
         return parts
 
     def input_map(
-        self, annotation: dict[str, np.ndarray], photograph: np.ndarray, size: tuple[int, int]
-    ) -> np.ndarray:
+        self,
+        annotation: dict[str, Bool[np.ndarray, "height width"]],
+        photograph: UInt8[np.ndarray, "_ _ 3"],
+        size: tuple[int, int],
+    ) -> UInt8[np.ndarray, "h w 15"]:
         """The 15 planes, (h, w, 15)."""
         return edges.face_edges(photograph, annotation, size)

@@ -4,6 +4,7 @@ import functools
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float64, UInt8
 
 from cocosnet_jax.data.builders.listed import ListedBuilder
 from cocosnet_jax.data.labels import pose_canvas, pose_drawing, poses
@@ -15,7 +16,9 @@ class DrawnPoses(ListedBuilder):
     condition: ClassVar[str] = "channels"
     channels: ClassVar[int] = pose_drawing.PLANES
 
-    def read_input(self, key: str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    def read_input(
+        self, key: str, size: tuple[int, int]
+    ) -> tuple[Float64[np.ndarray, "18 2"], tuple[int, int]]:
         """The joints, and (H, W) of their canvas."""
         path = poses.find_pose(self.annotation_stem(key))
         pose_size = self.builder_config.pose_size
@@ -41,10 +44,10 @@ class DrawnPoses(ListedBuilder):
 
     def input_map(
         self,
-        annotation: tuple[np.ndarray, tuple[int, int]],
-        photograph: np.ndarray,
+        annotation: tuple[Float64[np.ndarray, "18 2"], tuple[int, int]],
+        photograph: UInt8[np.ndarray, "height width 3"],
         size: tuple[int, int],
-    ) -> np.ndarray:
+    ) -> UInt8[np.ndarray, "h w 20"]:
         """The 20 planes, (h, w, 20)."""
         del photograph
         return pose_drawing.draw_pose(*annotation, size)

@@ -30,6 +30,7 @@ from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import Int64, UInt8
 
 from cocosnet_jax.data import images, problems
 from cocosnet_jax.data.builders.drawn_poses import DrawnPoses
@@ -134,7 +135,7 @@ class Folder(OwnBuilder):
     annotations: ClassVar[str] = "labels"
     void_value: ClassVar[int | None] = None
 
-    def read_input(self, key: str, size: tuple[int, int]) -> np.ndarray:
+    def read_input(self, key: str, size: tuple[int, int]) -> images.ClassMap:
         """The class map, turned like its photograph."""
         path = self.annotation_of(key)
         label = images.align(self.root / key, size, self._read(path), path)
@@ -142,8 +143,8 @@ class Folder(OwnBuilder):
         return label
 
     def input_map(
-        self, annotation: np.ndarray, photograph: np.ndarray, size: tuple[int, int]
-    ) -> np.ndarray:
+        self, annotation: images.ClassMap, photograph: images.Photograph, size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "h w 1"]:
         """The class map, (h, w, 1)."""
         del photograph
         return images.resize_label(annotation, size).astype(np.uint8)[..., None]
@@ -170,7 +171,7 @@ class Folder(OwnBuilder):
                 f" {len(names)} classes; set config.data.channels={len(names)}, or correct the file"
             )
 
-    def count_classes(self) -> np.ndarray:
+    def count_classes(self) -> Int64[np.ndarray, "classes"]:
         """Counts the pixels of each class in all label maps, (classes,) int64.
 
         The number of classes is that of classes.txt, or else the highest number in the maps + 1.
@@ -217,19 +218,19 @@ class Folder(OwnBuilder):
         paths = super().side_files()
         return [*paths, self._classes_file] if self._classes_file.exists() else paths
 
-    def _read(self, path: Path) -> np.ndarray:
+    def _read(self, path: Path) -> images.ClassMap:
         """The class of each pixel of a label map, (H, W) int32."""
         value_255 = self.builder_config.value_255
         unlisted = f"which {self._classes_file} does not list; correct the map or the list"
         return self._replace_void(label_maps.read(path, self.class_list, value_255, unlisted))
 
-    def _replace_void(self, label: np.ndarray) -> np.ndarray:
+    def _replace_void(self, label: images.ClassMap) -> images.ClassMap:
         if self.void_value is not None and not self.class_list.colours:
             label[label == self.void_value] = self.builder_config.classes - 1
         return label
 
     @functools.cached_property
-    def _survey(self) -> tuple[Survey, np.ndarray, list[str]]:
+    def _survey(self) -> tuple[Survey, Int64[np.ndarray, "classes"], list[str]]:
         """A survey of all label maps, the pixels of each class, and problems of single maps.
 
         Raises:
@@ -291,7 +292,9 @@ class FolderEdges(OwnBuilder):
     channels: ClassVar[int] = 2
     needs_annotations: ClassVar[bool] = False
 
-    def read_input(self, key: str, size: tuple[int, int]) -> np.ndarray | None:
+    def read_input(
+        self, key: str, size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "height width"] | None:
         """The edge map, (H, W) uint8, or None to detect edges in the photograph."""
         if not (self.root / self.place_of(key).annotations).is_dir():
             return None
@@ -300,8 +303,11 @@ class FolderEdges(OwnBuilder):
         return edges.check_lines(path, images.align(self.root / key, size, lines, path))
 
     def input_map(
-        self, annotation: np.ndarray | None, photograph: np.ndarray, size: tuple[int, int]
-    ) -> np.ndarray:
+        self,
+        annotation: UInt8[np.ndarray, "height width"] | None,
+        photograph: images.Photograph,
+        size: tuple[int, int],
+    ) -> UInt8[np.ndarray, "h w 2"]:
         """Edges and their distance map, (h, w, 2)."""
         return edges.own_edges(photograph, annotation, size)
 

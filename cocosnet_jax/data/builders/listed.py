@@ -6,8 +6,7 @@ names are accepted, see `cocosnet_jax.data.builders.splits`. A list takes preced
 
 The validation split is `val`, or `test` without `val`; if there are both, `test` is left out. If
 there is neither, photographs that are not in `train.txt` are for validation. Without `train`, all
-other photographs are for training. The user's own datasets (`cocosnet_jax.data.builders.folder`)
-need none of this.
+other photographs are for training. `cocosnet_jax.data.builders.folder` needs none of this.
 """
 
 import abc
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 from cocosnet_jax.data import downloads, exemplars, images, problems
 from cocosnet_jax.data.builders import splits
-from cocosnet_jax.data.pair_builder import PairBuilder
+from cocosnet_jax.data.pair_builder import ImagePair, PairBuilder
 from cocosnet_jax.data.source_files import files_below
 from cocosnet_jax.errors import UserError
 
@@ -71,8 +71,8 @@ class ListedBuilder(PairBuilder):
 
     @abc.abstractmethod
     def input_map(
-        self, annotation: Any, photograph: np.ndarray, size: tuple[int, int]
-    ) -> np.ndarray:
+        self, annotation: Any, photograph: images.Photograph, size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "h w planes"]:
         """Makes the planes of `Batch.label`, (h, w, p) uint8, from the result of `read_input`."""
 
     def split_keys(self) -> Mapping[str, Sequence[str]]:
@@ -81,7 +81,7 @@ class ListedBuilder(PairBuilder):
         problems.raise_if_any(f"dataset {self.builder_config.source}", faults)
         return keys
 
-    def make_pair(self, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    def make_pair(self, split: str, key: str) -> ImagePair:
         """Image (S, S, 3) and input map (S, S, p), resized to a square."""
         photograph = images.read_photograph(self.root / key)
         size = (self.side(split), self.side(split))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image
 from skimage import feature
 
@@ -32,7 +33,7 @@ EDGE_PARTS = (
 PLANES = len(EDGE_PARTS) + 2
 
 
-def mask_edge(mask: np.ndarray) -> np.ndarray:
+def mask_edge(mask: Shaped[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """The outline of a region: pixels that differ from a left, right, upper or lower neighbour.
 
     Args:
@@ -50,7 +51,7 @@ def mask_edge(mask: np.ndarray) -> np.ndarray:
     return edge
 
 
-def distance_map(drawing: np.ndarray) -> np.ndarray:
+def distance_map(drawing: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     """The distance of every pixel from a drawing, in units of three city-block pixels.
 
     Args:
@@ -66,7 +67,9 @@ def distance_map(drawing: np.ndarray) -> np.ndarray:
     return np.clip(distance / 3, 0, 255).astype(np.uint8)
 
 
-def photograph_edges(photograph: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def photograph_edges(
+    photograph: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]
+) -> Bool[np.ndarray, "h w"]:
     """Canny edges (sigma 1) of a photograph that is resized bilinearly, then converted to grey.
 
     Args:
@@ -81,7 +84,9 @@ def photograph_edges(photograph: np.ndarray, size: tuple[int, int]) -> np.ndarra
     return feature.canny(np.asarray(resized.convert("L")))
 
 
-def check_lines(path: str | os.PathLike[str], lines: np.ndarray) -> np.ndarray:
+def check_lines(
+    path: str | os.PathLike[str], lines: UInt8[np.ndarray, "height width"]
+) -> UInt8[np.ndarray, "height width"]:
     """Returns an edge map, (H, W) uint8; raises a `UserError` if it is black on white."""
     if (lines > 127).mean() > 0.5:
         raise UserError(f"{path} is mostly white; edge maps have white lines on black: invert it")
@@ -89,8 +94,10 @@ def check_lines(path: str | os.PathLike[str], lines: np.ndarray) -> np.ndarray:
 
 
 def own_edges(
-    photograph: np.ndarray | None, lines: np.ndarray | None, size: tuple[int, int]
-) -> np.ndarray:
+    photograph: UInt8[np.ndarray, "height width 3"] | None,
+    lines: UInt8[np.ndarray, "rows columns"] | None,
+    size: tuple[int, int],
+) -> UInt8[np.ndarray, "h w 2"]:
     """The input map of the user's own edges.
 
     Args:
@@ -115,8 +122,10 @@ def own_edges(
 
 
 def face_edges(
-    photograph: np.ndarray, parts: Mapping[str, np.ndarray], size: tuple[int, int]
-) -> np.ndarray:
+    photograph: UInt8[np.ndarray, "height width 3"],
+    parts: Mapping[str, Bool[np.ndarray, "_ _"]],
+    size: tuple[int, int],
+) -> UInt8[np.ndarray, "h w 15"]:
     """The input map of CelebA-HQ edge-to-face.
 
     Args:

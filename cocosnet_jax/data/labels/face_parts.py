@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 
 from cocosnet_jax.data import images
 from cocosnet_jax.errors import UserError
@@ -60,13 +61,13 @@ def merged_path(annotations: Path, number: int) -> Path:
 
 def read_parts(
     annotations: Path, number: int, names: Sequence[str] = CLASS_NAMES[1:]
-) -> dict[str, np.ndarray]:
+) -> dict[str, Bool[np.ndarray, "height width"]]:
     """Reads the masks of an image's parts, each (H, W) bool.
 
     Raises:
       UserError: a file is unreadable or in colour, or masks of one image differ in size.
     """
-    parts: dict[str, np.ndarray] = {}
+    parts: dict[str, Bool[np.ndarray, "height width"]] = {}
     for name in names:
         path = part_path(annotations, number, name)
         if not path.exists():
@@ -83,7 +84,9 @@ def read_parts(
     return parts
 
 
-def merge_parts(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+def merge_parts(
+    parts: Mapping[str, Bool[np.ndarray, "height width"]],
+) -> UInt8[np.ndarray, "height width"]:
     """Merges parts into the class map of a face, without the glasses.
 
     Args:
@@ -99,7 +102,9 @@ def merge_parts(parts: Mapping[str, np.ndarray]) -> np.ndarray:
     return merged
 
 
-def read_face(annotations: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
+def read_face(
+    annotations: Path, number: int
+) -> tuple[images.ClassMap, Bool[np.ndarray, "rows columns"]]:
     """Reads the class map (the merged map if it exists, else the parts) and glasses of an image.
 
     Returns:

@@ -138,7 +138,7 @@ def _colour(text: str) -> int:
 
 def read(
     path: Path, classes: ClassList, value_255: str, unlisted: str, if_numbers: str = ""
-) -> np.ndarray:
+) -> images.ClassMap:
     """Reads the class of each pixel of a label map.
 
     Args:
@@ -169,7 +169,7 @@ def read(
     return without_void(images.read_label_map(path), value_255)
 
 
-def without_void(label: np.ndarray, value_255: str) -> np.ndarray:
+def without_void(label: images.ClassMap, value_255: str) -> images.ClassMap:
     """Replaces 255 by class 0 in a map of numbers, (H, W) int32, if `value_255` is `unknown`."""
     if value_255 == "unknown":
         label[np.isin(label, WHITE_NUMBERS)] = 0
@@ -178,7 +178,7 @@ def without_void(label: np.ndarray, value_255: str) -> np.ndarray:
 
 def _by_colour(
     path: Path, numbers: Mapping[int, int], unlisted: str, if_numbers: str
-) -> np.ndarray:
+) -> images.ClassMap:
     """The class number of each pixel's colour; the last two arguments are as in `read`."""
     colours = images.read_colours(path)
     known = np.array(sorted(numbers), np.int32)

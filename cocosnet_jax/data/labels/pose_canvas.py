@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 
 from cocosnet_jax.data.labels import poses
 from cocosnet_jax.errors import UserError
@@ -94,7 +95,7 @@ class Reach(NamedTuple):
         return self.within(_CORNER)
 
 
-def reach_of(path: Path, joints: np.ndarray, photograph: tuple[int, int]) -> Reach:
+def reach_of(path: Path, joints: Float64[np.ndarray, "18 2"], photograph: tuple[int, int]) -> Reach:
     """How far the joints of a file, (18, 2), reach in its photograph of (H, W) pixels."""
     x, y = np.nanmax(joints, axis=0)
     text = f"{path}: up to ({x:.0f}, {y:.0f}) of {_text(photograph)} pixels"

@@ -4,6 +4,7 @@ import math
 
 import cv2
 import numpy as np
+from jaxtyping import Float64, Int32, UInt8
 from PIL import Image
 
 from cocosnet_jax.data.labels.edges import distance_map
@@ -56,8 +57,8 @@ _RADIUS = 4  # of a joint's circle and half the width of a limb, in pixels
 
 
 def draw_pose(
-    joints: np.ndarray, canvas_size: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
+    joints: Float64[np.ndarray, "18 2"], canvas_size: tuple[int, int], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w 20"]:
     """The input map of DeepFashion.
 
     Args:
@@ -88,7 +89,9 @@ def draw_pose(
     return np.concatenate(planes, axis=-1)
 
 
-def _limb_polygon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _limb_polygon(
+    first: Float64[np.ndarray, "2"], second: Float64[np.ndarray, "2"]
+) -> Int32[np.ndarray, "points 2"]:
     """The outline of a limb, an ellipse between two joints, as (n, 2) int32 x and y."""
     x, y = (first + second) / 2
     dx, dy = first - second
@@ -97,7 +100,9 @@ def _limb_polygon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.ellipse2Poly((int(x), int(y)), axes, angle, 0, 360, 1))
 
 
-def _resized(plane: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+def _resized(
+    plane: UInt8[np.ndarray, "height width *channels"], size: tuple[int, int], how: Image.Resampling
+) -> UInt8[np.ndarray, "h w *channels"]:
     height, width = size
     image = Image.fromarray(np.ascontiguousarray(plane))
     return np.asarray(image.resize((width, height), how))

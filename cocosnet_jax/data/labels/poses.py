@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from cocosnet_jax.data import images
 from cocosnet_jax.errors import UserError
@@ -41,7 +42,7 @@ def read_pose(
     *,
     canvas_name: str = "its photograph",
     setting: str = "config.data.pose_size",
-) -> np.ndarray:
+) -> Float64[np.ndarray, "18 2"]:
     """Reads a pose; of several people, the one with the highest score.
 
     Args:
@@ -90,7 +91,7 @@ def read_pose(
     return joints
 
 
-def _read_text(candidate_path: Path, subset_path: Path) -> np.ndarray:
+def _read_text(candidate_path: Path, subset_path: Path) -> Float64[np.ndarray, "18 2"]:
     candidates = _read_table(candidate_path, 4, "4 numbers (x, y, score, id)")
     people = _read_table(subset_path, 20, "20 numbers (18 indices, score, count)")
     joints = np.full((JOINTS, 2), np.nan)
@@ -110,7 +111,7 @@ def _read_text(candidate_path: Path, subset_path: Path) -> np.ndarray:
     return joints
 
 
-def _read_table(path: Path, columns: int, meaning: str) -> np.ndarray:
+def _read_table(path: Path, columns: int, meaning: str) -> Float64[np.ndarray, "rows {columns}"]:
     """Reads rows of numbers from a text file, (n, columns) float64; it may be empty."""
     rows = []
     for number, line in enumerate(_read(path).splitlines(), 1):
@@ -129,7 +130,7 @@ def _read_table(path: Path, columns: int, meaning: str) -> np.ndarray:
     return np.array(rows).reshape(-1, columns)
 
 
-def _read_json(path: Path) -> np.ndarray:
+def _read_json(path: Path) -> Float64[np.ndarray, "18 2"]:
     try:
         people = read_content(path)["people"]
         poses = [_keypoints(person) for person in people]
@@ -155,7 +156,7 @@ def read_content(path: Path) -> Any:
     return content[0] if isinstance(content, list) and len(content) == 1 else content
 
 
-def _keypoints(person: Any) -> np.ndarray:
+def _keypoints(person: Any) -> Float64[np.ndarray, "18 3"]:
     """The 18 joints of one person of the JSON: (18, 3) x, y, confidence."""
     numbers = np.array(person["pose_keypoints_2d"], np.float64)
     if numbers.shape not in ((3 * JOINTS,), (75,)) or not np.isfinite(numbers).all():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Integer
 
 from cocosnet_jax.data import images
 from cocosnet_jax.data.labels.label_maps import BLACK, WHITE, WHITE_NUMBERS, code_of, show
@@ -39,7 +40,7 @@ class Survey:
         self._palettes: dict[bytes, bytes] = {}
         self._lock = threading.Lock()
 
-    def add(self, path: Path) -> np.ndarray:
+    def add(self, path: Path) -> images.ClassMap:
         """Reads and records a map of class numbers, (H, W) int32; thread-safe.
 
         Raises:
@@ -229,7 +230,7 @@ class Survey:
         )
 
 
-def _thin(numbers: np.ndarray) -> np.ndarray:
+def _thin(numbers: Integer[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
     """Pixels of a map, (H, W), that differ from both neighbours in a row or column, (H, W) bool."""
     thin = np.zeros(numbers.shape, bool)
     for map_, along in ((numbers, thin), (numbers.T, thin.T)):
@@ -238,7 +239,7 @@ def _thin(numbers: np.ndarray) -> np.ndarray:
     return thin
 
 
-def _count(numbers: np.ndarray) -> dict[int, int]:
+def _count(numbers: Integer[np.ndarray, "..."]) -> dict[int, int]:
     """Counts the pixels of each value of an integer array."""
     if not numbers.size:
         return {}
