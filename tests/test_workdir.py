@@ -94,8 +94,8 @@ def test_a_folder_that_cannot_be_written_to_is_named():
     ("text", "says"),
     [
         ("{", r"settings\.json is damaged: it is not JSON"),
-        ('{"train": {"speed": 1}}', r"is of another version .*config\.train\.speed is unknown"),
-        ('{"version": 99}', r"is of another version .*of version 99; this program reads up to"),
+        ('{"train": {"speed": 1}}', r"is from another version .*config\.train\.speed is unknown"),
+        ('{"version": 99}', r"is from another version .*of version 99; this program reads up to"),
     ],
 )
 def test_settings_that_cannot_be_read_are_not_taken_for_none(tmp_path, text, says):

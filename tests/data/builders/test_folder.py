@@ -892,7 +892,7 @@ def test_the_command_line_counts_classes(own, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "found 201 classes; of all pixels, class 0 " in done.stdout
+    assert "found 201 classes; share of pixels by class: 0 " in done.stdout
     assert "only 6 of the numbers 0 to 200 occur" in done.stdout
     assert "add --config.data.channels=201" in done.stdout
     assert "4 train, 1 validation" in done.stdout
