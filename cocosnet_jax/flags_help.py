@@ -80,13 +80,13 @@ def attributes(cls: type) -> dict[str, str | None]:
     Of fields that share a description, all but the last have None.
     """
     section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2]
-    found: dict[str, str | None] = {}
+    descriptions: dict[str, str | None] = {}
     for entry in re.split(r"\n(?=  \S)", section.rstrip()):
         names, _, words = entry.strip().partition(": ")
         *others, last = names.split(", ")
-        found |= dict.fromkeys(others)
-        found[last] = " ".join(words.split())
-    return found
+        descriptions |= dict.fromkeys(others)
+        descriptions[last] = " ".join(words.split())
+    return descriptions
 
 
 def _indented(words: str, by: int) -> str:

@@ -15,7 +15,7 @@ from cocosnet_jax.data.labels.label_maps import BLACK, WHITE, WHITE_NUMBERS, cod
 _FEW = 3
 
 
-class _Seen(NamedTuple):
+class _MapStatistics(NamedTuple):
     """The survey's record of one map: pixels by number, and the palette's bytes."""
 
     pixels: dict[int, int]
@@ -33,7 +33,7 @@ class Survey:
     """Statistics of all label maps of a dataset."""
 
     def __init__(self) -> None:
-        self._seen: dict[Path, _Seen] = {}
+        self._statistics: dict[Path, _MapStatistics] = {}
         self._in_colour: list[Path] = []
         self._thin: collections.Counter[int] = collections.Counter()
         self._colours: collections.Counter[int] = collections.Counter()
@@ -65,21 +65,21 @@ class Survey:
             self._thin.update(thin)
             # Most maps share one palette.
             palette = palette and self._palettes.setdefault(palette, palette)
-            self._seen[path] = _Seen(pixels, palette, black_and_white)
+            self._statistics[path] = _MapStatistics(pixels, palette, black_and_white)
         return image.numbers
 
     def palette(self) -> dict[int, int]:
         """Colours by class number, from palette images that agree; empty without any."""
         return {
-            number: seen.colour(number)
-            for seen in self._seen.values()
-            if seen.palette is not None
-            for number in seen.pixels
+            number: stats.colour(number)
+            for stats in self._statistics.values()
+            if stats.palette is not None
+            for number in stats.pixels
         }
 
     def in_colour(self) -> str | None:
         """The problem if most maps are in colour, or None."""
-        count, total = len(self._in_colour), len(self._in_colour) + len(self._seen)
+        count, total = len(self._in_colour), len(self._in_colour) + len(self._statistics)
         if 2 * count <= total:
             return None
         return f"{count} of {total} label maps are in colour, for example {min(self._in_colour)}"
@@ -88,11 +88,11 @@ class Survey:
         """The problem if palettes conflict (a number has two colours, or vice versa), or None."""
         of_number: dict[int, tuple[int, Path]] = {}
         of_colour: dict[int, tuple[int, Path]] = {}
-        for path, seen in sorted(self._seen.items()):
-            if seen.palette is None:
+        for path, stats in sorted(self._statistics.items()):
+            if stats.palette is None:
                 continue
-            for number in seen.pixels:
-                colour = seen.colour(number)
+            for number in stats.pixels:
+                colour = stats.colour(number)
                 other, where = of_number.setdefault(number, (colour, path))
                 if other != colour:
                     return (
@@ -101,7 +101,7 @@ class Survey:
                     )
                 also, where = of_colour.setdefault(colour, (number, path))
                 # A palette may use one colour for two classes.
-                larger = self._seen[path if number > also else where]
+                larger = self._statistics[path if number > also else where]
                 if also != number and larger.colour(min(number, also)) != colour:
                     return (
                         f"palettes differ between maps: {show(colour)} is number {also} in {where}"
@@ -112,8 +112,8 @@ class Survey:
     def smoothed(self) -> str | None:
         """A note if numbers seem to come from smoothed edges, being one pixel wide; or None."""
         pixels: collections.Counter[int] = collections.Counter()
-        for seen in self._seen.values():
-            pixels.update(seen.pixels)
+        for stats in self._statistics.values():
+            pixels.update(stats.pixels)
         numbers = sorted(number for number, thin in self._thin.items() if 2 * thin > pixels[number])
         # A few may be small or distant objects.
         if len(numbers) < _FEW or 10 * len(numbers) < len(pixels):
@@ -134,21 +134,21 @@ class Survey:
           classes: the path of classes.txt, which may not exist.
         """
 
-        def contains_255(seen: _Seen) -> bool:
-            return not seen.pixels.keys().isdisjoint(WHITE_NUMBERS)
+        def contains_255(stats: _MapStatistics) -> bool:
+            return not stats.pixels.keys().isdisjoint(WHITE_NUMBERS)
 
         # In black and white maps of other numbers, the meaning of white is clear.
         maps = {
-            path: seen
-            for path, seen in sorted(self._seen.items())
-            if contains_255(seen) or not seen.black_and_white
+            path: stats
+            for path, stats in sorted(self._statistics.items())
+            if contains_255(stats) or not stats.black_and_white
         }
-        marked = [path for path, seen in maps.items() if contains_255(seen)]
+        marked = [path for path, stats in maps.items() if contains_255(stats)]
         if not marked:
             return None
         pixels: collections.Counter[int] = collections.Counter()
-        for seen in maps.values():
-            pixels.update(seen.pixels)
+        for stats in maps.values():
+            pixels.update(stats.pixels)
         others = sorted(pixels.keys() - {0, *WHITE_NUMBERS})
         white = max(number for number in WHITE_NUMBERS if number in pixels)
         colour = maps[marked[0]].colour(255)
@@ -174,7 +174,7 @@ class Survey:
         ]
         beside = ""
         if others:
-            last = next(path for path, seen in maps.items() if others[-1] in seen.pixels)
+            last = next(path for path, stats in maps.items() if others[-1] in stats.pixels)
             listed = ", ".join(map(str, others[:8])) + (", ..." if others[8:] else "")
             beside = f", and also {listed} (the last in {last})"
         if others == [1]:
@@ -193,16 +193,16 @@ class Survey:
                 " line, NAME #RRGGBB"
             )
         return (
-            f"{len(marked)} of {len(self._seen)} label maps contain {white}, for example"
+            f"{len(marked)} of {len(self._statistics)} label maps contain {white}, for example"
             f" {marked[0]}{beside}: {'; '.join(ways)}"
         )
 
     def list_to_write(self, classes: Path) -> str:
         """Instructions to write classes.txt, with a line for each colour of all maps."""
         pixels = self._colours.copy()
-        for seen in self._seen.values():
-            for number, count in seen.pixels.items():
-                pixels[seen.colour(number)] += count
+        for stats in self._statistics.values():
+            for number, count in stats.pixels.items():
+                pixels[stats.colour(number)] += count
         smoothed = (
             "smoothed edges or JPEG compression cause such colours; export the maps without them"
         )
