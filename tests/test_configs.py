@@ -201,7 +201,10 @@ def test_a_wrong_command_line_is_one_line(arguments, line):
             "import no_such_module",
             "ModuleNotFoundError in line 1: No module named 'no_such_module'",
         ),
-        ("def get_config():\n    return {}['model']", "KeyError in line 2: 'model'; correct the file"),
+        (
+            "def get_config():\n    return {}['model']",
+            "KeyError in line 2: 'model'; correct the file",
+        ),
         ("open('no such file')", "No such file or directory: 'no such file'; correct the file"),
         ("", "AttributeError: module 'config_config' has no attribute 'get_config'"),
     ],
