@@ -30,8 +30,8 @@ def absolute(path: str | epath.PathLike) -> epath.Path:
 
 
 def abstract_state(settings: Settings, sharding: Sharding) -> TrainState:
-    """Returns the shapes and types of a TrainState, without computing anything."""
-    # The length of an epoch does not affect shapes.
+    """Returns shapes and types of a TrainState, without computing anything."""
+    # The length of an epoch enters learning rates only, no shape.
     shapes = jax.eval_shape(
         functools.partial(create_state, settings, steps_per_epoch=1), jax.random.key(0)
     )

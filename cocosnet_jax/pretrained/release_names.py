@@ -127,7 +127,7 @@ def _torch_name(net: Net, path: tuple[str, ...], spectral: bool) -> str:
 
 @functools.lru_cache(maxsize=4)
 def shapes_of(settings: Settings) -> Any:
-    """The shapes of a TrainState; nothing is computed."""
+    """A TrainState of shapes; nothing is computed."""
     return jax.eval_shape(
         functools.partial(create_state, settings, steps_per_epoch=1), jax.random.key(0)
     )
