@@ -1,4 +1,4 @@
-"""The classes of drawn landscapes, and functions shared by their drawing."""
+"""The classes of drawn landscapes, and how their drawing takes its random numbers."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 
 def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    """One of the options, chosen by the next random number."""
-    # Only `random` of NumPy's generators is used, because its stream never changes.
+    """One of the options, by the next random number."""
+    # Only `random` is used of NumPy's generators: its stream is the one that stays as it is.
     return options[int(rng.random() * len(options))]
 
 

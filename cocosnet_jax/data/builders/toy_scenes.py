@@ -1,19 +1,18 @@
 """Toy scenes: landscapes drawn by the program, with their label maps.
 
-A scene is a layout in a style (season, time of day, and the colours and texture of every class).
-The two come from independent random streams, so any layout can have any style, and only an exemplar
-determines the colours of a class.
+A scene is a layout (what is where) shown in a style (season, time of day, and for every class
+its colours and texture). The two are drawn from independent random streams, so one layout can
+be shown in any style, and nothing but an exemplar tells which colours a class has.
 
-The code uses only elementwise arithmetic on NumPy arrays, integer seeds, and sums of integers: no
-operation whose last bit depends on the machine (no sine, no power, no sum of floats). The same seed
-gives the same scene on every machine, byte for byte, and the same picture at every size.
+Everything is elementwise arithmetic on NumPy arrays with integer seeds, and sums are sums of
+integers: no operation whose last bit depends on the machine (no sine, no power, no sum of floats).
+The same seed gives the same scene everywhere, byte for byte, and the same picture at every size.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import UInt8
 
 from cocosnet_jax.data.builders.toy_classes import (
     CLOUD,
@@ -28,17 +27,15 @@ from cocosnet_jax.data.builders.toy_classes import (
 )
 from cocosnet_jax.data.builders.toy_layout import TRUNK, WINDOW, Canvas, draw_layout
 from cocosnet_jax.data.builders.toy_style import LATTICE, Style, draw_style
-from cocosnet_jax.data.pair_builder import ImagePair, PairBuilder
+from cocosnet_jax.data.pair_builder import PairBuilder
 from cocosnet_jax.errors import UserError
 
 TRAIN_SCENES, VALIDATION_SCENES = 320, 64
 
-_LAYOUT, _STYLE = 0, 1  # The two random streams.
+_LAYOUT, _STYLE = 0, 1  # names of the two random streams
 
 
-def draw_scene(
-    seed: int, size: int, style: int | None = None
-) -> tuple[UInt8[np.ndarray, "{size} {size} 3"], UInt8[np.ndarray, "{size} {size}"]]:
+def draw_scene(seed: int, size: int, style: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Draws one landscape.
 
     Args:
@@ -91,7 +88,7 @@ def _zigzag(x: Plane) -> Plane:
     return np.abs(x - np.floor(x) - 0.5) * 4 - 1
 
 
-def _paint(canvas: Canvas, style: Style) -> UInt8[np.ndarray, "3 side side"]:
+def _paint(canvas: Canvas, style: Style) -> np.ndarray:
     """The layout in the style: (3, side, side) uint8 RGB."""
     side = canvas.side
     picture = np.zeros((3, side * side), np.uint8)
@@ -125,9 +122,9 @@ def _paint(canvas: Canvas, style: Style) -> UInt8[np.ndarray, "3 side side"]:
 
 
 class ToyScenes(PairBuilder):
-    """Landscapes drawn by the program, each in its own style."""
+    """Landscapes drawn by the program, every one in a style of its own."""
 
-    # Raise it with every change of the drawings: records of other versions are not reused.
+    # To be raised with every change of what is drawn: records of another version are not reused.
     VERSION = tfds.core.Version("1.1.0")
 
     def split_keys(self) -> Mapping[str, Sequence[str]]:
@@ -139,15 +136,15 @@ class ToyScenes(PairBuilder):
             ],
         }
 
-    def make_pair(self, split: str, key: str) -> ImagePair:
+    def make_pair(self, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Draws the scene of a key at the split's size; the label has one plane."""
         image, label = draw_scene(int(key.removeprefix("scene-")), self.side(split))
         return image, label[..., None]
 
     def check(self) -> None:
-        """Raises a `UserError` if the settings have another number of classes."""
+        """Raises a `UserError` where the settings name another number of classes."""
         if self.builder_config.classes != NUM_CLASSES:
             raise UserError(
                 f"config.data.channels is {self.builder_config.classes}, but toy_scenes has"
-                f" {NUM_CLASSES} classes; set config.data.channels={NUM_CLASSES}"
+                f" {NUM_CLASSES} classes: set config.data.channels={NUM_CLASSES}"
             )
