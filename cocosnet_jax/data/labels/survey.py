@@ -172,11 +172,11 @@ class Survey:
             "if it marks unknown pixels (void), set --config.data.value_255=unknown, which makes"
             " them class 0"
         ]
-        beside = ""
+        others_text = ""
         if others:
             last = next(path for path, stats in maps.items() if others[-1] in stats.pixels)
             listed = ", ".join(map(str, others[:8])) + (", ..." if others[8:] else "")
-            beside = f", and also {listed} (the last in {last})"
+            others_text = f", and also {listed} (the last in {last})"
         if others == [1]:
             ways.append("if it means the same as 1, correct the maps")
         elif others and 64 <= others[-1] < 255:
@@ -194,7 +194,7 @@ class Survey:
             )
         return (
             f"{len(marked)} of {len(self._statistics)} label maps contain {white}, for example"
-            f" {marked[0]}{beside}: {'; '.join(ways)}"
+            f" {marked[0]}{others_text}: {'; '.join(ways)}"
         )
 
     def list_to_write(self, classes: Path) -> str:
