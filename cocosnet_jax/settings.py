@@ -104,7 +104,7 @@ class DataSettings:
         release), `geometric` also by an affine map and a smooth warp (the paper).
       self_pair_list: list file (`key,view1,view2,...`) of other views of the same person in the
         same clothes, which training uses instead of the image itself; `names` to derive them from
-        file names (DeepFashion); empty for none.
+        file names (DeepFashion, and drawn scenes of one style); empty for none.
       pose_size: `WIDTHxHEIGHT` of the pictures in which all poses were detected, if these were not
         the photographs at their own size; `photograph` if they were, although most poses fill only
         a corner; empty: a file's own canvas, else the photograph.

@@ -234,14 +234,14 @@ def _self_pairs(path: str, keys: list[str]) -> dict[int, tuple[int, ...]]:
         return {}
     views_of: dict[int, tuple[int, ...]] = {}
     if path == "names":
-        clothes: dict[str, list[int]] = {}
+        looks: dict[str, list[int]] = {}
         for index, key in enumerate(keys):
-            if (same := exemplars.same_clothes(key)) is not None:
-                clothes.setdefault(same, []).append(index)
-        for group in clothes.values():
+            if (look := exemplars.same_look(key)) is not None:
+                looks.setdefault(look, []).append(index)
+        for group in looks.values():
             views_of |= {index: tuple(i for i in group if i != index) for index in group}
-        # A single view per person is fine; no name in DeepFashion's form is not.
-        matches = bool(clothes)
+        # A single view per look is fine; no name in either form is not.
+        matches = bool(looks)
     else:
         listed = exemplars.resolve(path, keys, keys, pass_missing=True).references
         views_of = {i: tuple(view for view in views if view != i) for i, views in listed.items()}

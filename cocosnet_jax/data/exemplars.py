@@ -82,13 +82,14 @@ def problem_of_name(name: str) -> str | None:
     return None
 
 
-def same_clothes(key: str) -> str | None:
-    """The part of a name that all views of one person in the same clothes share; None without it.
+def same_look(key: str) -> str | None:
+    """The part of a name that all images in one look share; None without it.
 
-    DeepFashion names photographs `.../PERSON/NN_V_VIEW.jpg`, where NN counts the person's outfits.
+    DeepFashion names views of one person in the same clothes `.../PERSON/NN_V_VIEW.jpg`, where NN
+    counts the person's outfits; drawn scenes of one style are named `style-NN/...`.
     """
-    match = re.fullmatch(r"(.*/id_\d+/\d+)_\d+_[^/]+", normalise(key))
-    return match[1] if match else None
+    match = re.fullmatch(r"(.*/id_\d+/\d+)_\d+_[^/]+|(style-\d+)/[^/]+", normalise(key))
+    return match[1] or match[2] if match else None
 
 
 def normalise(name: str) -> str:

@@ -2,11 +2,12 @@
 
 The dataset that the model was trained on determines the accepted files:
 
-    label maps (ade20k, flickr, folder, toy_scenes)   a label map
+    label maps (ade20k, drawn_scenes, flickr, folder, toy_scenes)   a label map
     celebahq                a label map of the 19 face parts, or a photograph in CelebA-HQ-img
     celebahqedge            a photograph in CelebA-HQ-img: edges are made from it and its parts
     deepfashion, folder_poses   OpenPose's file, or a photograph in the dataset's layout or with
                             OpenPose's file beside it
+    drawn_edges             an edge map
     folder_edges            an edge map, or a photograph in the dataset's layout
 
 A photograph is in its dataset's layout if the folder of annotations is beside its own folder.
@@ -143,7 +144,7 @@ def read_input(
     size = (side or data.image_size,) * 2
     if data.dataset in POSE_DATASETS:
         return _pose(data, path, size, photograph, pose_size)
-    if data.dataset == "folder_edges":
+    if data.dataset in ("folder_edges", "drawn_edges"):
         return _edges(data, path, size)
     place = _place(data, path)
     if data.dataset == "celebahqedge":

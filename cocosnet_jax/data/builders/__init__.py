@@ -4,6 +4,7 @@ from cocosnet_jax.data import records
 from cocosnet_jax.data.builders.ade20k import Ade20k, Ade20kOutdoor
 from cocosnet_jax.data.builders.celebahq import Celebahq, Celebahqedge
 from cocosnet_jax.data.builders.deepfashion import Deepfashion
+from cocosnet_jax.data.builders.drawn_scenes import DrawnEdges, DrawnScenes
 from cocosnet_jax.data.builders.folder import Flickr, Folder, FolderEdges, FolderPoses
 from cocosnet_jax.data.builders.toy_scenes import ToyScenes
 from cocosnet_jax.data.pair_builder import PairBuilder
@@ -16,6 +17,8 @@ BUILDERS: dict[str, type[PairBuilder]] = {
     "celebahq": Celebahq,
     "celebahqedge": Celebahqedge,
     "deepfashion": Deepfashion,
+    "drawn_edges": DrawnEdges,
+    "drawn_scenes": DrawnScenes,
     "flickr": Flickr,
     "folder": Folder,
     "folder_edges": FolderEdges,

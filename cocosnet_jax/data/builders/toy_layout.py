@@ -15,10 +15,8 @@ from cocosnet_jax.data.builders.toy_classes import (
     TREE,
     WALL,
     WATER,
-    Plane,
-    mix,
-    pick,
 )
+from cocosnet_jax.data.drawn.arithmetic import Plane, mix, pick
 
 Region = Callable[[Plane, Plane], Plane]
 

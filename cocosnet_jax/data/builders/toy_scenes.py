@@ -22,11 +22,10 @@ from cocosnet_jax.data.builders.toy_classes import (
     SKY,
     SUN,
     WATER,
-    Plane,
-    mix,
 )
 from cocosnet_jax.data.builders.toy_layout import TRUNK, WINDOW, Canvas, draw_layout
 from cocosnet_jax.data.builders.toy_style import LATTICE, Style, draw_style
+from cocosnet_jax.data.drawn.arithmetic import Plane, mix
 from cocosnet_jax.data.pair_builder import PairBuilder
 from cocosnet_jax.errors import UserError
 

@@ -16,9 +16,8 @@ from cocosnet_jax.data.builders.toy_classes import (
     TREE,
     WALL,
     WATER,
-    Plane,
-    pick,
 )
+from cocosnet_jax.data.drawn.arithmetic import Plane, pick
 
 Colour = tuple[int, int, int]
 

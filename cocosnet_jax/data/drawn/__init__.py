@@ -1,0 +1,1 @@
+"""Drawn scenes: layouts, styles, and their drawing. TensorFlow is not needed here."""
