@@ -75,7 +75,7 @@ def rows_differ(many: Mesh, state: Any) -> float:
     config = dataclasses.replace(SETTINGS, model=in_blocks)
     single = batch(0, 1, 128)
     wanted = jax.jit(steps.predict_step(config, with_mask=True))(state, single)
-    found = jax.jit(steps.predict_step(config, with_mask=True, over=many))(
+    found = jax.jit(steps.predict_step(config, with_mask=True, mesh=many))(
         jax.device_put(state, mesh.replicated(many)), mesh.split_rows(many, single)
     )
     pairs = zip(found, wanted, strict=True)

@@ -67,8 +67,8 @@ def test_what_does_not_fit_is_an_error_that_says_what_to_set(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "--topology is missing; for example --topology=v5e:2x4"),
-        (("--topology=v5e:9x9x9",), "--topology=v5e:9x9x9 cannot be compiled for"),
+        ((), "--topology is missing; give a TPU slice, for example --topology=v5e:2x4"),
+        (("--topology=v5e:9x9x9",), "cannot compile for --topology=v5e:9x9x9"),
     ],
 )
 def test_wrong_topology(program, arguments, says):

@@ -5,12 +5,11 @@ import numpy as np
 from cocosnet_jax.discriminator import Discriminator, halve
 from cocosnet_jax.nn.initial import initialise
 from cocosnet_jax.nn.interleave import interleave, separate
-from cocosnet_jax.settings import ModelSettings
 
 
 def test_two_images_of_one_map_are_judged_as_each_alone():
     rng = np.random.default_rng(1)
-    module = Discriminator(ModelSettings(base_filters=2))
+    module = Discriminator(base_filters=2)
     with jax.enable_x64(True):
         semantics, real, fake = (
             jnp.asarray(rng.normal(size=(2, 32, 32, channels))) for channels in (5, 3, 3)

@@ -27,7 +27,7 @@ def test_what_does_not_fit_says_what_would(monkeypatch):
     monkeypatch.setattr(fit, "capacity", lambda _: (held + peak) // 2)
     with pytest.raises(UserError) as error:
         fit.compile_to_fit(jax.jit(squares), (x,), mesh.make(), 128, "set --size to {size}")
-    assert "pictures of 128 x 128 need 1.0 GiB, and one cpu has 0.5 GiB" in str(error.value)
+    assert "images of 128 x 128 need 1.0 GiB, but one cpu has 0.5 GiB" in str(error.value)
     assert "set --size to about 64" in str(error.value)
 
 

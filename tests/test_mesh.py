@@ -29,7 +29,9 @@ def test_batch_that_does_not_split_names_the_numbers(monkeypatch):
     mesh.check_batch(16)
     with pytest.raises(UserError) as error:
         mesh.check_batch(12)
-    assert "config.train.batch_size is 12, which does not split over 8 devices" in str(error.value)
+    assert "config.train.batch_size is 12, which does not split evenly over 8 devices" in str(
+        error.value
+    )
     assert "a multiple of 8, for example 8 or 16, or set config.train.batch_per_device" in str(
         error.value
     )

@@ -81,7 +81,7 @@ def test_the_table_of_parameters_adds_up(made):
     counts = [int(line.split()[1].replace(",", "")) for line in lines]
     everything = sum(leaf.size for leaf in jax.tree.leaves(made.params))
     assert sum(counts) == everything
-    assert total.split() == ["in", "all", f"{everything:,}"]
+    assert total.split() == ["total", f"{everything:,}"]
     for line, count in zip(lines, counts, strict=True):
         parts = line[line.index("(") + 1 : -1].split(", ")
         assert sum(int(part.split()[1].replace(",", "")) for part in parts) == count

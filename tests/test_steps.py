@@ -18,6 +18,8 @@ SETTINGS = settings.from_mapping(
         "model": {"base_filters": 2, "mask_at_inference": False},
     }
 )
+# For losses without a term of the discriminator.
+NO_DISCRIMINATOR = steps.DiscriminatorOutputs([], [])
 
 
 @pytest.mark.parametrize(("group_size", "share"), [(1, 1.0), (4, 1 / 4)])
@@ -38,7 +40,7 @@ def test_the_weight_of_pseudo_exemplars_does_not_depend_on_the_batch(group_size,
         condition = Condition(image)
         inputs = Inputs(image, image, condition, condition, None, None, jnp.ones(count))
         translation = model.Translation(jnp.repeat(drawn, count, 0))
-        terms = steps.generator_losses(config, inputs, translation, weights, [], [], True)
+        terms = steps.generator_losses(config, inputs, translation, weights, NO_DISCRIMINATOR, True)
         return terms["pseudo_exemplar"]
 
     features = (vgg.features(weights, image) for image in (drawn, truth))
@@ -149,7 +151,9 @@ def test_the_masks_loss_ends_with_the_warm_up(schedule, after):
     def loss(step):
         given = steps.gives_mask(config, step, steps_per_epoch=3)
         weights = vgg_weights.load("random", 2)
-        return steps.generator_losses(config, inputs, translation, weights, [], [], given)["mask"]
+        return steps.generator_losses(
+            config, inputs, translation, weights, NO_DISCRIMINATOR, given
+        )["mask"]
 
     whole = 5 * losses.warped_mask(mask, inputs.label, inputs.exemplar_label, 4)
     assert whole > 1
@@ -186,7 +190,9 @@ def test_losses_and_gradients_of_a_batch_that_is_repeated():
 
         def total(image, warped, mask):
             translation = model.Translation(image, warped, warped_mask=mask)
-            found = steps.generator_losses(config, inputs, translation, weights, [], [], True)
+            found = steps.generator_losses(
+                config, inputs, translation, weights, NO_DISCRIMINATOR, True
+            )
             return sum(found.values()), found
 
         gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))

@@ -100,7 +100,7 @@ def test_a_signal_is_noted_once_and_the_handlers_come_back(number, capfd):
 def test_ctrl_c_is_the_systems_while_xla_compiles():
     """Python would hear of it when the compiler is done, minutes later."""
     before = signal.getsignal(signal.SIGINT)
-    with interrupt.ends_at_once():
+    with interrupt.ctrl_c_ends_at_once():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == before
@@ -209,7 +209,7 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, tr
 
     status, said = stopped_after("compiled, first step done")
     assert status == 128 + signal.SIGTERM, said
-    assert "run the same command again to go on" in said
+    assert "run the same command again to resume" in said
     stopped_at = max(int(path.name) for path in (folder / "checkpoints").iterdir())
     assert 1 <= stopped_at < STEPS
 

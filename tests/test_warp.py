@@ -40,7 +40,7 @@ def test_correlation_and_warp_by_formula(side, centre):
     values, back = RNG.normal(size=(2, H * W, 7))
     with jax.enable_x64(True):
         a, b = (warp.matching_features(jnp.asarray(x)[None], side, centre) for x in (theta, phi))
-        match = warp.Warp(warp.correlation_logits(a, b, 0.01))
+        match = warp.DenseWarp(warp.correlation_logits(a, b, 0.01))
         carried = match.to_input(jnp.asarray(values)[None])[0]
         returned = match.to_exemplar(jnp.asarray(back)[None])[0]
     logits = features_by_hand(theta, side, centre) @ features_by_hand(phi, side, centre).T / 0.01
@@ -126,13 +126,13 @@ def test_blocks_of_grids_that_do_not_divide_well():
 
 
 def test_even_neighbourhoods_are_refused():
-    with pytest.raises(ValueError, match="side is 2; a neighbourhood with a centre has an odd one"):
+    with pytest.raises(ValueError, match="must be odd, not 2"):
         streaming.Side.of_neighbourhoods(jnp.ones((1, 4, 4, 2)), 2)
 
 
 def test_streaming_where_positions_are_many(monkeypatch):
     grid = jnp.ones((1, 2, 4, 1))
-    assert isinstance(warp.soft_match(grid, grid, 0.01), warp.Warp)
+    assert isinstance(warp.soft_match(grid, grid, 0.01), warp.DenseWarp)
     assert isinstance(
         warp.soft_match(grid, grid, 0.01, correlation="streaming"), warp.StreamingWarp
     )
@@ -161,7 +161,7 @@ def test_identical_features_warp_onto_themselves():
     x = jnp.asarray(RNG.normal(size=(1, 8, 8, 64)), jnp.float32)
     values = jnp.asarray(RNG.normal(size=(1, 64, 3)), jnp.float32)
     unit = warp.matching_features(x, 1, "channels")
-    match = warp.Warp(warp.correlation_logits(unit, unit, 0.01))
+    match = warp.DenseWarp(warp.correlation_logits(unit, unit, 0.01))
     np.testing.assert_allclose(match.to_input(values), values, atol=1e-5)
 
 

@@ -6,8 +6,8 @@ import pytest
 from cocosnet_jax.nn.conv import (
     Conv,
     Weights,
+    concatenate_weights,
     convolve,
-    put_together,
     reflect_pad,
 )
 
@@ -159,7 +159,7 @@ def test_repeated_calls_converge_to_the_largest_singular_value():
 
 
 @pytest.mark.parametrize("divide_output", [False, True])
-def test_weights_put_together(divide_output):
+def test_concatenated_weights(divide_output):
     rng = np.random.default_rng(5)
     x = rng.normal(size=(1, 6, 6, 4))
     layers = [
@@ -167,7 +167,7 @@ def test_weights_put_together(divide_output):
     ]
     expected = [by_hand(x, kernel, 1, 0, "zero") / s + bias for kernel, s, bias in layers]
     with jax.enable_x64(True):
-        weights = put_together([Weights(*map(jnp.asarray, layer)) for layer in layers])
+        weights = concatenate_weights([Weights(*map(jnp.asarray, layer)) for layer in layers])
         found = weights.convolve(
             lambda kernel: convolve(jnp.asarray(x), kernel),
             jnp.float64,
