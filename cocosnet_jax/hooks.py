@@ -10,6 +10,7 @@ import numpy as np
 from clu import metric_writers
 from etils import epath
 from jax.sharding import Mesh
+from jaxtyping import Bool, UInt8
 
 from cocosnet_jax import mesh, pictures
 from cocosnet_jax.data import pipeline
@@ -38,7 +39,7 @@ class TensorBoard:
         if self._writer:
             self._try(self._writer.write_scalars, step, values)
 
-    def image(self, step: int, name: str, image: np.ndarray) -> None:
+    def image(self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]) -> None:
         """Writes an image, (H, W, 3) uint8."""
         if self._writer:
             self._try(self._writer.write_images, step, {name: image[None]})
@@ -88,7 +89,7 @@ class Pictures:
             say(f"pictures: {error}")
         board.image(step, " | ".join(pictures.COLUMNS), grid)
 
-    def _first_batch(self) -> tuple[Batch, np.ndarray]:
+    def _first_batch(self) -> tuple[Batch, Bool[np.ndarray, "b"]]:
         batches: Iterator[Any] = pipeline.evaluation_batches(
             self._dataset,
             batch_size=mesh.round_up(self._settings.train.evaluation_batch_size),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Shaped
 
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.types import Array, Batch
@@ -41,7 +42,7 @@ def to_global(mesh: Mesh, batch: Batch) -> Batch:
     """Returns the global batch, of which `batch`, (b / processes, ...), is this process's part."""
     sharding = split(mesh)
 
-    def place(rows: np.ndarray) -> jax.Array:
+    def place(rows: Shaped[np.ndarray, "b_process ..."]) -> Shaped[jax.Array, "b ..."]:
         return jax.make_array_from_process_local_data(sharding, rows)
 
     return jax.tree.map(place, batch)
@@ -51,13 +52,13 @@ def split_rows(mesh: Mesh, batch: Batch) -> Batch:
     """Returns the batch with the rows of its images split over the devices of this process."""
     rows = NamedSharding(mesh, PartitionSpec(None, "data"))
 
-    def place(array: Array) -> jax.Array:
+    def place(array: Shaped[Array, "b *sizes"]) -> Shaped[jax.Array, "b *sizes"]:
         return jax.device_put(array, rows if np.ndim(array) > 1 else replicated(mesh))
 
     return jax.tree.map(place, batch)
 
 
-def to_local(array: jax.Array) -> np.ndarray:
+def to_local(array: Shaped[jax.Array, "b ..."]) -> Shaped[np.ndarray, "b_process ..."]:
     """Returns this process's part of a global batch, in order."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cocosnet_jax import losses, model, settings, state, steps, vgg
-from cocosnet_jax.encode import Inputs, encode
+from cocosnet_jax.encode import Inputs, encode, random_batch
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.types import Batch
@@ -50,10 +50,7 @@ def test_the_weight_of_pseudo_exemplars_does_not_depend_on_the_batch(group_size,
 
 
 def test_a_picture_does_not_depend_on_the_others_of_its_batch():
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (3, 64, 64, 3), np.uint8)
-    label = rng.integers(0, 4, (3, 64, 64, 1), np.uint8)
-    batch = Batch(image, image[::-1], label, label[::-1], np.zeros(3, np.float32))
+    batch = random_batch(SETTINGS.data, 3)
     start = state.create_state(SETTINGS, jax.random.key(0), 1)
     # Weights that are larger than at first: the noise in the masks' place must be seen.
     start = dataclasses.replace(start, params=jax.tree.map(lambda x: 20 * x, start.params))
@@ -79,11 +76,7 @@ def training(**model_settings):
     config = dataclasses.replace(
         config, loss=dataclasses.replace(config.loss, pseudo_exemplar=0.0, adversarial=0.0)
     )
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
-    label = rng.integers(0, 7, (2, 64, 64, 1), np.uint8)
-    batch = Batch(image, image[::-1], label, label[::-1], np.zeros(2, np.float32))
-    return config, batch
+    return config, random_batch(config.data, 2)
 
 
 def random_shapes(jaxpr, found=()):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,9 @@ from cocosnet_jax import (
     workdir,
 )
 from cocosnet_jax.checkpoint import Checkpoints
+from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.state import all_finite
 from tests import test_checkpoint
 from tests.conftest import LIMIT_S, ROOT, STEPS
@@ -266,8 +269,9 @@ def loop(tmp_path, monkeypatch):
         monkeypatch.setattr(train.partition, "compile_step", lambda *_: step)
         checkpoints = Checkpoints(folder, config)
         try:
-            begun = train.Run(config, None, folder, steps_per_epoch=10, last=20)
-            train.loop(begun, checkpoints, 0, test_checkpoint.state_of(0, config), {})
+            begun = train.Run(config, mock.Mock(Dataset), folder, steps_per_epoch=10, last=20)
+            weights = vgg_weights.load("random", 2)
+            train.loop(begun, checkpoints, 0, test_checkpoint.state_of(0, config), weights)
         finally:
             checkpoints.close()
 
@@ -332,7 +336,7 @@ def test_a_run_goes_on_without_tensorboard(broken, loop, tmp_path, monkeypatch, 
         monkeypatch.setattr(hooks.metric_writers, "SummaryWriter", _FullDisk)
     loop(good_until(loss=99, parameter=99))
     assert checkpoint.restore_for_inference(tmp_path).step == 20
-    said = [line for line in capsys.readouterr().out.splitlines() if "TensorBoard's" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "TensorBoard files" in line]
     assert len(said) == 1
     assert {"folder": "Not a directory", "disk": "No space left"}[broken] in said[0]
 
