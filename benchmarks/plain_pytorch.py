@@ -7,7 +7,7 @@ SPEC: eager, float32, NCHW, batch 1. Weights are random. It imports nothing of t
 import resource
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn

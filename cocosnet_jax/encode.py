@@ -37,32 +37,29 @@ class Inputs(NamedTuple):
 
 
 def batch_shapes(data: DataSettings, batch_size: int) -> Batch:
-    """Shapes and types (`jax.ShapeDtypeStruct`) of a batch that the data pipeline makes."""
+    """Shapes and types (`jax.ShapeDtypeStruct`) of a batch of the data pipeline."""
 
-    def planes(count: int) -> Any:
-        shape = (batch_size, data.image_size, data.image_size, count)
-        return jax.ShapeDtypeStruct(shape, np.uint8)
+    def shape(dtype: Any, *sizes: int) -> Any:
+        return jax.ShapeDtypeStruct((batch_size, *sizes), dtype)
 
-    image, label = planes(3), planes(data.planes)
-    return Batch(image, image, label, label, jax.ShapeDtypeStruct((batch_size,), np.float32))
+    image = shape(np.uint8, data.image_size, data.image_size, 3)
+    label = shape(np.uint8, data.image_size, data.image_size, data.planes)
+    return Batch(image, image, label, label, shape(np.float32))
 
 
 def random_batch(data: DataSettings, batch_size: int, seed: int = 0) -> Batch:
-    """A batch of noise, all classes included, of which no sample is its own exemplar."""
+    """A batch of noise in all values of its bytes; no sample is its own exemplar."""
     rng = np.random.default_rng(seed)
+    # Number of values, of each plane if they differ.
     values = {"labels": data.channels, "labels_glasses": [data.channels, 2], "channels": 256}
-    shapes = batch_shapes(data, batch_size)
 
-    def noise(high: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
-        return rng.integers(0, high, shape.shape, np.uint8)
+    def noise(high: Any, planes: int) -> np.ndarray:
+        sizes = batch_size, data.image_size, data.image_size, planes
+        return rng.integers(0, high, sizes, np.uint8)
 
-    return Batch(
-        noise(256, shapes.image),
-        noise(256, shapes.exemplar),
-        noise(values[data.condition], shapes.label),
-        noise(values[data.condition], shapes.exemplar_label),
-        np.zeros(batch_size, np.float32),
-    )
+    images = noise(256, 3), noise(256, 3)
+    labels = (noise(values[data.condition], data.planes) for _ in range(2))
+    return Batch(*images, *labels, np.zeros(batch_size, np.float32))
 
 
 def unit_image(image: Shaped[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:

@@ -70,7 +70,7 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
     if settings.vgg.weights == "random":
         say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
     else:
-        say(f"losses read {weights.network} of {settings.vgg.weights}")
+        say(f"losses use {weights.network} from {settings.vgg.weights}")
     # Checked before the data are prepared, which takes long.
     origin = fine_tuning.origin(settings, folder, init_from) if init_from else None
     dataset = prepare_data(settings.data)

@@ -37,7 +37,7 @@ def test_initial_parameters_have_the_releases_distribution(made):
     together = np.concatenate([x.ravel() for x in ratios])
     assert together.std() == pytest.approx(1, rel=0.01)
     assert abs(together.mean()) < 0.01
-    # Every kernel is a draw of its own.
+    # Kernels are independent of each other.
     firsts = [x.ravel()[0] for x in ratios]
     assert len(set(firsts)) == len(firsts)
 
@@ -60,7 +60,7 @@ def test_learning_rate_is_constant_then_falls_by_equal_steps():
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.5])
-def test_adam_is_adam(beta1):
+def test_adam_equals_optax(beta1):
     config = settings.OptimiserSettings(beta1=beta1, beta2=0.9)
     rng = np.random.default_rng(0)
     params = {"a": jnp.asarray(rng.normal(size=(2, 3))), "b": jnp.asarray(rng.normal(size=4))}

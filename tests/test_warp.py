@@ -53,10 +53,10 @@ def test_correlation_and_warp_by_formula(side, centre):
 @pytest.mark.parametrize(
     ("side", "centre"), [(1, "channels"), (3, "channels"), (5, "channels"), (3, "positions")]
 )
-def test_streaming_is_the_dense_warp(side, centre, dtype, bound, monkeypatch):
+def test_streaming_equals_the_dense_warp(side, centre, dtype, bound, monkeypatch):
     monkeypatch.setattr(streaming, "BLOCK", 8)  # 1 x 2 grid rows do not hide a swap of the two
     rng = np.random.default_rng(1)
-    # Means as large as deviations: centring takes something off.
+    # Means as large as deviations, so that centring matters.
     theta, phi = rng.normal(1, 1, (2, 5, 6, 40)), rng.normal(-1, 1, (2, 6, 4, 40))
     values, back = rng.normal(size=(2, 24, 7)), rng.normal(size=(2, 30, 7))
     # 0.05 spreads the match over several positions, so that gradients are not all zero.
@@ -83,7 +83,7 @@ def test_streaming_is_the_dense_warp(side, centre, dtype, bound, monkeypatch):
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 0.3])
 def test_streaming_of_neighbourhoods_without_contrast(constant):
-    """Constant neighbourhoods have no direction: they match everything alike."""
+    """Constant neighbourhoods match all positions equally."""
     theta = jnp.full((1, 4, 5, 8), constant).at[:, 3, 4].set(jnp.arange(8.0))
     phi = jax.random.normal(jax.random.key(0), theta.shape)
     values = jax.random.normal(jax.random.key(1), (1, 20, 2))
@@ -100,7 +100,7 @@ def test_streaming_of_neighbourhoods_without_contrast(constant):
 
 @pytest.mark.parametrize("ratio", [10, 100])
 def test_streaming_of_features_with_a_large_mean(ratio):
-    """What centring takes off may be much larger than what it leaves."""
+    """Centring may subtract much more than it leaves."""
     theta, phi = np.random.default_rng(2).normal(ratio, 1, (2, 1, 8, 8, 64))
     values = np.random.default_rng(3).normal(size=(1, 64, 3))
 
@@ -121,22 +121,22 @@ def test_blocks_of_grids_that_do_not_divide_well():
 
     assert block(64, 64) == 32 * 65
     assert block(272, 272) == 8 * 273
-    # A block of one row would look at three.
+    # A block of one row would read three.
     assert block(67, 67) == 67 * 68
 
 
-def test_even_neighbourhoods_are_refused():
+def test_even_neighbourhoods_are_an_error():
     with pytest.raises(ValueError, match="must be odd, not 2"):
         streaming.Side.of_neighbourhoods(jnp.ones((1, 4, 4, 2)), 2)
 
 
-def test_streaming_where_positions_are_many(monkeypatch):
+def test_auto_streams_many_positions(monkeypatch):
     grid = jnp.ones((1, 2, 4, 1))
     assert isinstance(warp.soft_match(grid, grid, 0.01), warp.DenseWarp)
     assert isinstance(
         warp.soft_match(grid, grid, 0.01, correlation="streaming"), warp.StreamingWarp
     )
-    # By neighbours there are fewer operations, which the dense correlation cannot have.
+    # Streaming by neighbourhoods needs fewer operations than the dense correlation.
     assert isinstance(warp.soft_match(grid, grid, 0.01, match_kernel=3), warp.StreamingWarp)
     monkeypatch.setattr(warp, "DENSE_POSITIONS", 7)
     assert isinstance(warp.soft_match(grid, grid, 0.01), warp.StreamingWarp)
