@@ -57,9 +57,13 @@ def random_batch(data: DataSettings, batch_size: int, seed: int = 0) -> Batch:
         sizes = batch_size, data.image_size, data.image_size, planes
         return rng.integers(0, high, sizes, np.uint8)
 
-    images = noise(256, 3), noise(256, 3)
-    labels = (noise(values[data.condition], data.planes) for _ in range(2))
-    return Batch(*images, *labels, np.zeros(batch_size, np.float32))
+    return Batch(
+        image=noise(256, 3),
+        exemplar=noise(256, 3),
+        label=noise(values[data.condition], data.planes),
+        exemplar_label=noise(values[data.condition], data.planes),
+        self_reference=np.zeros(batch_size, np.float32),
+    )
 
 
 def unit_image(image: Shaped[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
