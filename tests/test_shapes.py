@@ -62,8 +62,10 @@ def test_a_random_batch_has_all_values_of_a_batch(condition, highest):
         condition=condition, channels=19, image_size=64, load_size=64, exemplar_list="random"
     )
     batch = encode.random_batch(data, 2)
-    shapes = encode.batch_shapes(data, 2)
-    assert [(x.shape, x.dtype) for x in batch] == [(x.shape, x.dtype) for x in shapes]
+    found, wanted = (
+        jax.tree.map(lambda x: (x.shape, x.dtype), x) for x in (batch, encode.batch_shapes(data, 2))
+    )
+    assert found == wanted
     for label in (batch.label, batch.exemplar_label):
         np.testing.assert_array_equal(label.min((0, 1, 2)), 0)
         np.testing.assert_array_equal(label.max((0, 1, 2)), highest)
