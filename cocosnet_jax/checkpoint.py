@@ -5,7 +5,6 @@ A workdir's `checkpoints/STEP/` contains two items: `state`, the arrays of a Tra
 name only when it is complete.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from cocosnet_jax import distributed, integrity
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import Settings
-from cocosnet_jax.state import TrainState, create_state
+from cocosnet_jax.state import TrainState, state_shapes
 
 FOLDER = "checkpoints"
 
@@ -31,11 +30,9 @@ def absolute(path: str | epath.PathLike) -> epath.Path:
 
 def abstract_state(settings: Settings, sharding: Sharding) -> TrainState:
     """Returns shapes and types of a TrainState, without computing anything."""
-    # The length of an epoch enters learning rates only, no shape.
-    shapes = jax.eval_shape(
-        functools.partial(create_state, settings, steps_per_epoch=1), jax.random.key(0)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state_shapes(settings)
     )
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 class Checkpoints:

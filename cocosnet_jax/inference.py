@@ -181,7 +181,7 @@ class Translator:
         return self._run("match", step, self._batch(label, exemplar, exemplar_label))
 
     def _translation(self, give_mask: bool | None, with_mask: bool) -> Any:
-        return predict_step(self.settings, give_mask, with_mask=with_mask, over=self._devices)
+        return predict_step(self.settings, give_mask, with_mask=with_mask, mesh=self._devices)
 
     def _check_correspondence(self) -> None:
         if not needs_exemplar(self.settings):

@@ -19,7 +19,7 @@ def prepare_data(settings: DataSettings) -> Dataset:
       UserError: see `data.prepare`.
     """
     if jax.process_count() == 1:
-        with interrupt.ends_in_order():
+        with interrupt.sigterm_raises():
             dataset = data.prepare(settings)
         _say_notes(dataset)
         return dataset

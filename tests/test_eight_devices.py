@@ -1,4 +1,4 @@
-"""A training step on eight simulated devices (tests/eight_devices.py) beside one on one."""
+"""Training on eight simulated devices equals training on one (tests/eight_devices.py)."""
 
 import json
 import subprocess

@@ -69,7 +69,7 @@ def test_a_batch_that_is_too_large_is_one_error(trained, monkeypatch):
     monkeypatch.setattr(fit, "capacity", lambda _: 1)
     with pytest.raises(UserError) as error:
         evaluate.evaluate(run, epath.Path(trained))
-    assert "pictures of 64 x 64 need" in str(error.value)
+    assert "images of 64 x 64 need" in str(error.value)
     assert "config.train.evaluation_batch_size is 3; set a smaller one" in str(error.value)
 
 

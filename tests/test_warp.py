@@ -40,7 +40,7 @@ def test_correlation_and_warp_by_formula(side, centre):
     values, back = RNG.normal(size=(2, H * W, 7))
     with jax.enable_x64(True):
         a, b = (warp.matching_features(jnp.asarray(x)[None], side, centre) for x in (theta, phi))
-        match = warp.Warp(warp.correlation_logits(a, b, 0.01))
+        match = warp.DenseWarp(warp.correlation_logits(a, b, 0.01))
         carried = match.to_input(jnp.asarray(values)[None])[0]
         returned = match.to_exemplar(jnp.asarray(back)[None])[0]
     logits = features_by_hand(theta, side, centre) @ features_by_hand(phi, side, centre).T / 0.01
@@ -53,10 +53,10 @@ def test_correlation_and_warp_by_formula(side, centre):
 @pytest.mark.parametrize(
     ("side", "centre"), [(1, "channels"), (3, "channels"), (5, "channels"), (3, "positions")]
 )
-def test_streaming_is_the_dense_warp(side, centre, dtype, bound, monkeypatch):
+def test_streaming_equals_the_dense_warp(side, centre, dtype, bound, monkeypatch):
     monkeypatch.setattr(streaming, "BLOCK", 8)  # 1 x 2 grid rows do not hide a swap of the two
     rng = np.random.default_rng(1)
-    # Means as large as deviations: centring takes something off.
+    # Means as large as deviations, so that centring matters.
     theta, phi = rng.normal(1, 1, (2, 5, 6, 40)), rng.normal(-1, 1, (2, 6, 4, 40))
     values, back = rng.normal(size=(2, 24, 7)), rng.normal(size=(2, 30, 7))
     # 0.05 spreads the match over several positions, so that gradients are not all zero.
@@ -83,7 +83,7 @@ def test_streaming_is_the_dense_warp(side, centre, dtype, bound, monkeypatch):
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 0.3])
 def test_streaming_of_neighbourhoods_without_contrast(constant):
-    """Constant neighbourhoods have no direction: they match everything alike."""
+    """Constant neighbourhoods match all positions equally."""
     theta = jnp.full((1, 4, 5, 8), constant).at[:, 3, 4].set(jnp.arange(8.0))
     phi = jax.random.normal(jax.random.key(0), theta.shape)
     values = jax.random.normal(jax.random.key(1), (1, 20, 2))
@@ -100,7 +100,7 @@ def test_streaming_of_neighbourhoods_without_contrast(constant):
 
 @pytest.mark.parametrize("ratio", [10, 100])
 def test_streaming_of_features_with_a_large_mean(ratio):
-    """What centring takes off may be much larger than what it leaves."""
+    """Centring may subtract much more than it leaves."""
     theta, phi = np.random.default_rng(2).normal(ratio, 1, (2, 1, 8, 8, 64))
     values = np.random.default_rng(3).normal(size=(1, 64, 3))
 
@@ -121,22 +121,22 @@ def test_blocks_of_grids_that_do_not_divide_well():
 
     assert block(64, 64) == 32 * 65
     assert block(272, 272) == 8 * 273
-    # A block of one row would look at three.
+    # A block of one row would read three.
     assert block(67, 67) == 67 * 68
 
 
-def test_even_neighbourhoods_are_refused():
-    with pytest.raises(ValueError, match="side is 2; a neighbourhood with a centre has an odd one"):
+def test_even_neighbourhoods_are_an_error():
+    with pytest.raises(ValueError, match="must be odd, not 2"):
         streaming.Side.of_neighbourhoods(jnp.ones((1, 4, 4, 2)), 2)
 
 
-def test_streaming_where_positions_are_many(monkeypatch):
+def test_auto_streams_many_positions(monkeypatch):
     grid = jnp.ones((1, 2, 4, 1))
-    assert isinstance(warp.soft_match(grid, grid, 0.01), warp.Warp)
+    assert isinstance(warp.soft_match(grid, grid, 0.01), warp.DenseWarp)
     assert isinstance(
         warp.soft_match(grid, grid, 0.01, correlation="streaming"), warp.StreamingWarp
     )
-    # By neighbours there are fewer operations, which the dense correlation cannot have.
+    # Streaming by neighbourhoods needs fewer operations than the dense correlation.
     assert isinstance(warp.soft_match(grid, grid, 0.01, match_kernel=3), warp.StreamingWarp)
     monkeypatch.setattr(warp, "DENSE_POSITIONS", 7)
     assert isinstance(warp.soft_match(grid, grid, 0.01), warp.StreamingWarp)
@@ -161,7 +161,7 @@ def test_identical_features_warp_onto_themselves():
     x = jnp.asarray(RNG.normal(size=(1, 8, 8, 64)), jnp.float32)
     values = jnp.asarray(RNG.normal(size=(1, 64, 3)), jnp.float32)
     unit = warp.matching_features(x, 1, "channels")
-    match = warp.Warp(warp.correlation_logits(unit, unit, 0.01))
+    match = warp.DenseWarp(warp.correlation_logits(unit, unit, 0.01))
     np.testing.assert_allclose(match.to_input(values), values, atol=1e-5)
 
 

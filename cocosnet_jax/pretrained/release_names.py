@@ -9,13 +9,12 @@ import dataclasses
 import functools
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from flax import traverse_util
 
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
-from cocosnet_jax.state import create_state
+from cocosnet_jax.state import state_shapes
 
 Net = Literal["correspondence", "generator", "discriminator"]
 Tree = dict[str, Any]
@@ -128,9 +127,7 @@ def _torch_name(net: Net, path: tuple[str, ...], spectral: bool) -> str:
 @functools.lru_cache(maxsize=4)
 def shapes_of(settings: Settings) -> Any:
     """A TrainState of shapes; nothing is computed."""
-    return jax.eval_shape(
-        functools.partial(create_state, settings, steps_per_epoch=1), jax.random.key(0)
-    )
+    return state_shapes(settings)
 
 
 def collections_of(state: Any, net: Net) -> Tree:

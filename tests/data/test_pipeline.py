@@ -2,10 +2,11 @@ import dataclasses
 import itertools
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from cocosnet_jax import data
+from cocosnet_jax import data, encode
 from cocosnet_jax.data import builders, pipeline
 from cocosnet_jax.data.pair_builder import PairBuilder
 from cocosnet_jax.errors import UserError
@@ -77,7 +78,11 @@ def prepared(settings):
 def test_batches_follow_from_seed_and_step(prepared, distortion):
     settings = dataclasses.replace(prepared, distortion=distortion)
     first = batches(settings, 7, seed=3, batch_size=4)
-    assert first[0].image.shape == first[0].exemplar.shape == (4, 32, 32, 3)
+    found, wanted = (
+        jax.tree.map(lambda x: (x.shape, x.dtype), batch)
+        for batch in (first[0], encode.batch_shapes(settings, 4))
+    )
+    assert found == wanted
     assert first[0].label.shape == first[0].exemplar_label.shape == (4, 32, 32, 1)
     assert {a.dtype for batch in first for a in batch[:4]} == {np.dtype(np.uint8)}
     assert first[0].self_reference.dtype == np.float32
