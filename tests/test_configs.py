@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import pytest
 
 from cocosnet_jax import settings
 from cocosnet_jax.data.builders import toy_classes
+from cocosnet_jax.data.drawn import things
 from cocosnet_jax.errors import UserError
 from tests.conftest import LIMIT_S, ROOT
 
@@ -45,6 +47,14 @@ def test_noise_recipe_differs_by_the_noise_only():
         "model.mask_epochs": "-1, 150",
         "model.mask_at_inference": "True, False",
     }
+
+
+def test_drawn_has_the_drawings_channels_and_needs_no_mask_to_translate():
+    labels, edges = load("drawn"), load("drawn", "edges")
+    assert labels.data.channels == things.NUM_CLASSES
+    assert not labels.model.mask_at_inference
+    assert edges.model.mask_input == "none"
+    assert edges.loss == dataclasses.replace(labels.loss, mask=0.0)
 
 
 def test_toy_has_the_toys_classes():

@@ -294,6 +294,8 @@ def test_unknown_dataset_is_named(settings):
         ("celebahq", "labels_glasses"),
         ("celebahqedge", "channels"),
         ("deepfashion", "channels"),
+        ("drawn_edges", "channels"),
+        ("drawn_scenes", "labels"),
         ("toy_scenes", "labels"),
     ],
 )
