@@ -28,7 +28,7 @@ from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.state import all_finite
 from tests import test_checkpoint
-from tests.conftest import LIMIT_S, ROOT, STEPS
+from tests.conftest import LIMIT_S, PLAIN, ROOT, STEPS
 from tests.data.conftest import colours, draw_label
 from tests.data.labels.test_label_maps import rgb
 
@@ -173,10 +173,14 @@ def test_lines_that_nobody_reads_do_not_end_a_run(program):
     process.stderr.close()
 
 
-def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, trained):
+def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, plain):
     folder = program.folder / "interrupted"
     arguments = program.train_arguments(
-        folder, train__stop_after=STEPS, train__log_every=1, train__images_every=STEPS
+        folder,
+        train__stop_after=STEPS,
+        train__log_every=1,
+        train__images_every=STEPS,
+        **PLAIN,
     )
 
     def stopped_after(line_begins):
@@ -216,7 +220,7 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, tr
     again = program.run("main", *arguments)
     assert again.returncode == 0, again.stderr
     assert f"resuming at step {stopped_at}" in again.stdout
-    test_checkpoint.assert_same(final_state(trained), final_state(folder))
+    test_checkpoint.assert_same(final_state(plain), final_state(folder))
 
     done = program.run("main", *arguments)
     assert done.returncode == 0
@@ -266,7 +270,7 @@ def loop(tmp_path, monkeypatch):
         monkeypatch.setattr(train.partition, "compile_step", lambda *_: step)
         checkpoints = Checkpoints(folder, config)
         try:
-            begun = train.Run(config, None, folder, steps_per_epoch=10, last=20)
+            begun = train.Run(config, None, folder, steps_per_epoch=10, last=8)
             train.loop(begun, checkpoints, 0, test_checkpoint.state_of(0, config), {})
         finally:
             checkpoints.close()
@@ -331,7 +335,7 @@ def test_a_run_goes_on_without_tensorboard(broken, loop, tmp_path, monkeypatch, 
     else:
         monkeypatch.setattr(hooks.metric_writers, "SummaryWriter", _FullDisk)
     loop(good_until(loss=99, parameter=99))
-    assert checkpoint.restore_for_inference(tmp_path).step == 20
+    assert checkpoint.restore_for_inference(tmp_path).step == 8
     said = [line for line in capsys.readouterr().out.splitlines() if "TensorBoard's" in line]
     assert len(said) == 1
     assert {"folder": "Not a directory", "disk": "No space left"}[broken] in said[0]
