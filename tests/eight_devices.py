@@ -21,8 +21,8 @@ SETTINGS = settings.from_mapping(
     {
         "data": {"image_size": 64, "load_size": 64, "channels": 5, "exemplar_list": "random"},
         # Batch norm, and losses in groups of 4, combine samples of several devices, each of which
-        # has one sample.
-        "model": {"base_filters": 2, "feature_norm": "batch"},
+        # has one sample. Rematerialisation does not depend on devices, and takes long to compile.
+        "model": {"base_filters": 2, "feature_norm": "batch", "rematerialise": "nothing"},
         "loss": {
             "mask": 100.0,
             "self_warp": 10.0,

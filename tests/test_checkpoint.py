@@ -13,12 +13,14 @@ from etils import epath
 from cocosnet_jax import checkpoint, integrity, mesh, settings
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import StorageError, UserError
-from tests.conftest import LIMIT_S, ROOT
+from tests.conftest import LIMIT_S, PLAIN_LOSS, PLAIN_MODEL, ROOT
 
 SETTINGS = settings.from_mapping(
     {
         "data": {"image_size": 64, "load_size": 64, "channels": 5, "exemplar_list": "random"},
-        "model": {"base_filters": 4},
+        # Reading and writing take a while for each array, and this network has few.
+        "model": PLAIN_MODEL,
+        "loss": PLAIN_LOSS,
         "optimiser": {"ema": 0.9},
         "train": {"checkpoint_every": 2, "keep_checkpoints": 2},
     }
@@ -166,7 +168,7 @@ DAMAGES = {
     "shapes": (cut("state/array_metadatas/*"), "state/array_metadatas/process_0 is damaged"),
     "settings": (cut("settings/metadata"), "settings/metadata is damaged"),
     "zeros": (zero, "is missing or damaged"),
-    "no arrays": (remove("state/ocdbt.process_0/d/*"), "the array ema.correspondence."),
+    "no arrays": (remove("state/ocdbt.process_0/d/*"), "the array ema.generator."),
     "no manifest": (remove("state/manifest.ocdbt"), "state/manifest.ocdbt is missing or damaged"),
     "no settings": (remove("settings"), "settings/metadata is missing"),
     "empty state": (remove("state/*"), "state/_METADATA is missing"),
@@ -266,7 +268,7 @@ def test_another_version_is_not_damage(written, tmp_path):
         UserError, match=r"7 is from another version .*config\.train\.speed is unknown"
     ):
         checkpoint.restore_for_inference(tmp_path)
-    file.write_text(known.replace('"base_filters": 4', '"base_filters": 6'))
+    file.write_text(known.replace('"base_filters": 2', '"base_filters": 6'))
     with pytest.raises(UserError, match=r"checkpoints/7 does not match its own settings"):
         checkpoint.restore_for_inference(tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]

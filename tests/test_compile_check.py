@@ -6,6 +6,7 @@ import pytest
 from cocosnet_jax import compile_check, partition
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
+from tests.conftest import PLAIN_LOSS, PLAIN_MODEL
 
 TEXT = """
   %all-reduce.1 = (f32[3,3,64,64]{3,2,1,0:T(8,128)}, f32[64]{0:T(128)}) all-reduce(%a, %b), to
@@ -31,12 +32,11 @@ def test_this_machine(program):
         "compile_check",
         "--config=configs/toy.py",
         "--topology=here",
-        "--config.model.base_filters=2",
         "--config.vgg.width=2",
         "--config.train.batch_per_device=2",
-        # VGG's losses take most of the compiler's time and do not matter here.
-        "--config.loss.contextual=0",
-        "--config.loss.perceptual=0",
+        # VGG's losses and the correspondence take most of the compiler's time.
+        *(f"--config.model.{name}={value}" for name, value in PLAIN_MODEL.items()),
+        *(f"--config.loss.{name}={value}" for name, value in PLAIN_LOSS.items()),
         "--config.loss.pseudo_exemplar=0",
     )
     assert done.returncode == 0, done.stderr

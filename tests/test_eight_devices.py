@@ -9,6 +9,8 @@ import pytest
 from tests.conftest import LIMIT_S, ROOT
 
 
+# Minutes: XLA compiles the training step for eight devices and for one.
+@pytest.mark.parity
 def test_eight_devices_compute_what_one_computes(program):
     done = subprocess.run(
         [sys.executable, "-m", "tests.eight_devices"],

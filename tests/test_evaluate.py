@@ -42,23 +42,40 @@ def test_every_image_is_measured_once(evaluated, trained):
     assert f"{metrics['warp_accuracy']:.4f}" in said
 
 
-def test_two_devices_share_batches_of_three(program, evaluated, trained, tmp_path):
-    """The batch is rounded up to four, and pictures and measures are those of one device."""
+@pytest.fixture
+def elsewhere(program, trained, tmp_path):
+    """Arguments for a copy of the checkpoints."""
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
-    arguments = program.train_arguments(tmp_path)
-    done = program.run("main", *arguments, "--mode=evaluate", devices=2)
-    assert done.returncode == 0, done.stderr
-    folder, metrics, _ = evaluated
-    shared = tmp_path / "evaluation" / folder.name
-    assert json.loads((shared / "metrics.json").read_text()) == pytest.approx(metrics, rel=1e-5)
-    pictures = sorted((folder / "outputs").rglob("*.png"))
+    return [*program.train_arguments(tmp_path), "--mode=evaluate"]
+
+
+def assert_same_measures(folder, evaluated):
+    """Metrics and pictures of an evaluation are those of one process on one device."""
+    known, metrics, _ = evaluated
+    assert json.loads((folder / "metrics.json").read_text()) == pytest.approx(metrics, rel=1e-5)
+    pictures = sorted((known / "outputs").rglob("*.png"))
     assert len(pictures) == 4
     for path in pictures:
         one, two = (
-            np.asarray(Image.open(x), int) for x in (path, shared / path.relative_to(folder))
+            np.asarray(Image.open(x), int) for x in (path, folder / path.relative_to(known))
         )
         assert np.abs(one - two).max() <= 1
-    assert Image.open(shared / "grid.png").size == (5 * 66 + 2, 4 * 66 + 2)
+
+
+def test_two_devices_share_batches_of_three(program, evaluated, elsewhere, tmp_path):
+    """The batch is rounded up to four."""
+    done = program.run("main", *elsewhere, devices=2)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "evaluation" / evaluated[0].name
+    assert_same_measures(folder, evaluated)
+    assert Image.open(folder / "grid.png").size == (5 * 66 + 2, 4 * 66 + 2)
+
+
+def test_two_processes_measure_what_one_measures(program, evaluated, elsewhere, tmp_path):
+    done = program.run_by_two(*elsewhere, "--config.train.evaluation_batch_size=2")
+    assert done.returncode == 0, done.stderr
+    assert evaluated[1]["positions"] > 0
+    assert_same_measures(tmp_path / "evaluation" / evaluated[0].name, evaluated)
 
 
 def test_a_batch_that_is_too_large_is_one_error(trained, monkeypatch):

@@ -9,10 +9,22 @@ from etils import epath
 from cocosnet_jax import checkpoint, fine_tuning, mesh, settings, train
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import UserError
-from tests.test_checkpoint import SETTINGS, assert_same, cut, state_of
+from tests import test_checkpoint
+from tests.test_checkpoint import assert_same, cut
+
+# With every network: which of their weights fit is asked here.
+SETTINGS = dataclasses.replace(
+    test_checkpoint.SETTINGS,
+    model=settings.ModelSettings(base_filters=4),
+    loss=settings.LossSettings(),
+)
 
 OTHER_CLASSES = dataclasses.replace(SETTINGS, data=dataclasses.replace(SETTINGS.data, channels=7))
-PLAIN = dataclasses.replace(SETTINGS, optimiser=settings.OptimiserSettings(ema=0.0))
+WITHOUT_AVERAGE = dataclasses.replace(SETTINGS, optimiser=settings.OptimiserSettings(ema=0.0))
+
+
+def state_of(step, config=SETTINGS):
+    return test_checkpoint.state_of(step, config)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +74,11 @@ def test_with_the_same_model_all_is_taken_over_but_what_training_keeps(source, r
 
 
 def test_without_an_average_the_parameters_are_taken(tmp_path):
-    checkpoints = Checkpoints(epath.Path(tmp_path), PLAIN)
-    checkpoints.save(9, state_of(9, PLAIN), force=True)
+    checkpoints = Checkpoints(epath.Path(tmp_path), WITHOUT_AVERAGE)
+    checkpoints.save(9, state_of(9, WITHOUT_AVERAGE), force=True)
     checkpoints.close()
     new = fine_tuning.take_over(state_of(0), read(tmp_path))
-    assert_same(new.params, state_of(9, PLAIN).params)
+    assert_same(new.params, state_of(9, WITHOUT_AVERAGE).params)
     assert_same(new.ema, new.params["generator"])
 
 
@@ -119,7 +131,7 @@ def test_what_reads_other_classes_begins_anew_with_its_spectral_vectors(restored
     )
     assert f": {size / total:.1%} of {total:,} parameters are copied" in line
     assert fine_tuning.other_settings(restored, OTHER_CLASSES).endswith("data.channels: 5, 7")
-    assert fine_tuning.other_settings(restored, PLAIN) == ""
+    assert fine_tuning.other_settings(restored, WITHOUT_AVERAGE) == ""
 
 
 def test_where_nothing_fits_is_an_error(restored):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cocosnet_jax import losses
+from tests.compiled import quickly
 
 RNG = np.random.default_rng(0)
 
@@ -35,7 +36,7 @@ def contextual_by_hand(x, y, centre):
 @pytest.mark.parametrize("centre", ["channels", "positions"])
 def test_contextual_by_formula(centre):
     x, y = RNG.normal(size=(2, 2, 3, 4, 6))
-    got = losses.contextual_layer(jnp.asarray(x), jnp.asarray(y), centre)
+    got = quickly(lambda x, y: losses.contextual_layer(x, y, centre))(x, y)
     expected = [
         contextual_by_hand(a.reshape(12, 6), b.reshape(12, 6), centre)
         for a, b in zip(x, y, strict=True)
@@ -64,10 +65,12 @@ def test_contextual_weights_and_pooling():
         )
 
     expected = 8 * layer("relu5_2", 1) + 4 * layer("relu4_2", 1) + 2 * layer("relu3_2", 2)
-    got = losses.contextual(x, y, "channels", False)
-    assert float(got) == pytest.approx(expected, rel=1e-10)
-    got = losses.contextual(x, y, "channels", True)
-    assert float(got) == pytest.approx(expected + layer("relu2_2", 4), rel=1e-10)
+
+    def both(x, y):
+        return [losses.contextual(x, y, "channels", relu2_2) for relu2_2 in (False, True)]
+
+    wanted = [expected, expected + layer("relu2_2", 4)]
+    np.testing.assert_allclose(quickly(both)(x, y), wanted, rtol=1e-10)
 
 
 def test_contextual_layer_by_rows_equals_all_rows_at_once(monkeypatch):
@@ -77,7 +80,7 @@ def test_contextual_layer_by_rows_equals_all_rows_at_once(monkeypatch):
         def loss(x):
             return jnp.sum(losses.contextual_layer(x, jnp.asarray(y), "channels"))
 
-        return jax.jit(jax.value_and_grad(loss))(jnp.asarray(x))
+        return quickly(jax.value_and_grad(loss))(x)
 
     expected = value_and_gradient()
     # Six of the 24 rows at a time.
@@ -119,16 +122,18 @@ def terms_of_groups(samples, itself, group_size):
     )
 
     def take(x):
-        return jax.tree.map(lambda y: jnp.asarray(y)[np.asarray(samples)], x)
+        return jax.tree.map(lambda y: y[np.asarray(samples)], x)
 
-    q = jnp.asarray(itself, jnp.float64)
-    return np.array(
-        [
-            losses.pseudo_exemplar(take(fake), take(real), q, group_size),
-            losses.self_warp(take(warped), take(truth), q, group_size),
-            losses.warped_mask(take(mask), *map(take, labels), group_size),
+    def terms(q, fake, real, warped, truth, mask, labels):
+        return [
+            losses.pseudo_exemplar(fake, real, q, group_size),
+            losses.self_warp(warped, truth, q, group_size),
+            losses.warped_mask(mask, *labels, group_size),
         ]
-    )
+
+    q = np.array(itself, np.float64)
+    chosen = (take(x) for x in (fake, real, warped, truth, mask, list(labels)))
+    return np.array(quickly(terms)(q, *chosen))
 
 
 def test_groups_equal_the_releases_replicas():

@@ -1,15 +1,16 @@
 import dataclasses
 import types
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax import checkpoint, data, features, search, settings, state, vgg
+from cocosnet_jax import checkpoint, data, features, search, settings, vgg
 from cocosnet_jax.data import exemplars
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import vgg as vgg_weights
+from tests.conftest import PLAIN_LOSS, PLAIN_MODEL
+from tests.test_checkpoint import state_of
 
 
 def unit(count, width, seed):
@@ -145,25 +146,16 @@ def test_what_is_there_is_not_computed_again(run, tmp_path, monkeypatch):
 
 
 def save_run(run, folder):
-    state_ = state.create_state(run, jax.random.key(0), 1)
     checkpoints = checkpoint.Checkpoints(folder, run)
-    checkpoints.save(1, state_, force=True)
+    checkpoints.save(1, state_of(1, run), force=True)
     checkpoints.close()
 
 
 def plain_of(run):
-    zero = ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp")
     return dataclasses.replace(
         run,
-        model=dataclasses.replace(
-            run.model,
-            base_filters=2,
-            generator_condition="input",
-            warped_mask="none",
-            mask_input="none",
-            non_local=False,
-        ),
-        loss=dataclasses.replace(run.loss, **dict.fromkeys(zero, 0.0)),
+        model=dataclasses.replace(run.model, **PLAIN_MODEL),
+        loss=dataclasses.replace(run.loss, **PLAIN_LOSS),
     )
 
 

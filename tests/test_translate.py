@@ -3,14 +3,15 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
 
-from cocosnet_jax import checkpoint, state
+from cocosnet_jax import checkpoint
 from cocosnet_jax.settings import DataSettings, LossSettings, ModelSettings, Settings
+from tests.conftest import PLAIN_LOSS, PLAIN_MODEL
+from tests.test_checkpoint import state_of
 
 DATA = DataSettings(dataset="ade20k", channels=6, exemplar_list="random")
 
@@ -50,20 +51,13 @@ def test_a_checkpoint_that_takes_an_exemplar_says_so(program, trained, tmp_path)
 
 @pytest.mark.parametrize("given", [[], ["--exemplar=none.jpg"]])
 def test_a_plain_network_needs_no_exemplar(program, tmp_path, given):
-    zero = ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp")
     plain = Settings(
         data=dataclasses.replace(DATA, image_size=64, load_size=64),
-        model=ModelSettings(
-            base_filters=2,
-            generator_condition="input",
-            warped_mask="none",
-            mask_input="none",
-            non_local=False,
-        ),
-        loss=LossSettings(**dict.fromkeys(zero, 0.0)),
+        model=ModelSettings(**PLAIN_MODEL),
+        loss=LossSettings(**PLAIN_LOSS),
     )
     checkpoints = checkpoint.Checkpoints(epath.Path(tmp_path) / "plain", plain)
-    checkpoints.save(1, state.create_state(plain, jax.random.key(0), 1), force=True)
+    checkpoints.save(1, state_of(1, plain), force=True)
     checkpoints.close()
     done = program.run(
         "translate",

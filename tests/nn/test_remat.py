@@ -8,13 +8,9 @@ from cocosnet_jax.nn import remat
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import Conv
 from cocosnet_jax.nn.spade import SpadeBlock
+from tests.compiled import FAST
 
 KINDS: tuple[remat.Rematerialise, ...] = ("nothing", "elementwise", "blocks")
-# Each program runs only once, so it should compile fast.
-FAST: dict[str, bool | int | str] = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
 
 
 class Chain(nn.Module):
