@@ -44,11 +44,12 @@ Painter = Callable[[Thing, Plane, Plane, Style], Plane]
 
 
 def _blend(style: Style, a: str, b: str, weight: Plane) -> Plane:
-    return mix(style.colours[a][:, None], style.colours[b][:, None], weight)
+    return _over(style.colours[a][:, None], style, b, weight)
 
 
 def _over(colour: Plane, style: Style, name: str, weight: Plane) -> Plane:
-    return mix(colour, style.colours[name][:, None], weight)
+    # Numbers times truth values are float64, which takes twice as long.
+    return mix(colour, style.colours[name][:, None], np.asarray(weight, np.float32))
 
 
 def _sky(thing: Thing, u: Plane, v: Plane, style: Style) -> Plane:
