@@ -18,7 +18,7 @@ CHECKED = (
     *("nn", "encode", "correspondence", "warp", "generator", "discriminator", "vgg", "model"),
     *("losses", "state", "steps", "rng", "mesh", "partition", "fit", "hooks", "train"),
     *("compile_check", "distributed", "interrupt", "metrics.warp_accuracy"),
-    *("data", "inference", "search", "pictures"),
+    *("data", "search", "pictures"),
 )
 # Annotated type -> types that are accepted for it.
 _ACCEPTED: dict[Any, Any] = {
