@@ -97,7 +97,7 @@ def test_points_lie_on_their_things(scenes):
     seen = np.zeros(len(POINTS), int)
     for drawn in scenes:
         assert drawn.points.dtype == np.float32
-        owners = {}
+        owners: dict[tuple[str, int], set[int]] = {}
         for number, (name, (x, y)) in enumerate(zip(POINTS, drawn.points, strict=True)):
             if np.isnan(x):
                 continue

@@ -77,7 +77,7 @@ def _sky(thing: Thing, u: Plane, v: Plane, style: Style) -> Plane:
 
 def _cloud(thing: Thing, u: Plane, v: Plane, style: Style) -> Plane:
     if style.pattern["cloud"] == 0:
-        shade = np.clip(1 - v * 3.2, 0, 1)
+        shade: Plane = np.clip(1 - v * 3.2, 0, 1)
     else:
         shade = (v < 0.16 + 0.05 * wave(u * 1.5)) * 0.9
     return _blend(style, "cloud", "cloud low", shade * (0.6 + 0.6 * style.extra["cloud"]))

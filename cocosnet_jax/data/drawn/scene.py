@@ -145,8 +145,12 @@ def _paint(
     for plane, values in zip(picture, whole, strict=True):
         plane[order] = values
     blocks = picture.reshape(3, size, samples, side)
-    rows = sum((blocks[:, :, k] for k in range(1, samples)), blocks[:, :, 0].astype(np.int32))
-    total = sum(rows[..., k::samples] for k in range(samples)).astype(np.float32)
+    rows = np.zeros((3, size, side), np.int32)
+    total = np.zeros((3, size, size), np.float32)
+    for k in range(samples):
+        rows += blocks[:, :, k]
+    for k in range(samples):
+        total += rows[..., k::samples]
     y, x = _middles(size)[:, None], _middles(size)[None]
     mean = total / (_STEPS * samples * samples) * grain(style, x, y)
     image = np.rint(np.clip(mean, 0, 1) * 255).astype(np.uint8)
