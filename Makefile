@@ -15,7 +15,8 @@ PIP := { $(BIN)/python -m pip --version || $(BIN)/python -m ensurepip; } > /dev/
 help:
 	@echo "make demo     train on drawn landscapes, translate some, show what it measured"
 	@echo "make test     style, types and tests, with one case of the release's numbers"
-	@echo "make parity   the release's numbers and files in full, in float64, float32 and bfloat16"
+	@echo "make parity   the release's numbers and files in full, in float64, float32 and bfloat16;"
+	@echo "              a training step on eight devices beside one on one"
 	@echo "make install  the environment alone, in $(VENV)"
 	@echo "make clean    remove the environment; runs/ stays"
 	@echo "PYTHON=...    which Python makes the environment (3.11 to 3.13)"

@@ -1,11 +1,11 @@
-"""How fast this machine convolves: XLA's own way, the library it would take, and PyTorch.
+"""Convolution speed of this machine: XLA's own code, its default library, and PyTorch.
 
     python -m benchmarks.convolution [--calls=5]
 
-prints GFLOP/s of 3 x 3 convolutions without padding, forward and for the weights' gradient, batch
-1, float32, with three shapes of the generator's; and of a 2048 x 2048 matrix product. Columns: XLA
-as `cocosnet_jax` sets it; XLA as it is by itself, which on CPUs is YNNPACK; and PyTorch where it is
-installed (`pip install torch`). Each column has a process of its own, one after the other.
+prints GFLOP/s of 3 x 3 convolutions without padding, forward and for the weights' gradient, in
+three shapes of the generator, batch 1, float32; and of a 2048 x 2048 matrix product. Columns: XLA
+with the flags that `cocosnet_jax` sets; XLA with its defaults, which on CPUs use YNNPACK; and
+PyTorch, if it is installed (`pip install torch`). Each column is measured in its own process.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from typing import Any
 # Side of the output, channels in and out.
 SHAPES = ((256, 128, 256), (128, 128, 512), (64, 512, 512))
 PRODUCT = 2048
-OWN, LIBRARY, TORCH = "XLA's own", "XLA by itself", "PyTorch"
+OWN, LIBRARY, TORCH = "XLA's own", "XLA by default", "PyTorch"
 
 
 def rate(call: Callable[[], Any], operations: float, calls: int) -> float:
-    """GFLOP/s of the best of some calls, after one that is not counted."""
+    """GFLOP/s of the fastest of several calls, after a first one that is not counted."""
     call()
     best = float("inf")
     for _ in range(calls):
@@ -35,8 +35,8 @@ def rate(call: Callable[[], Any], operations: float, calls: int) -> float:
     return operations / best / 1e9
 
 
-def of_xla(calls: int) -> list[float]:
-    """The column of XLA, as its flags say."""
+def measure_xla(calls: int) -> list[float]:
+    """The column of XLA, with the flags in the environment."""
     import jax
     import jax.numpy as jnp
 
@@ -52,21 +52,21 @@ def of_xla(calls: int) -> list[float]:
         compiled = jax.jit(function).lower(*arrays).compile()
         return lambda: jax.block_until_ready(compiled(*arrays))
 
-    found = []
+    rates = []
     for side, cin, cout in SHAPES:
         x, grad = jnp.ones((1, side + 2, side + 2, cin)), jnp.ones((1, side, side, cout))
         kernel, operations = jnp.ones((3, 3, cin, cout)), 18 * side**2 * cin * cout
-        found.append(rate(timed(convolve, x, kernel), operations, calls))
-        found.append(rate(timed(to_weights, x, kernel, grad), operations, calls))
+        rates.append(rate(timed(convolve, x, kernel), operations, calls))
+        rates.append(rate(timed(to_weights, x, kernel, grad), operations, calls))
     square = jnp.ones((PRODUCT, PRODUCT))
-    return [*found, rate(timed(jnp.matmul, square, square), 2 * PRODUCT**3, calls)]
+    return [*rates, rate(timed(jnp.matmul, square, square), 2 * PRODUCT**3, calls)]
 
 
-def of_torch(calls: int) -> list[float]:
+def measure_torch(calls: int) -> list[float]:
     """The column of PyTorch."""
     import torch
 
-    found = []
+    rates = []
     for side, cin, cout in SHAPES:
         x, grad = torch.ones(1, cin, side + 2, side + 2), torch.ones(1, cout, side, side)
         kernel = torch.ones(cout, cin, 3, 3, requires_grad=True)
@@ -74,7 +74,7 @@ def of_torch(calls: int) -> list[float]:
         with torch.no_grad():
             forward = rate(lambda: torch.nn.functional.conv2d(x, kernel), operations, calls)  # noqa: B023
         out = torch.nn.functional.conv2d(x, kernel)
-        found += [
+        rates += [
             forward,
             rate(
                 lambda: torch.autograd.grad(out, kernel, grad, retain_graph=True),  # noqa: B023
@@ -83,21 +83,21 @@ def of_torch(calls: int) -> list[float]:
             ),
         ]
     square = torch.ones(PRODUCT, PRODUCT)
-    return [*found, rate(lambda: square @ square, 2 * PRODUCT**3, calls)]
+    return [*rates, rate(lambda: square @ square, 2 * PRODUCT**3, calls)]
 
 
 def column(name: str, calls: int) -> list[float]:
-    """One column, measured in a process of its own."""
+    """Measures one column in its own process."""
     environment = dict(os.environ)
     if name == OWN:
-        # What importing cocosnet_jax sets.
+        # As importing cocosnet_jax sets it.
         environment["XLA_FLAGS"] = "--xla_cpu_experimental_ynn_fusion_type="
     command = [sys.executable, "-m", "benchmarks.convolution", f"--column={name}"]
     done = subprocess.run(
         [*command, f"--calls={calls}"], env=environment, check=True, stdout=subprocess.PIPE
     )
-    found: list[float] = json.loads(done.stdout)
-    return found
+    rates: list[float] = json.loads(done.stdout)
+    return rates
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--column", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.column:
-        measure = of_torch if arguments.column == TORCH else of_xla
+        measure = measure_torch if arguments.column == TORCH else measure_xla
         print(json.dumps(measure(arguments.calls)))
         return
     names = [OWN, LIBRARY, *([TORCH] if importlib.util.find_spec("torch") else [])]
@@ -121,7 +121,7 @@ def main() -> None:
     ]
     print("| GFLOP/s | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
     for label, *rates in zip([*labels, "matrix product"], *columns, strict=True):
-        print(f"| {label} | " + " | ".join(f"{found:.0f}" for found in rates) + " |")
+        print(f"| {label} | " + " | ".join(f"{rate:.0f}" for rate in rates) + " |")
 
 
 if __name__ == "__main__":

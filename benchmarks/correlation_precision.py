@@ -1,10 +1,10 @@
-"""What precision the correspondence needs: errors of logits, softmax and warp against float64.
+"""Which precision the correspondence needs: errors of logits, softmax and warp against float64.
 
     python -m benchmarks.correlation_precision [--positions=4096] [--width=2304]
 
-Features are unit vectors around shared directions, as the network makes them: a position's
-true partner has a cosine near 0.9, others of its class near 0.8. Inputs are rounded as bfloat16 and
-TF32 units round them; then the products that this machine makes at each precision.
+Features are unit vectors around shared directions, like those of the network: a position has a
+cosine near 0.9 with its true partner, and near 0.8 with others of its class. The first rows round
+the inputs as bfloat16 and TF32 units do; the others use this machine at each precision.
 """
 
 import argparse
@@ -15,13 +15,13 @@ import numpy as np
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Centred over the last axis and of length 1."""
+    """Centres vectors of the last axis and scales them to length 1."""
     x = x - x.mean(-1, keepdims=True)
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def features(positions: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, k) features of input and exemplar, position i being the partner of position i."""
+    """Features of input and exemplar, (n, k) each; equal indices are true partners."""
     rng = np.random.default_rng(0)
     classes = rng.normal(size=(12, width))[rng.integers(0, 12, positions)]
     place = classes + 0.35 * rng.normal(size=(positions, width))
@@ -29,7 +29,7 @@ def features(positions: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rounded(x: np.ndarray, bits: int) -> np.ndarray:
-    """Float32 with so many bits of mantissa, to nearest."""
+    """Rounds float32 to nearest with this number of mantissa bits."""
     scale = np.uint32(1 << (23 - bits))
     raw = np.asarray(x, np.float32).view(np.uint32)
     return ((raw + scale // 2) & ~(scale - np.uint32(1))).view(np.float32)

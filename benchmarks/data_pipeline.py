@@ -1,10 +1,11 @@
-"""How many training samples per second the input pipeline makes on one core, for each dataset.
+"""Training samples per second of the input pipeline on one core, for each dataset.
 
     python -m benchmarks.data_pipeline [--seconds=10] [NAME ...]
 
-At 256 x 256, batch 8, from prepared records on; the process is pinned to one core. The datasets
-are drawn in the layouts of the real ones: smooth pictures with noise, label maps of blobs, ovals
-for face parts, random poses. `crop_flip` are the release's own exemplars, `geometric` the paper's.
+Measured at 256 x 256 and batch 8, from prepared records, with the process pinned to one core. The
+datasets are synthetic, in the layouts of the real ones: smooth images with noise, label maps of
+blobs, ovals for face parts, random poses. Exemplars are distorted as in the release (`crop_flip`)
+or as in the paper (`geometric`).
 """
 
 import argparse
@@ -35,14 +36,14 @@ _SIDE = 320
 
 
 def main() -> None:
-    """Draws, prepares, measures, prints a line per dataset."""
+    """Makes, prepares and measures each dataset, and prints its line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", default=list(DATASETS), help=", ".join(DATASETS))
     parser.add_argument("--seconds", type=float, default=10.0, help="per measurement")
     arguments = parser.parse_args()
     cores = os.sched_getaffinity(0)
     print(f"load {os.getloadavg()[0]:.1f} on {len(cores)} cores; samples per second on one core:")
-    # TensorFlow makes as many threads as it then finds cores.
+    # TensorFlow starts as many threads as it finds cores after this.
     os.sched_setaffinity(0, {min(cores)})
     for name in arguments.names:
         condition, channels = DATASETS[name]
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def _rate(settings: DataSettings, seconds: float) -> float:
-    """Samples per second, once the pipeline is full."""
+    """Samples per second, after the pipeline's buffers have filled."""
     batches = pipeline.training_batches(data.open(settings), seed=0, batch_size=8)
     for _ in range(5):
         next(batches)

@@ -1,15 +1,15 @@
-"""What layers gain on CPUs from ways of computing the same numbers, each beside the plain way.
+"""Layers that are computed in a faster way on CPUs, compared with the plain way.
 
     python -m benchmarks.layers [--calls=5]
 
-prints milliseconds per call of both ways, forward alone and with the gradients of all that is
-learned or differentiated, in float32, at places of the generator where it matters:
+prints milliseconds per call of both ways, forward and with all gradients, in float32, for shapes of
+the generator where the difference matters. Each line names the faster way first:
 
-- one-hot maps: rows of the kernel are picked and added up, or one-hot channels are multiplied;
-- reflect padding of what SPADE modulated: picked by index, or put together from slices;
-- instance norm, and a bias: means over one axis after the other, or one sum over both;
-- spectral norm: sigma divides the output, or the kernel;
-- gamma and beta of a small map: two convolutions, or one of kernels that are put together.
+- one-hot maps: sum rows of the kernel, or multiply one-hot channels;
+- reflection padding of SPADE's output: gather by index, or concatenate slices;
+- instance norm, and a bias: average over one axis after the other, or sum over both at once;
+- spectral norm: divide the output by sigma, or the kernel;
+- gamma and beta of a small map: two convolutions, or one with concatenated kernels.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from cocosnet_jax.nn import norms
 from cocosnet_jax.nn.condition import Condition, convolve_condition
-from cocosnet_jax.nn.conv import Weights, convolve, put_together, reflect_pad
+from cocosnet_jax.nn.conv import Weights, concatenate_weights, convolve, reflect_pad
 from cocosnet_jax.nn.positions import spread
 from cocosnet_jax.nn.spade import leaky_relu
 
@@ -32,12 +32,12 @@ Way = Callable[..., jax.Array]
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
-    """Numbers of a standard normal distribution."""
+    """Standard normal numbers."""
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def as_accelerators() -> AbstractContextManager[Any]:
-    """What is traced meanwhile is computed as where it is not a CPU that computes."""
+def traced_as_for_accelerators() -> AbstractContextManager[Any]:
+    """Makes functions that are traced in this context take the code path of accelerators."""
 
     def other(*arrays: Any, cpu: Way, default: Way) -> Any:
         del cpu
@@ -47,12 +47,12 @@ def as_accelerators() -> AbstractContextManager[Any]:
 
 
 def ways() -> Iterator[tuple[str, Way, Way | None, tuple[jax.Array, ...]]]:
-    """What it is, how it is computed, the plain way, and what both are computed of.
+    """Yields name, faster way, plain way and arguments of each comparison.
 
-    No plain way is the way of accelerators.
+    If the plain way is None, it is the code path of accelerators.
     """
     image = normal(0, 1, 256, 256, 3)
-    # Regions of 16 x 16: labels of photographs are not noise.
+    # Squares of 16 x 16 pixels, since label maps of photographs have regions.
     labels = jax.random.randint(jax.random.key(1), (1, 16, 16), 0, 151)
     labels = labels.repeat(16, 1).repeat(16, 2)
 
@@ -84,13 +84,13 @@ def ways() -> Iterator[tuple[str, Way, Way | None, tuple[jax.Array, ...]]]:
     yield "bias, 64 x 64 x 1024", biased, jnp.add, (x, normal(1, 1024))
 
     def normalised(*, divide_output: bool) -> Way:
-        def of(x: jax.Array, kernel: jax.Array, sigma: jax.Array) -> jax.Array:
+        def convolved(x: jax.Array, kernel: jax.Array, sigma: jax.Array) -> jax.Array:
             weights = Weights(kernel, sigma, None)
             return weights.convolve(
                 lambda kernel: convolve(x, kernel), x.dtype, divide_output=divide_output
             )
 
-        return of
+        return convolved
 
     name, x = "spectral norm, 16 x 16, 1024 to 1024", normal(0, 1, 18, 18, 1024)
     arrays = x, normal(1, 3, 3, 1024, 1024), jnp.asarray(96.0)
@@ -100,7 +100,7 @@ def ways() -> Iterator[tuple[str, Way, Way | None, tuple[jax.Array, ...]]]:
         return convolve(x, gamma) * convolve(x, beta)
 
     def together(x: jax.Array, gamma: jax.Array, beta: jax.Array) -> jax.Array:
-        weights = put_together([Weights(kernel, None, None) for kernel in (gamma, beta)])
+        weights = concatenate_weights([Weights(kernel, None, None) for kernel in (gamma, beta)])
         made = jnp.split(convolve(x, weights.kernel), 2, -1)
         return made[0] * made[1]
 
@@ -114,7 +114,7 @@ def ways() -> Iterator[tuple[str, Way, Way | None, tuple[jax.Array, ...]]]:
 
 
 def milliseconds(function: Callable[..., Any], arrays: tuple[jax.Array, ...], calls: int) -> float:
-    """Of the best of some calls."""
+    """Milliseconds of the fastest of several calls."""
     compiled = jax.jit(function).lower(*arrays).compile()
     best = float("inf")
     for _ in range(calls):
@@ -136,21 +136,21 @@ def main() -> None:
     for name, way, plain, arrays in ways():
         columns = []
         for gradients in (False, True):
-            found = []
+            times = []
             for function in (way, plain):
                 used = function or way
 
                 def loss(*arrays: jax.Array, used: Way = used) -> jax.Array:
                     return jnp.vdot(made := used(*arrays), made)
 
-                # A function of its own: what was traced before would be taken again.
+                # A new function each time, since JAX would reuse the trace of an old one.
                 def forward(*arrays: jax.Array, used: Way = used) -> jax.Array:
                     return used(*arrays)
 
                 measured = jax.value_and_grad(loss, range(len(arrays))) if gradients else forward
-                with nullcontext() if function else as_accelerators():
-                    found.append(milliseconds(measured, arrays, arguments.calls))
-            columns += [f"{found[0]:.1f} | {found[1]:.1f} | {found[0] / found[1]:.2f}"]
+                with nullcontext() if function else traced_as_for_accelerators():
+                    times.append(milliseconds(measured, arrays, arguments.calls))
+            columns += [f"{times[0]:.1f} | {times[1]:.1f} | {times[0] / times[1]:.2f}"]
         print(f"| {name} | {' | '.join(columns)} |", flush=True)
 
 

@@ -1,19 +1,19 @@
-r"""The whole model in one run: translation and training step, beside what the machine can do.
+r"""Speed and memory of the whole model: translation and training step.
 
     python -m benchmarks.model --config=configs/ade20k.py:released \
         [--passes=translate,train] [--sizes=256,512,1024] [--dtypes=float32,bfloat16]
         [--correlations=auto] [--rematerialise=elementwise] [--batch=1] [--calls=3]
 
-writes a table, a line per combination: seconds to compile, seconds per image (the best call), peak
-memory of the process (of the device, on GPUs), operations and bytes as XLA counts them, and what
-share of the time they would take at the machine's own speed, measured in the same run: operations
-at the rate of a large matrix product, bytes at that of a large copy. The larger share says what
-bounds a pass. XLA counts a loop's body once: above 256 x 256 little of the correlation and of the
-non-local block is in its figures. On CPUs, bytes that caches serve count too, and their share may
-be above 1.
+prints a table with a line per combination: seconds to compile, seconds per image (the fastest
+call), peak memory of the process (on GPUs, of the device), operations and bytes as XLA counts them,
+and the share of the time that these would take at the machine's full speed, which is measured in
+the same run: for operations by a large matrix product, for bytes by a large copy. The larger share
+shows what limits a pass. XLA counts the body of a loop only once, so above 256 x 256 its figures
+include little of the correlation and the non-local block. On CPUs, XLA's bytes include those that
+caches serve, and their share may exceed 1.
 
-Weights are random; each line has a process of its own, so that one line's memory is not another's.
-What does not fit is said in its line. `--jsonl=FILE` also keeps the figures.
+Weights are random. Each line is measured in its own process, so that peak memory is its own. A line
+that does not fit in memory says so. `--jsonl=FILE` appends the figures to a file.
 """
 
 import argparse
@@ -27,63 +27,48 @@ from collections.abc import Callable
 from typing import Any
 
 
-def cell(wanted: dict[str, Any]) -> dict[str, Any]:
-    """One line of the table, measured in a fresh process."""
+def measure(case: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one line; to be called in a fresh process."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
-    from cocosnet_jax import mesh, partition, settings, steps
+    from cocosnet_jax import encode, mesh, partition, settings, steps
     from cocosnet_jax.fit import GIB, compile_to_fit, planned
     from cocosnet_jax.pretrained import vgg as vgg_weights
-    from cocosnet_jax.types import Batch
 
-    file, _, variant = wanted["config"].partition(":")
+    file, _, variant = case["config"].partition(":")
     module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
     config = module.get_config(variant) if variant else module.get_config()
-    size, b = wanted["size"], wanted["batch"]
+    size, b = case["size"], case["batch"]
     config.data.image_size = config.data.load_size = size
     config.data.exemplar_list = "random"
     config.data.channels = config.data.channels or 151
-    config.model.dtype = wanted["dtype"]
-    config.model.correlation = wanted["correlation"]
+    config.model.dtype = case["dtype"]
+    config.model.correlation = case["correlation"]
     config.train.batch_size = b
-    config.model.rematerialise = wanted["rematerialise"]
+    config.model.rematerialise = case["rematerialise"]
     s = settings.from_mapping(config.to_dict())
 
     one = mesh.make(jax.devices()[:1])
     state = jax.block_until_ready(partition.initial_state(s, one, 1000))
-    rng = np.random.default_rng(0)
-
-    def drawn(high: int, channels: int) -> np.ndarray:
-        return rng.integers(0, high, (b, size, size, channels), np.uint8)
-
-    classes = {"labels": s.data.channels, "labels_glasses": 2, "channels": 256}[s.data.condition]
-    batch = Batch(
-        drawn(256, 3),
-        drawn(256, 3),
-        drawn(classes, s.data.planes),
-        drawn(classes, s.data.planes),
-        np.ones(b, np.float32),
-    )
-    batch = jax.device_put(batch, mesh.replicated(one))
+    batch = jax.device_put(encode.random_batch(s.data, b), mesh.replicated(one))
     began = time.perf_counter()
-    if wanted["pass"] == "train":
+    if case["pass"] == "train":
         weights = jax.device_put(vgg_weights.load("random"), mesh.replicated(one))
         compiled = partition.compile_step(s, one, 1000, (state, weights, batch))
     else:
         predict = jax.jit(steps.predict_step(s))
         compiled = compile_to_fit(predict, (state, batch), one, size, "set --sizes to {size}")
-    found: dict[str, Any] = {"compile_s": time.perf_counter() - began}
-    found["learned"] = {
+    figures: dict[str, Any] = {"compile_s": time.perf_counter() - began}
+    figures["learned"] = {
         name: sum(leaf.size for leaf in jax.tree.leaves(params))
         for name, params in state.params.items()
     }
 
     best = float("inf")
-    for _ in range(wanted["calls"]):
+    for _ in range(case["calls"]):
         began = time.perf_counter()
-        if wanted["pass"] == "train":
+        if case["pass"] == "train":
             state, result = compiled(state, weights, batch)
         else:
             result = compiled(state, batch)
@@ -96,7 +81,7 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def fastest(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> float:
-        """Seconds of the best of ten calls."""
+        """Seconds of the fastest of ten calls."""
         call = jax.jit(function).lower(x).compile()
         times = []
         for _ in range(10):
@@ -106,9 +91,9 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
         return min(times)
 
     n = 8192 if jax.default_backend() != "cpu" else 2048
-    square = jnp.ones((n, n), wanted["dtype"])
+    square = jnp.ones((n, n), case["dtype"])
     line = jnp.ones(GIB // 4, jnp.float32)
-    return found | {
+    return figures | {
         "seconds": best / b,
         "peak_gib": peak / GIB,
         "planned_gib": planned(compiled)[1] / GIB,
@@ -121,12 +106,12 @@ def cell(wanted: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def guarded(wanted: dict[str, Any]) -> dict[str, Any]:
-    """`cell`, or why there is none."""
+def measure_or_error(case: dict[str, Any]) -> dict[str, Any]:
+    """Like `measure`, but returns the error if the case does not fit in memory."""
     from cocosnet_jax.errors import UserError
 
     try:
-        return cell(wanted)
+        return measure(case)
     except UserError as error:
         return {"error": str(error).partition(": ")[0]}
 
@@ -161,7 +146,7 @@ def main() -> None:
     )
     spawn = multiprocessing.get_context("spawn")
     for name, size, dtype, correlation, remat in combinations:
-        wanted = {
+        case = {
             "config": arguments.config,
             "pass": name,
             "size": size,
@@ -172,22 +157,22 @@ def main() -> None:
             "calls": arguments.calls,
         }
         with spawn.Pool(1) as pool:
-            found = pool.apply(guarded, (wanted,))
+            figures = pool.apply(measure_or_error, (case,))
         shown = f"| {name} | {size} | {dtype} | {correlation} | {remat} | "
-        if "error" in found:
-            shown += found["error"] + " |" * 7
+        if "error" in figures:
+            shown += figures["error"] + " |" * 7
         else:
-            operations = found["tflop"] / found["machine_tflops"] / found["seconds"]
-            moved = found["moved_gib"] / found["machine_gib_per_s"] / found["seconds"]
+            operations = figures["tflop"] / figures["machine_tflops"] / figures["seconds"]
+            moved = figures["moved_gib"] / figures["machine_gib_per_s"] / figures["seconds"]
             shown += (
-                f"{found['compile_s']:.0f} | {found['seconds']:.2f} | {found['peak_gib']:.1f} |"
-                f" {found['tflop']:.2f} | {found['moved_gib']:.1f} | {operations:.2f} |"
-                f" {moved:.2f} |"
+                f"{figures['compile_s']:.0f} | {figures['seconds']:.2f} |"
+                f" {figures['peak_gib']:.1f} | {figures['tflop']:.2f} |"
+                f" {figures['moved_gib']:.1f} | {operations:.2f} | {moved:.2f} |"
             )
         print(shown, flush=True)
         if arguments.jsonl:
             with open(arguments.jsonl, "a") as file:
-                file.write(json.dumps(wanted | found) + "\n")
+                file.write(json.dumps(case | figures) + "\n")
 
 
 if __name__ == "__main__":

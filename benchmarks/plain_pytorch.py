@@ -1,13 +1,13 @@
-"""CoCosNet as one writes it in PyTorch, for `benchmarks.pytorch` to compare with.
+"""A plain PyTorch implementation of CoCosNet, for the comparison in `benchmarks.pytorch`.
 
-Networks, losses and training step of `configs/ade20k.py:released`, written straight down from
-SPEC: eager, float32, NCHW, batch 1. Weights are random. Nothing of this project is imported.
+It has the networks, losses and training step of `configs/ade20k.py:released`, written directly from
+SPEC: eager, float32, NCHW, batch 1. Weights are random. It imports nothing of this project.
 """
 
 import resource
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +19,22 @@ WIDTH = 64  # base filters
 
 
 def reflect(x: Tensor) -> Tensor:
-    """One mirrored pixel on every side."""
+    """Pads by one reflected pixel on every side."""
     return F.pad(x, (1, 1, 1, 1), mode="reflect")
 
 
 def positional_norm(x: Tensor) -> Tensor:
-    """Per position, over channels."""
+    """Positional norm: normalises each position over its channels."""
     return (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + 1e-5).sqrt()
 
 
 def unit(x: Tensor) -> Tensor:
-    """Unit vectors over channels."""
+    """Scales the vector of each position to length 1."""
     return x / (x.norm(dim=1, keepdim=True) + 2**-52)
 
 
 def double(x: Tensor) -> Tensor:
-    """Twice the size, nearest."""
+    """Doubles the size, by nearest."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
@@ -91,7 +91,7 @@ class NonLocal(nn.Module):
 
 
 class Adaptor(nn.Module):
-    """One domain's adaptor."""
+    """The domain adaptor of one domain."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Translator(nn.Module):
             return carried.transpose(1, 2).view_as(values)
 
         warped = warp(F.avg_pool2d(exemplar, 4))
-        # Of which a translation needs none.
+        # Inference does not need a warped mask.
         mask = F.interpolate(exemplar_semantics, scale_factor=0.25, mode="nearest")
         mask = warp(mask) if self.training else mask
         warped = F.interpolate(warped, scale_factor=4, mode="nearest")
@@ -186,7 +186,7 @@ class Translator(nn.Module):
 
 
 class Patches(nn.Module):
-    """One scale's discriminator."""
+    """The discriminator of one scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class Patches(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Both scales, fake and real in one batch."""
+    """Both scales, with fake and real images in one batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class Discriminator(nn.Module):
 
 
 class Vgg(nn.Module):
-    """VGG-19 up to relu5_2, without gradients of its own."""
+    """VGG-19 up to relu5_2, not trained."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ class Vgg(nn.Module):
 
 
 def contextual(x: Tensor, y: Tensor) -> Tensor:
-    """-log CX, centred over channels, rows over x."""
+    """Contextual loss of one layer, -log CX, centred over channels."""
     mean = y.mean(1, keepdim=True)
     x, y = unit((x - mean).flatten(2)), unit((y - mean).flatten(2))
     distance = 1 - x.transpose(1, 2) @ y
@@ -260,40 +260,47 @@ def contextual(x: Tensor, y: Tensor) -> Tensor:
     return -affinity.max(-1).values.mean(-1).log().mean()
 
 
-def training_step(
-    translator: nn.Module,
-    judge: nn.Module,
-    label: Tensor,
-    semantics: Tensor,
-    exemplar_semantics: Tensor,
-    image: Tensor,
-    exemplar: Tensor,
-) -> Callable[[], None]:
-    """Both players' step on one batch (SPEC sections 6 and 7), ready to be called.
+class Batch(NamedTuple):
+    """One sample: class map, one-hot maps of input and exemplar, truth and exemplar."""
 
-    What the terms weigh by the batch is left out: it takes no time.
+    label: Tensor
+    semantics: Tensor
+    exemplar_semantics: Tensor
+    image: Tensor
+    exemplar: Tensor
+
+
+def training_step(
+    translator: nn.Module, discriminator: nn.Module, batch: Batch
+) -> Callable[[], None]:
+    """Returns a function that trains both players on one batch (SPEC sections 6 and 7).
+
+    Weights of terms that depend on the batch are omitted, since they take no time.
     """
+    label, semantics, exemplar_semantics, image, exemplar = batch
     vgg = Vgg()
     optimiser = torch.optim.Adam(translator.parameters(), 1e-4, (0.0, 0.9), eps=1e-3)
-    judge_optimiser = torch.optim.Adam(judge.parameters(), 4e-4, (0.0, 0.9))
+    discriminator_optimiser = torch.optim.Adam(discriminator.parameters(), 4e-4, (0.0, 0.9))
 
     def step() -> None:
-        judge.requires_grad_(False)
+        discriminator.requires_grad_(False)
         fake, adapted, mask = translator(semantics, exemplar, exemplar_semantics)
         loss = 10 * (adapted - translator.image_adaptor(image)).abs().mean()
-        of_fake, of_real = judge(semantics, fake, image)
-        drawn = vgg(fake)
+        fake_layers, real_layers = discriminator(semantics, fake, image)
+        fake_features = vgg(fake)
         with torch.no_grad():
             truth, style = vgg(image), vgg(exemplar)
-        for fake_scale, real_scale in zip(of_fake, of_real, strict=True):
+        for fake_scale, real_scale in zip(fake_layers, real_layers, strict=True):
             loss = loss - 10 * fake_scale[-1].mean() / 2
             for a, b in zip(fake_scale[:-1], real_scale[:-1], strict=True):
                 loss = loss + 5 * (a - b.detach()).abs().mean()
-        for weight, a, b in zip((1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), drawn, truth, strict=True):
+        for weight, a, b in zip(
+            (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1), fake_features, truth, strict=True
+        ):
             loss = loss + weight * (a - b).abs().mean()
-        loss = loss + 0.01 * (drawn[4] - truth[4]).square().mean()
-        pooled = [F.avg_pool2d(y[2], 2) for y in (drawn, style)]
-        pairs = ((8, drawn[4], style[4]), (4, drawn[3], style[3]), (2, *pooled))
+        loss = loss + 0.01 * (fake_features[4] - truth[4]).square().mean()
+        pooled = [F.avg_pool2d(y[2], 2) for y in (fake_features, style)]
+        pairs = ((8, fake_features[4], style[4]), (4, fake_features[3], style[3]), (2, *pooled))
         for weight, a, b in pairs:
             loss = loss + 10 * weight * contextual(a, b)
         picked = mask.gather(1, F.interpolate(label[None].float(), size=mask.shape[2:]).long())
@@ -303,32 +310,32 @@ def training_step(
         loss.backward()
         optimiser.step()
 
-        judge.requires_grad_(True)
-        of_fake, of_real = judge(semantics, fake.detach(), image)
+        discriminator.requires_grad_(True)
+        fake_layers, real_layers = discriminator(semantics, fake.detach(), image)
         terms = [
             5 * (F.relu(1 + a[-1]).mean() + F.relu(1 - b[-1]).mean())
-            for a, b in zip(of_fake, of_real, strict=True)
+            for a, b in zip(fake_layers, real_layers, strict=True)
         ]
         loss = torch.stack(terms).sum()
-        judge_optimiser.zero_grad()
+        discriminator_optimiser.zero_grad()
         loss.backward()
-        judge_optimiser.step()
+        discriminator_optimiser.step()
 
     return step
 
 
-def measure(wanted: dict[str, Any]) -> dict[str, Any]:
-    """One pass, measured.
+def measure(case: dict[str, Any]) -> dict[str, Any]:
+    """Measures one pass.
 
     Args:
-      wanted: `pass` (`translate` or `train`), `size` in pixels, `calls`.
+      case: `pass` (`translate` or `train`), `size` in pixels, `calls`.
 
     Returns:
-      Seconds of the best call after one that is not counted, the process's peak memory in GiB,
-      and how many numbers each network learns.
+      Seconds of the fastest call after a first one that is not counted, the process's peak memory
+      in GiB, and the number of parameters of each network.
     """
     torch.manual_seed(0)
-    size = wanted["size"]
+    size = case["size"]
     translator = Translator()
     labels = [torch.randint(CLASSES, (1, size, size)) for _ in range(2)]
     semantics, exemplar_semantics = (
@@ -337,16 +344,15 @@ def measure(wanted: dict[str, Any]) -> dict[str, Any]:
     image, exemplar = (torch.rand(1, 3, size, size) * 2 - 1 for _ in range(2))
     learned: dict[str, nn.Module] = {"generator": translator}
     call: Callable[[], Any]
-    if wanted["pass"] == "translate":
+    if case["pass"] == "translate":
         translator.eval()
         call = torch.no_grad()(lambda: translator(semantics, exemplar, exemplar_semantics))
     else:
-        judge = learned["discriminator"] = Discriminator()
-        call = training_step(
-            translator, judge, labels[0], semantics, exemplar_semantics, image, exemplar
-        )
+        discriminator = learned["discriminator"] = Discriminator()
+        batch = Batch(labels[0], semantics, exemplar_semantics, image, exemplar)
+        call = training_step(translator, discriminator, batch)
     best = float("inf")
-    for i in range(wanted["calls"] + 1):
+    for i in range(case["calls"] + 1):
         began = time.perf_counter()
         call()
         best = min(best, time.perf_counter() - began) if i else best

@@ -1,12 +1,12 @@
-r"""Beside plain PyTorch: the same networks and losses, in PyTorch as one writes it and in JAX.
+r"""Comparison with plain PyTorch: the same networks and losses in both frameworks.
 
     pip install torch
     python -m benchmarks.pytorch [--passes=translate,train] [--size=256] [--calls=3] [--rounds=2]
 
-measures `configs/ade20k.py:released` on CPUs, batch 1, float32, once as `benchmarks.plain_pytorch`
-writes it and once as this project does, each in a process of its own, by turns for some rounds.
-Prints seconds per image (the best call), peak memory of the process (the least), and this project's
-share of PyTorch's. Weights are random; that both learn equally many numbers is checked.
+measures `configs/ade20k.py:released` on CPUs, batch 1, float32, in `benchmarks.plain_pytorch` and
+in this project, alternately for several rounds, each in its own process. Prints seconds per image
+(the fastest call), peak memory (the lowest), and the ratio of this project to PyTorch.
+Weights are random; an assertion checks that both have equally many parameters.
 """
 
 import argparse
@@ -15,18 +15,18 @@ from collections.abc import Callable
 from typing import Any
 
 
-def in_pytorch(wanted: dict[str, Any]) -> dict[str, Any]:
+def measure_pytorch(case: dict[str, Any]) -> dict[str, Any]:
     """One pass in PyTorch."""
     from benchmarks import plain_pytorch
 
-    return plain_pytorch.measure(wanted)
+    return plain_pytorch.measure(case)
 
 
-def in_jax(wanted: dict[str, Any]) -> dict[str, Any]:
+def measure_jax(case: dict[str, Any]) -> dict[str, Any]:
     """The same pass in this project."""
     from benchmarks import model
 
-    return model.cell(wanted)
+    return model.measure(case)
 
 
 def main() -> None:
@@ -41,9 +41,9 @@ def main() -> None:
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
 
-    def alone(function: Callable[..., Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    def in_new_process(function: Callable[..., Any], case: dict[str, Any]) -> dict[str, Any]:
         with spawn.Pool(1) as pool:
-            return pool.apply(function, (wanted,))
+            return pool.apply(function, (case,))
 
     print(
         "| pass | PyTorch, s | this project, s | share | PyTorch, GiB | this project, GiB | share |"
@@ -51,7 +51,7 @@ def main() -> None:
         flush=True,
     )
     for name in arguments.passes.split(","):
-        wanted = {
+        case = {
             "config": "configs/ade20k.py:released",
             "pass": name,
             "size": arguments.size,
@@ -61,17 +61,17 @@ def main() -> None:
             "batch": 1,
             "calls": arguments.calls,
         }
-        theirs, ours = [], []
+        torch_runs, jax_runs = [], []
         for _ in range(arguments.rounds):
-            theirs.append(alone(in_pytorch, wanted))
-            ours.append(alone(in_jax, wanted))
-        for network, count in theirs[0]["learned"].items():
-            expected = ours[0]["learned"][network]
+            torch_runs.append(in_new_process(measure_pytorch, case))
+            jax_runs.append(in_new_process(measure_jax, case))
+        for network, count in torch_runs[0]["learned"].items():
+            expected = jax_runs[0]["learned"][network]
             assert count == expected, f"{network}: {count}, not {expected}"
         columns = []
         for key in ("seconds", "peak_gib"):
-            least, own = (min(found[key] for found in side) for side in (theirs, ours))
-            columns.append(f"{least:.2f} | {own:.2f} | {own / least:.2f}")
+            theirs, ours = (min(run[key] for run in runs) for runs in (torch_runs, jax_runs))
+            columns.append(f"{theirs:.2f} | {ours:.2f} | {ours / theirs:.2f}")
         print(f"| {name} | {' | '.join(columns)} |", flush=True)
 
 

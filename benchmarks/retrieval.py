@@ -2,9 +2,9 @@
 
     python -m benchmarks.retrieval --images=60000 --width=512 --k=10
 
-Features are written to a file and mapped into memory, as retrieval does it. A hundred queries are
-checked against NumPy in float64. Memory is the process's own (Linux's RssAnon, sampled while it
-searches), JAX and all; pages of the mapped file, which the system takes back at will, apart.
+Features are written to a file and mapped into memory, as in retrieval. A hundred queries are
+checked against NumPy in float64. Memory is the process's own, JAX included (Linux's RssAnon,
+sampled during the search); it excludes pages of the mapped file, which the system can reclaim.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from cocosnet_jax.features import Rows
 
 
 def main() -> None:
-    """Measures once, from the first compilation to the last row."""
+    """Measures one search, compilation included."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=60_000, help="queries, and candidates")
     parser.add_argument("--width", type=int, default=512, help="numbers per feature")

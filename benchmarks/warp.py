@@ -1,12 +1,12 @@
-"""Dense beside streaming correspondence, in one run: time and memory, forward and backward.
+"""Time and memory of the dense and the streaming warp, forward and backward.
 
     python -m benchmarks.warp [--sides=64,128] [--match-kernel=3] [--channels=256] [--values=154]
 
-prints one line per number of positions N = side x side: seconds per call of both ways, their
-ratio, the memory that each needs beyond inputs and outputs (as XLA plans it), and streaming's time
-over that of its matrix products alone, measured in the same run: products of single positions,
-whatever the neighbourhood. Dense is left out where one N x N matrix is larger than `--dense-limit`
-GiB.
+prints one line per number of positions N = side x side: seconds per call of both, their ratio, the
+memory that each needs besides inputs and outputs (as XLA plans it), and the ratio of streaming's
+time to that of its matrix products alone, measured in the same run. These are products of single
+positions, whatever the neighbourhood. The dense warp is skipped if one N x N matrix is larger than
+`--dense-limit` GiB.
 """
 
 import argparse
@@ -26,7 +26,7 @@ GIB = 2**30
 
 
 def measure(function: Callable[..., Any], *arguments: jax.Array) -> tuple[float, float]:
-    """Seconds of the best of some calls, and GiB of temporary memory."""
+    """Seconds of the fastest of several calls, and GiB of temporary memory."""
     compiled = jax.jit(function).lower(*arguments).compile()
     memory = compiled.memory_analysis()
     assert memory is not None
@@ -41,7 +41,7 @@ def measure(function: Callable[..., Any], *arguments: jax.Array) -> tuple[float,
 
 
 def gradients(correlation: Any, match_kernel: int) -> Callable[..., Any]:
-    """Forward and backward of one warp."""
+    """Forward and backward pass of one warp."""
 
     def loss(theta: jax.Array, phi: jax.Array, values: jax.Array) -> jax.Array:
         match = warp.soft_match(
@@ -53,11 +53,11 @@ def gradients(correlation: Any, match_kernel: int) -> Callable[..., Any]:
 
 
 def products(n: int, channels: int, values: int) -> float:
-    """Seconds of the matrix products that streaming cannot do without, on blocks of its size."""
+    """Seconds of the matrix products of streaming, on blocks of its size."""
     size = min(n, streaming.BLOCK)
     einsum = functools.partial(jnp.einsum, precision=streaming.PRECISION)
 
-    def of_one_block(a: jax.Array, b: jax.Array, p: jax.Array, v: jax.Array) -> Any:
+    def one_block(a: jax.Array, b: jax.Array, p: jax.Array, v: jax.Array) -> Any:
         # Forward: logits, result. Backward: logits again, and four gradients.
         return (
             einsum("nk,mk->nm", a, b),
@@ -72,7 +72,7 @@ def products(n: int, channels: int, values: int) -> float:
     keys = jax.random.split(jax.random.key(1), 4)
     shapes = ((size, channels), (size, channels), (size, size), (size, values))
     arrays = [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
-    return measure(of_one_block, *arrays)[0] * (n / size) ** 2
+    return measure(one_block, *arrays)[0] * (n / size) ** 2
 
 
 def main() -> None:

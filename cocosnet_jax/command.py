@@ -1,4 +1,4 @@
-"""What all entry points share: the config flag, `--help`, one line instead of a traceback."""
+"""Common code of all entry points: the flag --config, `--help`, and error messages."""
 
 import contextlib
 import dataclasses
@@ -34,35 +34,35 @@ def define_config(trains: bool = True) -> ReadSettings:
     NAME is one of the project's configs, or the path of a file.
 
     Args:
-      trains: whether the program trains; others need no exemplar list, and without one their
-        settings have the exemplar probability 0.
+      trains: whether the program trains. Other programs need no exemplar list; without one, they
+        set the exemplar probability to 0.
 
     Returns:
-      A function that returns the checked settings, to be called once flags are parsed. It takes
-      settings that the program's other flags decide, `section.field` -> value, and raises UserError
-      for a field that is unknown or a value that is impossible.
+      A function that returns the checked settings, to be called after flags are parsed. Its
+      argument holds settings from the program's other flags, `section.field` -> value. It raises
+      UserError for an unknown field or an invalid value.
     """
-    # New attributes are let in here, because Settings names the fields there are.
+    # New attributes are accepted here, because Settings checks the names.
     holder = config_flags.DEFINE_config_file(
         "config",
-        help_string="where the settings come from, with a variant after a colon: ade20k:released;"
-        f" one of {', '.join(known_configs())}, or the path of a Python file of your own",
+        help_string="the settings' file, with a variant after a colon: ade20k:released; one of"
+        f" {', '.join(known_configs())}, or the path of your own Python file",
         lock_config=False,
         accept_new_attributes=True,
     )
 
     def settings(decided: Mapping[str, object] | None = None) -> Settings:
         if holder.value is None:
-            raise UserError(f"--config is missing; {_there_are()}")
-        both = ("config.train.batch_size", "config.train.batch_per_device")
-        if all(name in flags.FLAGS for name in both):
-            raise UserError(f"--{both[0]} and --{both[1]} are both given; leave one of them out")
+            raise UserError(f"--config is missing; {_valid_configs()}")
+        total, per_device = "config.train.batch_size", "config.train.batch_per_device"
+        if total in flags.FLAGS and per_device in flags.FLAGS:
+            raise UserError(f"--{total} and --{per_device} are both given; leave out one of them")
         values = holder.value.to_dict()
         for name, value in (decided or {}).items():
             section, field = name.split(".")
             values.setdefault(section, {})[field] = value
         if not trains:
-            # A dataset's config names no list: which one is the user's to say, before training.
+            # A dataset's config has no list; users set it for training.
             data = values.setdefault("data", {})
             if not data.get("exemplar_list"):
                 data["exemplar_probability"] = 0.0
@@ -76,8 +76,8 @@ def define_distributed() -> flags.FlagHolder[str]:
     return flags.DEFINE_string(
         "distributed",
         "",
-        "several processes make one run: `auto` where the cluster says which (TPU, Slurm),"
-        " or HOST:PORT,PROCESSES,INDEX; launch/ has scripts that set it",
+        "for a run of several processes: `auto` if the cluster configures them (TPU, Slurm), or"
+        " HOST:PORT,PROCESSES,INDEX; scripts in launch/ set it",
     )
 
 
@@ -114,36 +114,37 @@ def define_measuring() -> Callable[[], Measuring]:
 
 
 def project_settings(name: str) -> Settings:
-    """The settings of one of the project's configs, as its file has them."""
+    """The settings in one of the project's config files."""
     config = importlib.import_module(f"cocosnet_jax.configs.{name}").get_config()
     return settings_lib.from_mapping(config.to_dict())
 
 
 def run(main: Callable[[], int | None], doc: str | None) -> None:
-    """Parses flags, calls `main`, exits with its status; a UserError is one line, and its own.
+    """Parses flags, calls `main`, and exits with its status.
 
-    Ctrl-C is one line as well, wherever `main` does not catch it: training does, once it has begun.
+    A UserError is printed without traceback and determines the exit status. So is Ctrl-C, unless
+    `main` catches it, as training does.
 
     Args:
       main: the program; it returns the exit status, None for 0.
-      doc: what `--help` shows above the flags.
+      doc: the text of `--help` above the flags.
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
         if set(argv[1:]) & {"--help", "-help", "-h", "--helpshort", "--helpfull"}:
-            with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
+            with contextlib.suppress(BrokenPipeError):  # `| head` closes the pipe.
                 print(flags_help.text(doc), flush=True)
-            # Not sys.exit, which complains of the pipe.
+            # Not sys.exit, which reports the broken pipe.
             os._exit(0)
         return _parse(argv)
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
-            raise UserError(f"{argv[1]!r} is not a flag; flags look like --name=value")
+            raise UserError(f"{argv[1]!r} is not a flag; write flags as --name=value")
         if not flags.FLAGS["verbosity"].present:
-            # At absl's default level Orbax logs every step of its work.
+            # At absl's default level, Orbax logs every internal step.
             logging.set_verbosity(logging.WARNING)
-        # What fails in a background thread is raised here as well, without that thread's history.
+        # Hides tracebacks of background threads, whose errors are also raised in this thread.
         others = re.compile(r"[/\\](orbax|clu)[/\\]")
         logging.get_absl_handler().addFilter(lambda record: not others.search(record.pathname))
         return main()
@@ -151,7 +152,7 @@ def run(main: Callable[[], int | None], doc: str | None) -> None:
     try:
         app.run(guarded, flags_parser=parse)
     except UserError as error:
-        # At once: several processes may write to one terminal.
+        # In one write, because several processes may share a terminal.
         sys.stderr.write(f"error: {error}\n")
         sys.stderr.flush()
         sys.exit(error.status)
@@ -159,7 +160,7 @@ def run(main: Callable[[], int | None], doc: str | None) -> None:
         print("interrupted: run the same command again", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        # At once: Python's own way out waits for threads, and XLA's may crash it.
+        # Immediately: Python's normal exit waits for threads, and XLA's may crash it.
         os._exit(130)
 
 
@@ -168,7 +169,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     sections = [field.name for field in dataclasses.fields(Settings)]
     joined: list[str] = []
     for argument in argv[1:]:
-        # A value may follow its flag as an argument of its own.
+        # A value may be an argument of its own, after its flag.
         if joined and joined[-1] in ("--config", "-config"):
             joined[-1] += f"={argument}"
         else:
@@ -180,13 +181,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
             file = _config_file(given)
             joined[place] = f"--config={file}{argument[match.end() :]}"
         if deeper := re.match(r"--?(?:no)?(config\.\w+\.\w+\.[\w.]+)", argument):
-            raise UserError(f"{deeper[1]} is unknown; settings are config.SECTION.FIELD")
+            raise UserError(f"{deeper[1]} is unknown; write settings as config.SECTION.FIELD")
         if match and match[2] and match[2] not in sections:
             raise UserError(f"config.{match[2]} is unknown; config has {', '.join(sections)}")
     try:
         others = flags.FLAGS([*argv[:1], *joined])
         if file:
-            # A file that cannot be opened is an error at its first use.
+            # Reports a file that cannot be opened now, not at its first use.
             loaded: Any = flags.FLAGS["config"].value
             loaded.to_dict()
         return others
@@ -196,7 +197,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         raise UserError(f"{' '.join(str(error).split())}; --help lists the flags") from error
     except UserError:
         raise
-    # A config is a program, and may raise anything.
+    # A config file is a program, and may raise anything.
     except Exception as error:
         if not file:
             raise
@@ -205,7 +206,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
         where = f" in line {lines[-1]}" if lines else ""
         what = " ".join(str(error).split())
         raise UserError(
-            f"--config={given} cannot be loaded: {type(error).__name__}{where}: {what}; correct it"
+            f"--config={given} cannot be loaded: {type(error).__name__}{where}: {what}; correct the"
+            " file"
         ) from error
 
 
@@ -220,15 +222,15 @@ def _of_illegal_value(message: str) -> UserError:
 
 
 def known_configs() -> list[str]:
-    """Names of the project's configs; `base` is what they start from."""
+    """Names of the project's configs, without `base`, their common base."""
     return sorted(x.stem for x in _CONFIGS.glob("*.py") if x.stem not in ("__init__", "base"))
 
 
 def _config_file(given: str) -> str:
-    """Returns the file that `--config=GIVEN` means.
+    """Returns the file of `--config=GIVEN`.
 
-    A name is the project's config, whatever lies in the current folder. A path is a file; where
-    there is none, `configs/NAME.py` is the project's as well, as documentation calls it.
+    A name refers to the project's config, whatever is in the current folder. A path refers to a
+    file; if `configs/NAME.py` does not exist, it refers to the project's config.
     """
     known = known_configs()
     match = re.fullmatch(r"(\w+)|configs/(\w+)\.py", given)
@@ -236,13 +238,13 @@ def _config_file(given: str) -> str:
         return str(_CONFIGS / f"{match[1]}.py")
     if os.path.isfile(given):
         if not given.endswith(".py"):
-            raise UserError(f"--config={given} is no Python file; {_there_are()}")
+            raise UserError(f"--config={given} is not a Python file; {_valid_configs()}")
         return given
     if match and match[2] in known:
         return str(_CONFIGS / f"{match[2]}.py")
     what = "is not a file" if re.search(r"[./\\]", given) else "is unknown"
-    raise UserError(f"--config={given} {what}; {_there_are()}")
+    raise UserError(f"--config={given} {what}; {_valid_configs()}")
 
 
-def _there_are() -> str:
-    return f"there are {', '.join(known_configs())}, or give the path of a Python file of your own"
+def _valid_configs() -> str:
+    return f"choose one of {', '.join(known_configs())}, or the path of your own Python file"

@@ -1,11 +1,11 @@
-r"""The release's PyTorch weights <-> our checkpoints, by one table of names.
+r"""Converts between the release's PyTorch weights and this project's checkpoints.
 
     python -m cocosnet_jax.convert --config=configs/ade20k.py:released \
         --corr=X_net_Corr.pth --generator=X_net_G.pth [--discriminator=X_net_D.pth] \
         [--corr-ema=... --generator-ema=...] --output=WORKDIR
     python -m cocosnet_jax.convert --to-torch --checkpoint=WORKDIR --output=FOLDER
 
-The first makes a workdir that translation, evaluation and further training take; the second
+The first command makes a workdir for translation, evaluation and further training. The second
 writes its newest checkpoint as `STEP_net_Corr.pth`, `STEP_net_G.pth` and `STEP_net_D.pth`.
 """
 
@@ -18,14 +18,14 @@ _SETTINGS = command.define_config(trains=False)
 _CORR = flags.DEFINE_string("corr", "", "the release's *_net_Corr.pth")
 _GENERATOR = flags.DEFINE_string("generator", "", "the release's *_net_G.pth")
 _DISCRIMINATOR = flags.DEFINE_string(
-    "discriminator", "", "the release's *_net_D.pth, to train further"
+    "discriminator", "", "the release's *_net_D.pth, for further training"
 )
-_CORR_EMA = flags.DEFINE_string("corr-ema", "", "averaged weights beside those of --corr")
+_CORR_EMA = flags.DEFINE_string("corr-ema", "", "averaged weights, in addition to --corr")
 _GENERATOR_EMA = flags.DEFINE_string(
-    "generator-ema", "", "averaged weights beside those of --generator"
+    "generator-ema", "", "averaged weights, in addition to --generator"
 )
 _TO_TORCH = flags.DEFINE_bool(
-    "to-torch", False, "write --checkpoint as PyTorch files into --output"
+    "to-torch", False, "convert --checkpoint to PyTorch files in the folder --output"
 )
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "with --to-torch: a workdir, or one checkpoint in it"
@@ -34,9 +34,9 @@ _OUTPUT = flags.DEFINE_string("output", "", "the workdir to write, or with --to-
 
 
 def main() -> None:
-    """Converts in the direction that the flags say."""
+    """Converts in the direction of the flags."""
     if not _OUTPUT.value:
-        raise UserError("--output is missing: it names the folder to write")
+        raise UserError("--output is missing; name the folder to write")
     if _TO_TORCH.value:
         _to_torch()
     else:
@@ -45,7 +45,7 @@ def main() -> None:
 
 def _to_torch() -> None:
     if not _CHECKPOINT.value:
-        raise UserError("--checkpoint is missing: --to-torch reads a workdir or one checkpoint")
+        raise UserError("--checkpoint is missing; name a workdir or a checkpoint to convert")
     from cocosnet_jax import checkpoint
     from cocosnet_jax.pretrained import release
 
@@ -56,22 +56,24 @@ def _to_torch() -> None:
 
 def _from_torch() -> None:
     if not (_CORR.value and _GENERATOR.value):
-        raise UserError("--corr and --generator must both name a file, *_net_Corr.pth, *_net_G.pth")
+        raise UserError(
+            "--corr or --generator is missing; name a *_net_Corr.pth and a *_net_G.pth file"
+        )
     if bool(_CORR_EMA.value) != bool(_GENERATOR_EMA.value):
-        raise UserError("--corr-ema and --generator-ema go together: give both or neither")
+        raise UserError("only one of --corr-ema and --generator-ema is given; give both or neither")
     settings = _SETTINGS()
     if _CORR_EMA.value and not settings.optimiser.ema:
         raise UserError(
-            "config.optimiser.ema is 0, but averaged weights are given: set it (the release's"
-            " option is 0.999), or give the averaged files as --corr and --generator"
+            "config.optimiser.ema is 0, but averaged weights are given; set it (the release uses"
+            " 0.999), or give the averaged files as --corr and --generator"
         )
-    # Slow to import: what is wrong with the flags is said first.
+    # Slow imports, after the checks of the flags.
     from cocosnet_jax import checkpoint
     from cocosnet_jax.pretrained import release
 
     workdir = checkpoint.absolute(_OUTPUT.value)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"--output={workdir} exists already; name a folder that does not")
+        raise UserError(f"--output={workdir} already exists; name a new folder")
     weights: dict[release.Net, str] = {
         "correspondence": _CORR.value,
         "generator": _GENERATOR.value,
@@ -85,19 +87,21 @@ def _from_torch() -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output={workdir} cannot be made ({error.strerror})") from error
+        raise UserError(
+            f"--output={workdir} cannot be created ({error.strerror}); choose another folder"
+        ) from error
     checkpoints = checkpoint.Checkpoints(workdir, settings)
     checkpoints.save(0, state, force=True)
     checkpoints.close()
     model = settings.model
     print(
         f"{workdir}: input channels {settings.data.channels}, base filters {model.base_filters},"
-        f" adaptor kernel {model.adaptor_kernel}, as in the files. From the config, since weights"
-        f" do not show it: match_kernel {model.match_kernel}, centre {model.centre},"
+        f" adaptor kernel {model.adaptor_kernel}, as in the files. From the config, because weights"
+        f" do not show them: match_kernel {model.match_kernel}, centre {model.centre},"
         f" warp_upsampling {model.warp_upsampling}"
     )
     if not _DISCRIMINATOR.value:
-        print("no --discriminator was given: further training starts with a new one")
+        print("no --discriminator is given: further training starts with a new one")
 
 
 def run() -> None:

@@ -1,37 +1,37 @@
-"""The cross-domain correspondence network: from input and exemplar to features that compare.
+"""Cross-domain correspondence network: from input and exemplar to features to be compared.
 
 Paper section 3.1 and supplement Table 1; SPEC section 3.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from cocosnet_jax.encode import Inputs
 from cocosnet_jax.nn import remat
 from cocosnet_jax.nn.blocks import ResidualBlock
 from cocosnet_jax.nn.condition import Condition, convolve_condition
-from cocosnet_jax.nn.conv import Conv, Dtype
+from cocosnet_jax.nn.conv import Conv, Dtype, activation_dtype
 from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.nn.norms import instance_norm, unit_length
 from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
 from cocosnet_jax.settings import ModelSettings
 
-NOISE_DEVIATION = 0.01  # of the noise that takes a mask's place
+NOISE_DEVIATION = 0.01  # of the noise that replaces masks
 
 
 class DomainAdaptor(nn.Module):
-    """F_A or F_B: one domain to the shared domain S at 1 / stride of the size (equations 1, 2)."""
+    """Domain adaptor F_A or F_B: maps a domain to the shared domain S (equations 1 and 2)."""
 
     settings: ModelSettings
-    dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, condition: Condition, *, train: bool) -> Float[Array, "b h w k"]:
-        """Returns (b, H / s, W / s, 4f), before the normalisation over channels."""
-        s = self.settings
+        """Returns (b, H / warp_stride, W / warp_stride, 4f), before normalisation over channels."""
+        s, dtype = self.settings, activation_dtype(self.settings.dtype)
         f, k = s.base_filters, s.adaptor_kernel
         fourth = (k, 2) if s.warp_stride == 4 else (3, 1)
         layers = ((f, 3, 1), (2 * f, k, 2), (4 * f, 3, 1), (8 * f, *fourth), (8 * f, 3, 1))
@@ -45,12 +45,12 @@ class DomainAdaptor(nn.Module):
                     1,
                     use_bias=False,
                     spectral=True,
-                    dtype=module.dtype,
+                    dtype=dtype,
                     name=f"conv_{i}",
                 )
                 if i == 1:
                     weights = conv.weights(condition.channels, train=train)
-                    x = convolve_condition(condition, weights, "zeros", module.dtype)
+                    x = convolve_condition(condition, weights, "zeros", dtype)
                 else:
                     x = conv(x, train=train)
                 x = instance_norm(x)
@@ -65,7 +65,7 @@ class DomainAdaptor(nn.Module):
                 2 * f,
                 s.block_norm,
                 spectral_everywhere=s.spectral_everywhere,
-                dtype=self.dtype,
+                dtype=dtype,
                 name=f"block_{i}",
             )
             x = remat.apply(block, x, condition, train=train, what=s.rematerialise)
@@ -73,27 +73,31 @@ class DomainAdaptor(nn.Module):
 
 
 class FeatureBlock(nn.Module):
-    """The adaptive feature block that both branches share, with their projection if that is too."""
+    """The adaptive feature block, which both branches share.
 
-    settings: ModelSettings
-    dtype: Dtype | None = None
+    Attributes:
+      projected: output channels of the shared 1x1 projection; None if each branch has its own.
+      norm, spectral, dtype: see `ResidualBlock`.
+      rematerialise: see `remat.rematerialise`.
+    """
+
+    projected: int | None
+    norm: Literal["instance", "batch"]
+    spectral: bool
+    rematerialise: remat.Rematerialise
+    dtype: Dtype | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w k"], *, train: bool) -> Float[Array, "b h w k_out"]:
-        s = self.settings
         for i in range(1, 5):
-            block = ResidualBlock(
-                s.feature_norm, s.spectral_everywhere, self.dtype, name=f"block_{i}"
+            block = ResidualBlock(self.norm, self.spectral, self.dtype, name=f"block_{i}")
+            x = remat.apply(block, x, train=train, what=self.rematerialise)
+        if self.projected:
+            project = Conv(
+                self.projected, 1, spectral=self.spectral, dtype=self.dtype, name="projection"
             )
-            x = remat.apply(block, x, train=train, what=s.rematerialise)
-        if s.projection == "shared":
-            x = projection(s, self.dtype, "projection")(x, train=train)
+            x = project(x, train=train)
         return x
-
-
-def projection(s: ModelSettings, dtype: Dtype | None, name: str) -> Conv:
-    """The 1x1 convolution that makes what is compared, 4f numbers per position."""
-    return Conv(4 * s.base_filters, 1, spectral=s.spectral_everywhere, dtype=dtype, name=name)
 
 
 def mask_or_noise(
@@ -103,13 +107,13 @@ def mask_or_noise(
     *,
     train: bool,
 ) -> Float[Array, "b h w classes"]:
-    """The mask, or the noise that takes its place, of the mask's size; drawn only where used."""
+    """Returns the mask, or noise of its shape, which is generated only if it is used."""
 
     def noise() -> Float[Array, "b h w classes"]:
-        # At inference a picture does not depend on the others of its batch.
+        # At inference all samples get the same noise, so that they do not depend on their batch.
         shape = mask.shape if train else (1, *mask.shape[1:])
-        drawn = NOISE_DEVIATION * jax.random.normal(key, shape, mask.dtype)
-        return jnp.broadcast_to(drawn, mask.shape)
+        samples = NOISE_DEVIATION * jax.random.normal(key, shape, mask.dtype)
+        return jnp.broadcast_to(samples, mask.shape)
 
     if isinstance(give_mask, bool):
         return mask if give_mask else noise()
@@ -117,12 +121,13 @@ def mask_or_noise(
 
 
 class Correspondence(NamedTuple):
-    """Features of one input and its exemplar.
+    """Features of the inputs and their exemplars.
 
     Attributes:
       adapted_input, adapted_exemplar: (b, h, w, 4f), in the domain S before normalisation.
-      theta, phi: (b, h, w, 4f), what is compared: input and exemplar.
-      adapted_truth: (b, h, w, 4f), the truth x_B in S, before normalisation; None if not asked for.
+      theta, phi: (b, h, w, 4f), features to be compared, of input and exemplar.
+      adapted_truth: (b, h, w, 4f), the truth x_B in S before normalisation; None without
+        `with_truth`.
     """
 
     adapted_input: Float[Array, "b h w k"]
@@ -133,55 +138,46 @@ class Correspondence(NamedTuple):
 
 
 class CorrespondenceNetwork(nn.Module):
-    """Both domain adaptors, the shared feature block and the 1x1 projections."""
+    """The domain adaptors, the shared feature block and the 1x1 projections."""
 
     settings: ModelSettings
-    dtype: Dtype | None = None
 
     @nn.compact
     def __call__(
         self,
-        semantics: Condition,
-        exemplar: Float[Array, "b height width 3"],
-        exemplar_mask: Condition,
-        truth: Float[Array, "b height width 3"] | None = None,
-        truth_mask: Condition | None = None,
-        *,
+        inputs: Inputs,
         key: jax.Array,
         give_mask: Shaped[Array, ""] | bool,
+        *,
         train: bool,
+        with_truth: bool = False,
     ) -> Correspondence:
         """Runs both branches.
 
         Args:
-          semantics: x_A.
-          exemplar: y_B in [-1, 1].
-          exemplar_mask: the exemplar's map in the input domain; not read with
-            `mask_input='none'`.
-          truth: x_B, to be adapted as well, for the alignment loss.
-          truth_mask: what `exemplar_mask` is, for the truth; read with `mask_input='adaptor'`.
-          key: of the noise that takes the masks' place.
-          give_mask: whether the masks of exemplar and truth are read, or noise.
+          inputs: the batch.
+          key: of the noise that replaces masks.
+          give_mask: whether the network gets the masks of exemplar and truth, or noise.
           train: whether norms use and update batch statistics and spectral vectors.
+          with_truth: whether to adapt the truth x_B as well, for the alignment loss.
         """
-        s = self.settings
-        adapt_input = DomainAdaptor(s, self.dtype, name="input_adaptor")
-        adapt_image = DomainAdaptor(s, self.dtype, name="image_adaptor")
+        s, dtype = self.settings, activation_dtype(self.settings.dtype)
+        adapt_input = DomainAdaptor(s, name="input_adaptor")
+        adapt_image = DomainAdaptor(s, name="image_adaptor")
 
         def image_branch(
-            image: Float[Array, "b height width 3"], mask: Condition | None, stream: int
+            image: Float[Array, "b height width 3"], mask: Condition, stream: int
         ) -> Float[Array, "b h w k"]:
             if s.mask_input == "adaptor":
-                assert mask is not None
-                own_key = jax.random.fold_in(key, stream)
-                read = mask_or_noise(mask.tensor(), own_key, give_mask, train=train)
-                image = jnp.concatenate([image, read], -1)
+                mask_key = jax.random.fold_in(key, stream)
+                given = mask_or_noise(mask.tensor(), mask_key, give_mask, train=train)
+                image = jnp.concatenate([image, given], -1)
             return adapt_image(Condition(image), train=train)
 
-        adapted_input = adapt_input(semantics, train=train)
-        # The order counts: each call advances the spectral vectors (SPEC section 7).
-        adapted_exemplar = image_branch(exemplar, exemplar_mask, 0)
-        adapted_truth = None if truth is None else image_branch(truth, truth_mask, 1)
+        adapted_input = adapt_input(inputs.semantics, train=train)
+        # The exemplar comes first: each call advances the spectral vectors (SPEC section 7).
+        adapted_exemplar = image_branch(inputs.exemplar, inputs.exemplar_semantics, 0)
+        adapted_truth = image_branch(inputs.image, inputs.semantics, 1) if with_truth else None
 
         def normalised(
             x: Float[Array, "b h w k"], mask: Condition, give_mask: Shaped[Array, ""] | bool
@@ -189,25 +185,35 @@ class CorrespondenceNetwork(nn.Module):
             x = unit_length(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
             if s.mask_input == "features":
                 small = mask.resize(x.shape[1], x.shape[2], "nearest").tensor()
-                own_key = jax.random.fold_in(key, 0)
-                read = mask_or_noise(small, own_key, give_mask, train=train)
-                x = jnp.concatenate([x, read.astype(x.dtype)], -1)
+                mask_key = jax.random.fold_in(key, 0)
+                given = mask_or_noise(small, mask_key, give_mask, train=train)
+                x = jnp.concatenate([x, given.astype(x.dtype)], -1)
             return x
 
-        features = FeatureBlock(s, self.dtype, name="features")
+        projected = 4 * s.base_filters
+        features = FeatureBlock(
+            projected if s.projection == "shared" else None,
+            s.feature_norm,
+            s.spectral_everywhere,
+            s.rematerialise,
+            dtype,
+            name="features",
+        )
         branches = (
-            normalised(adapted_input, semantics, True),
-            normalised(adapted_exemplar, exemplar_mask, give_mask),
+            normalised(adapted_input, inputs.semantics, True),
+            normalised(adapted_exemplar, inputs.exemplar_semantics, give_mask),
         )
         if s.feature_norm == "instance" and not s.spectral_everywhere:
-            # Nothing in the block looks across samples or counts calls: one call serves both.
+            # The block treats samples independently and keeps no state: one call serves both.
             branches = separate(features(interleave(*branches), train=train))
         else:
             branches = features(branches[0], train=train), features(branches[1], train=train)
         theta, phi = branches
         if s.projection == "separate":
             theta, phi = (
-                projection(s, self.dtype, name)(x, train=train)
+                Conv(projected, 1, spectral=s.spectral_everywhere, dtype=dtype, name=name)(
+                    x, train=train
+                )
                 for x, name in zip(branches, ("theta", "phi"), strict=True)
             )
         return Correspondence(adapted_input, adapted_exemplar, theta, phi, adapted_truth)

@@ -1,4 +1,4 @@
-"""Two PatchGAN discriminators, the second on the halved picture (SPEC section 5)."""
+"""Two PatchGAN discriminators, the second on the image at half size (SPEC section 5)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,28 +9,32 @@ from cocosnet_jax.nn.blocks import NonLocalBlock
 from cocosnet_jax.nn.conv import Conv, Dtype, convolve
 from cocosnet_jax.nn.norms import instance_norm
 from cocosnet_jax.nn.spade import leaky_relu
-from cocosnet_jax.settings import ModelSettings
 
 SCALES = 2
 
 
 def halve(x: Float[Array, "b height width k"]) -> Float[Array, "b h w k"]:
-    """3x3 average pooling with stride 2 and padding 1; padding is not counted."""
+    """3x3 average pooling with stride 2 and padding 1; padding is left out of the averages."""
 
     def inside(size: int) -> np.ndarray:
         starts = np.arange(0, size, 2) - 1
         return np.minimum(starts + 3, size) - np.maximum(starts, 0)
 
-    # The divisors are known now: XLA would spend minutes to find them.
+    # NumPy computes the divisors: XLA would spend minutes on folding them.
     counts = np.outer(inside(x.shape[1]), inside(x.shape[2]))[..., None]
     mean = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     return mean * jnp.asarray(9 / counts, x.dtype)
 
 
 class PatchDiscriminator(nn.Module):
-    """Five convolutions; the last one's output are logits of overlapping patches."""
+    """Five convolutions, of which the last yields logits of overlapping patches.
 
-    settings: ModelSettings
+    Attributes: see `Discriminator`.
+    """
+
+    base_filters: int
+    non_local: bool = True
+    spectral_everywhere: bool = False
     dtype: Dtype | None = None
 
     @nn.compact
@@ -41,8 +45,8 @@ class PatchDiscriminator(nn.Module):
         *,
         train: bool,
     ) -> list[Float[Array, "b_images _ _ _"]]:
-        """See `Discriminator`; returns the five layers' outputs."""
-        s, f = self.settings, self.settings.base_filters
+        """Returns the outputs of the five layers; see `Discriminator`."""
+        f = self.base_filters
         features = []
         x = images
         layers = ((f, 2), (2 * f, 2), (4 * f, 2), (8 * f, 1), (1, 1))
@@ -55,44 +59,55 @@ class PatchDiscriminator(nn.Module):
                 stride,
                 1,
                 use_bias=plain,
-                spectral=s.spectral_everywhere or not plain,
+                spectral=self.spectral_everywhere or not plain,
                 dtype=self.dtype,
                 name=f"conv_{i}",
             )
-            x = conv(x, train=train) if i else _convolve_both(conv, semantics, images, train)
+            x = conv(x, train=train) if i else _convolve_first(conv, semantics, images, train)
             if not plain:
                 x = instance_norm(x)
             if i < last:
                 x = leaky_relu(x)
             features.append(x)
-            if i == 2 and s.non_local:
+            if i == 2 and self.non_local:
                 x = NonLocalBlock(self.dtype, name="attention")(x, train=train)
         return features
 
 
-def _convolve_both(
+def _convolve_first(
     conv: Conv,
     semantics: Float[Array, "b height width classes"],
     images: Float[Array, "b_images height width 3"],
     train: bool,
 ) -> Float[Array, "b_images h w k"]:
-    """`conv` of [semantics, image] for every image; the semantics are convolved once."""
-    classes, each = semantics.shape[-1], len(images) // len(semantics)
+    """Convolves [semantics, image] for every image, but shared semantics only once."""
+    classes, repeats = semantics.shape[-1], len(images) // len(semantics)
     weights = conv.weights(classes + images.shape[-1], train=train)
     dtype = conv.dtype or jnp.result_type(images, weights.kernel)
 
-    def of(kernel: Float[Array, "4 4 channels k"]) -> Float[Array, "b_images h w k"]:
+    def product(kernel: Float[Array, "4 4 channels k"]) -> Float[Array, "b_images h w k"]:
         parts = (semantics, kernel[:, :, :classes]), (images, kernel[:, :, classes:])
-        shared, own = (convolve(x.astype(dtype), part, conv.stride, 1) for x, part in parts)
-        return own + jnp.repeat(shared, each, 0)
+        of_semantics, of_images = (
+            convolve(x.astype(dtype), part, conv.stride, 1) for x, part in parts
+        )
+        return of_images + jnp.repeat(of_semantics, repeats, 0)
 
-    return weights.convolve(of, dtype, divide_output=False)
+    return weights.convolve(product, dtype, divide_output=False)
 
 
 class Discriminator(nn.Module):
-    """Features and logits of [x_A, image] at both scales."""
+    """Patch discriminators of [x_A, image] at two scales.
 
-    settings: ModelSettings
+    Attributes:
+      base_filters: output channels of the first layer.
+      non_local: whether there is a non-local block after the third layer.
+      spectral_everywhere: whether the first and the last layer have spectral norm, too.
+      dtype: of the activations.
+    """
+
+    base_filters: int
+    non_local: bool = True
+    spectral_everywhere: bool = False
     dtype: Dtype | None = None
 
     @nn.compact
@@ -103,15 +118,26 @@ class Discriminator(nn.Module):
         *,
         train: bool,
     ) -> list[list[Float[Array, "b_images _ _ _"]]]:
-        """Judges images, as many for each x_A, one behind another.
+        """Classifies images as real or fake.
+
+        Args:
+          semantics: x_A.
+          images: one or more consecutive images for each x_A.
+          train: whether norms use and update spectral vectors.
 
         Returns:
-          Per scale the five layers' outputs; the last are the logits.
+          The outputs of the five layers at each scale; the last are the logits.
         """
         results = []
         for scale in range(SCALES):
             if scale:
                 semantics, images = halve(semantics), halve(images)
-            module = PatchDiscriminator(self.settings, self.dtype, name=f"scale_{scale}")
-            results.append(module(semantics, images, train=train))
+            patches = PatchDiscriminator(
+                self.base_filters,
+                self.non_local,
+                self.spectral_everywhere,
+                self.dtype,
+                name=f"scale_{scale}",
+            )
+            results.append(patches(semantics, images, train=train))
         return results

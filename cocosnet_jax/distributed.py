@@ -1,4 +1,4 @@
-"""Several processes that make one run: joining, waiting, agreeing, and who speaks."""
+"""Runs of several processes: start-up, barriers, broadcasts, and output by the lead process."""
 
 import os
 import re
@@ -14,48 +14,48 @@ from cocosnet_jax.errors import UserError
 _WEEK = 7 * 24 * 60 * 60 * 1000  # in milliseconds
 
 
-def join(others: str) -> None:
-    """Starts JAX's distributed runtime, before anything touches a device.
+def join(processes: str) -> None:
+    """Starts JAX's distributed runtime. Must be called before any use of a device.
 
     Args:
-      others: `auto`, or HOST:PORT,PROCESSES,INDEX; empty for one process.
+      processes: `auto`, or HOST:PORT,PROCESSES,INDEX; empty for a single process.
 
     Raises:
-      UserError: it is neither, or `auto` finds no cluster.
+      UserError: the value is none of these, or `auto` finds no cluster.
     """
-    if not others:
+    if not processes:
         return
-    if others == "auto":
+    if processes == "auto":
         try:
             jax.distributed.initialize()
         except ValueError as error:
             raise UserError(
-                f"--distributed=auto finds no cluster here ({error}); leave it out for one process,"
-                " or say HOST:PORT,PROCESSES,INDEX"
+                f"--distributed=auto finds no cluster here ({error}); omit it for one process, or"
+                " give HOST:PORT,PROCESSES,INDEX"
             ) from error
         return
     try:
-        address, processes, index = others.split(",")
-        count, own = int(processes), int(index)
-        if not re.fullmatch(r".+:\d+", address) or not 0 <= own < count:
+        address, *numbers = processes.split(",")
+        count, index = map(int, numbers)
+        if not re.fullmatch(r".+:\d+", address) or not 0 <= index < count:
             raise ValueError
     except ValueError:
         raise UserError(
-            f"--distributed={others!r} must be `auto` or HOST:PORT,PROCESSES,INDEX, where"
+            f"--distributed={processes!r} must be `auto` or HOST:PORT,PROCESSES,INDEX, where"
             " INDEX is between 0 and PROCESSES - 1"
         ) from None
-    jax.distributed.initialize(address, count, own)
+    jax.distributed.initialize(address, count, index)
 
 
 def is_lead() -> bool:
-    """Whether this process is the first: it prints, and writes what only one may write."""
+    """Whether this is the first process, which prints, and writes what must be written once."""
     return jax.process_index() == 0
 
 
 def say(line: str) -> None:
-    """Prints a line at once, once for all processes.
+    """Prints a line from the lead process, and flushes it.
 
-    Where nobody reads it any more, the run goes on: Ctrl-C ends `| tee` first.
+    If the reader has ended, as `| tee` does on Ctrl-C, this and later lines are discarded.
     """
     if is_lead():
         try:
@@ -65,17 +65,17 @@ def say(line: str) -> None:
 
 
 def wait_for_all(what: str) -> None:
-    """Waits until every process is here, however long that takes.
+    """Waits, without a time limit, until all processes have called this.
 
     Args:
-      what: names the place; no two places in a run may have one name.
+      what: name of the barrier, unique within a run.
     """
-    # What waits by a collective of the devices gives up in a minute.
+    # Barriers that use a device collective time out after a minute.
     ocp.multihost.get_barrier_sync_fn()(key=what, timeout_ms=_WEEK)
 
 
 def from_lead(number: int, what: str) -> int:
-    """Returns the first process's number, in every process; `what` as in `wait_for_all`."""
+    """Broadcasts a number from the lead process; `what` as in `wait_for_all`."""
     if jax.process_count() == 1:
         return number
     wait_for_all(what)

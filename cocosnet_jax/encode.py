@@ -1,8 +1,10 @@
-"""From the bytes of a `Batch` to the networks' inputs (SPEC section 1), on the device."""
+"""Turns the bytes of a `Batch` into inputs of the networks, on the device (SPEC section 1)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from cocosnet_jax.nn.condition import Condition
@@ -10,18 +12,18 @@ from cocosnet_jax.nn.conv import Dtype
 from cocosnet_jax.settings import DataSettings
 from cocosnet_jax.types import Batch
 
-GLASSES = 16  # channel of x_A that `labels_glasses` fills from the second plane (SPEC section 1)
+GLASSES = 16  # channel of x_A for the mask of glasses, with `labels_glasses` (SPEC section 1)
 
 
 class Inputs(NamedTuple):
-    """Network inputs, on the device.
+    """A batch in the form that the networks take.
 
     Attributes:
-      image: x_B, the truth, in [-1, 1].
+      image: the truth x_B in [-1, 1].
       exemplar: y_B in [-1, 1].
-      semantics: x_A, (b, H, W, C), as what SPADE and the adaptors read.
-      exemplar_semantics: the exemplar's map in the input domain, likewise.
-      label, exemplar_label: (b, H, W) class maps, or None where the domain has no classes.
+      semantics: x_A, the input's map in the input domain, with C channels.
+      exemplar_semantics: the exemplar's map in the input domain, with C channels.
+      label, exemplar_label: (b, H, W), class maps; None if the domain has no classes.
       self_reference: (b,), 1 where the exemplar is the image itself, distorted.
     """
 
@@ -34,8 +36,38 @@ class Inputs(NamedTuple):
     self_reference: Float[Array, "b"]
 
 
+def batch_shapes(data: DataSettings, batch_size: int) -> Batch:
+    """Shapes and types (`jax.ShapeDtypeStruct`) of a batch of the data pipeline."""
+
+    def shape(dtype: Any, *sizes: int) -> Any:
+        return jax.ShapeDtypeStruct((batch_size, *sizes), dtype)
+
+    image = shape(np.uint8, data.image_size, data.image_size, 3)
+    label = shape(np.uint8, data.image_size, data.image_size, data.planes)
+    return Batch(image, image, label, label, shape(np.float32))
+
+
+def random_batch(data: DataSettings, batch_size: int, seed: int = 0) -> Batch:
+    """A batch of noise in all values of its bytes; no sample is its own exemplar."""
+    rng = np.random.default_rng(seed)
+    # Number of values, of each plane if they differ.
+    values = {"labels": data.channels, "labels_glasses": [data.channels, 2], "channels": 256}
+
+    def noise(high: Any, planes: int) -> np.ndarray:
+        sizes = batch_size, data.image_size, data.image_size, planes
+        return rng.integers(0, high, sizes, np.uint8)
+
+    return Batch(
+        image=noise(256, 3),
+        exemplar=noise(256, 3),
+        label=noise(values[data.condition], data.planes),
+        exemplar_label=noise(values[data.condition], data.planes),
+        self_reference=np.zeros(batch_size, np.float32),
+    )
+
+
 def unit_image(image: Shaped[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
-    """Bytes to [-1, 1]; floating images are taken as they are."""
+    """Converts bytes to [-1, 1]; floating images are returned unchanged."""
     if jnp.issubdtype(image.dtype, jnp.floating):
         return jnp.asarray(image)
     return jnp.asarray(image, jnp.float32) / 127.5 - 1
@@ -44,13 +76,13 @@ def unit_image(image: Shaped[Array, "b height width 3"]) -> Float[Array, "b heig
 def semantics(
     label: Shaped[Array, "b height width planes"], data: DataSettings, dtype: Dtype
 ) -> Condition:
-    """x_A from the planes of `Batch.label` (SPEC section 1)."""
+    """Converts the planes of `Batch.label` to x_A (SPEC section 1)."""
     if data.condition == "channels":
         if jnp.issubdtype(label.dtype, jnp.floating):
             return Condition(jnp.asarray(label, dtype))
         return Condition(jnp.asarray(label, dtype) / 255)
-    nothing = jnp.zeros((*label.shape[:-1], 0), dtype)
-    classes = Condition(nothing, label[..., 0].astype(jnp.int32), data.channels)
+    no_dense_channels = jnp.zeros((*label.shape[:-1], 0), dtype)
+    classes = Condition(no_dense_channels, label[..., 0].astype(jnp.int32), data.channels)
     if data.condition == "labels_glasses":
         glasses = jnp.asarray(label[..., 1], dtype)
         return Condition(classes.tensor().at[..., GLASSES].set(glasses))
@@ -58,13 +90,13 @@ def semantics(
 
 
 def encode(batch: Batch, data: DataSettings) -> Inputs:
-    """Returns what the networks take, from what the pipeline carries."""
-    pictures, exemplars, label, exemplar_label, self_reference = map(jnp.asarray, batch)
-    image = unit_image(pictures)
+    """Converts a batch of the data pipeline to the networks' inputs."""
+    image_bytes, exemplar, label, exemplar_label, self_reference = map(jnp.asarray, batch)
+    image = unit_image(image_bytes)
     has_classes = data.condition != "channels"
     return Inputs(
         image,
-        unit_image(exemplars),
+        unit_image(exemplar),
         semantics(label, data, image.dtype),
         semantics(exemplar_label, data, image.dtype),
         label[..., 0].astype(jnp.int32) if has_classes else None,

@@ -1,4 +1,4 @@
-"""Small files, written whole or not at all; and which places are on this machine."""
+"""Writes small files atomically, and checks that paths are on this machine."""
 
 import hashlib
 import os
@@ -10,30 +10,30 @@ from cocosnet_jax.errors import StorageError, UserError
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a bucket's, as `gs://BUCKET/FOLDER`, which pathlib would spoil."""
+    """Whether a path is in a bucket, such as `gs://BUCKET/FOLDER` (pathlib would corrupt it)."""
     return "://" in os.fspath(path)
 
 
 def local(path: str | os.PathLike[str], name: str) -> Path:
-    """A path on this machine, with `~` as the home folder.
+    """Returns a path on this machine, with `~` expanded.
 
     Args:
       path: as the user wrote it.
-      name: of the flag or setting that it is from.
+      name: of its flag or setting.
 
     Raises:
-      UserError: it is a bucket's.
+      UserError: it is in a bucket.
     """
     if is_url(path):
         raise UserError(
-            f"{name}={os.fspath(path)} is in a bucket, and this is read and written on this"
-            " machine only: copy it (gcloud storage cp -r), or mount the bucket (gcsfuse)"
+            f"{name}={os.fspath(path)} is in a bucket, but must be on this machine; copy it (gcloud"
+            " storage cp -r), or mount the bucket (gcsfuse)"
         )
     return Path(path).expanduser()
 
 
 def write(path: epath.Path, content: bytes) -> None:
-    """Writes a file; folders above it are made, and a file in its place stays until it is whole.
+    """Writes a file atomically, and creates its folder.
 
     Raises:
       StorageError: it cannot be written.
@@ -49,7 +49,7 @@ def write(path: epath.Path, content: bytes) -> None:
             raise
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written ({error}); make room, or choose another place"
+            f"{path} cannot be written ({error}); free some space, or choose another folder"
         ) from error
 
 

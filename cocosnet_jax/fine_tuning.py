@@ -1,9 +1,10 @@
-"""Starting a new run from a checkpoint's weights (`--init_from`).
+"""Starts a new run from a checkpoint's weights (`--init_from`).
 
-The generator's weights are those that translation uses: the average where one is kept. Spectral
-vectors and running statistics come along; optimisers, step and average begin anew. A module (a
-convolution with its spectral vectors, a norm's statistics) of which any array has another shape
-begins anew as a whole: with another number of classes, those are the convolutions that read them.
+The generator's weights are those that translation uses: the averaged ones if they exist. Spectral
+vectors and running statistics are copied too; optimisers, step and averaged weights are new. If any
+array of a module (a convolution with its spectral vectors, a norm's statistics) has another shape,
+the whole module is initialised randomly: with another number of classes, the convolutions that take
+class maps.
 """
 
 import collections
@@ -24,12 +25,12 @@ from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, inference_variables
 
 _PLAYERS = ("generator", "discriminator")
-# Names of the modules above an array.
+# The path of a module.
 _Module = tuple[str, ...]
 
 
 def origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored | None:
-    """Reads the checkpoint that a new run starts from, and says what of it fits.
+    """Reads the checkpoint that a new run starts from, and prints how much of it is used.
 
     Args:
       settings: of the new run.
@@ -37,77 +38,77 @@ def origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored |
       init_from: a workdir, its folder `checkpoints`, or a step's folder.
 
     Returns:
-      The checkpoint; None where the run has one of its own.
+      The checkpoint; None if the run already has checkpoints.
 
     Raises:
-      UserError: there is no checkpoint, or none of its weights fit.
+      UserError: there is no checkpoint, or none of its weights can be used.
     """
     if own := integrity.steps(folder / checkpoint.FOLDER):
-        say(f"--init_from is not read: {folder} has checkpoints of its own, up to step {own[0]}")
+        say(f"--init_from is ignored: {folder} already has checkpoints, up to step {own[0]}")
         return None
     replicated = mesh.replicated(mesh.make())
-    found = checkpoint.restore_for_inference(init_from, replicated, all_networks=True)
-    # One's own classes may have to be counted first, which the check of the data says.
+    restored = checkpoint.restore_for_inference(init_from, replicated, all_networks=True)
+    # Without the number of classes, the check of the data fails later.
     if settings.data.channels:
-        say(check(checkpoint.abstract_state(settings, replicated), found))
-        if note := other_settings(found, settings):
+        say(check(checkpoint.abstract_state(settings, replicated), restored))
+        if note := other_settings(restored, settings):
             say(note)
-    if found.state.ema is None:
-        return found
-    # The average is taken over; beside it, parameters would fill devices for the whole run.
-    params = {"discriminator": found.state.params["discriminator"]}
-    return found._replace(state=dataclasses.replace(found.state, params=params))
+    if restored.state.ema is None:
+        return restored
+    # The averaged weights are used; the others would only take device memory during the run.
+    params = {"discriminator": restored.state.params["discriminator"]}
+    return restored._replace(state=dataclasses.replace(restored.state, params=params))
 
 
 def check(fresh: TrainState, restored: Restored) -> str:
-    """Compares a checkpoint with a new run's state, which may be shapes alone.
+    """Compares a checkpoint with a new run's state, which may contain shapes only.
 
     Returns:
-      What is taken over and what begins anew, in a line for the user.
+      A line for the user: what is copied and what is new.
 
     Raises:
-      UserError: no convolution of the translation fits.
+      UserError: no convolution of the translation networks can be copied.
     """
-    total = taken = 0
-    # By the parts of the networks that they are in.
-    anew: collections.Counter[str] = collections.Counter()
-    fits = False
+    total = copied = 0
+    # By part of the networks.
+    new_modules: collections.Counter[str] = collections.Counter()
+    usable = False
     for player in _PLAYERS:
         ours, theirs = _of_run(fresh, player), _of_checkpoint(restored.state, player)
-        fitting = _fitting(ours, theirs)
+        matching = _matching_modules(ours, theirs)
         for path, leaf in ours.items():
             if path[0] == "params":
                 size = math.prod(leaf.shape)
                 total += size
-                taken += size if path[1:-1] in fitting else 0
-            fits |= player == "generator" and path[-1] == "kernel" and path[1:-1] in fitting
-        for module in {path[1:-1] for path in ours} - fitting:
-            whole = (player, *module) if player == "discriminator" else module
-            anew["/".join(whole[:2])] += 1
-    if not fits:
+                copied += size if path[1:-1] in matching else 0
+            usable |= player == "generator" and path[-1] == "kernel" and path[1:-1] in matching
+        for module in {path[1:-1] for path in ours} - matching:
+            full_path = (player, *module) if player == "discriminator" else module
+            new_modules["/".join(full_path[:2])] += 1
+    if not usable:
         raise UserError(
-            f"--init_from: no weights of {restored.folder} fit these settings: its"
-            f" config.model.base_filters is {restored.settings.model.base_filters}; take the"
+            f"--init_from: no weights of {restored.folder} match these settings; its"
+            f" config.model.base_filters is {restored.settings.model.base_filters}. Use the"
             " settings of its recipe, or another checkpoint"
         )
     line = (
-        f"starting from the weights of {restored.folder}: {taken / total:.1%} of {total:,}"
-        " parameters are taken over"
+        f"starting from the weights of {restored.folder}: {copied / total:.1%} of {total:,}"
+        " parameters are copied"
     )
-    if anew:
-        parts = [f"{part} ({count})" for part, count in sorted(anew.items())]
-        line += f"; {anew.total()} modules begin anew: {', '.join(parts)}"
+    if new_modules:
+        parts = [f"{part} ({count})" for part, count in sorted(new_modules.items())]
+        line += f"; {new_modules.total()} modules start from random weights: {', '.join(parts)}"
     return line
 
 
 def take_over(fresh: TrainState, restored: Restored) -> TrainState:
-    """Returns a new run's state with the weights of a checkpoint where they fit."""
+    """Returns a new run's state with the weights of a checkpoint in all matching modules."""
     params, variables = {}, {}
     for player in _PLAYERS:
         ours, theirs = _of_run(fresh, player), _of_checkpoint(restored.state, player)
-        fitting = _fitting(ours, theirs)
+        matching = _matching_modules(ours, theirs)
         merged = traverse_util.unflatten_dict(
-            {path: theirs[path] if path[1:-1] in fitting else ours[path] for path in ours}
+            {path: theirs[path] if path[1:-1] in matching else ours[path] for path in ours}
         )
         params[player] = merged.pop("params")
         variables[player] = merged
@@ -117,10 +118,10 @@ def take_over(fresh: TrainState, restored: Restored) -> TrainState:
 
 
 def other_settings(restored: Restored, settings: Settings) -> str:
-    """A line with what the checkpoint's model has been set to otherwise; empty where nothing."""
-    found = checkpoint.of_another_model(restored.settings, settings)
-    found = [line for line in found if not line.startswith("optimiser.")]
-    return f"its model has other settings (there, here): {'; '.join(found)}" if found else ""
+    """A line with the model settings that differ from the checkpoint's; empty if none do."""
+    lines = checkpoint.model_differences(restored.settings, settings)
+    lines = [line for line in lines if not line.startswith("optimiser.")]
+    return f"different model settings (checkpoint, now): {'; '.join(lines)}" if lines else ""
 
 
 def _of_run(state: TrainState, player: str) -> dict[tuple[str, ...], Any]:
@@ -129,18 +130,20 @@ def _of_run(state: TrainState, player: str) -> dict[tuple[str, ...], Any]:
 
 
 def _of_checkpoint(state: TrainState, player: str) -> dict[tuple[str, ...], Any]:
-    """The same, with the average where one is kept."""
+    """The same, with averaged weights if they exist."""
     if player == "generator":
         return traverse_util.flatten_dict(inference_variables(state))
     return _of_run(state, player)
 
 
-def _fitting(ours: dict[tuple[str, ...], Any], theirs: dict[tuple[str, ...], Any]) -> set[_Module]:
-    """Modules that have the same arrays on both sides."""
+def _matching_modules(
+    ours: dict[tuple[str, ...], Any], theirs: dict[tuple[str, ...], Any]
+) -> set[_Module]:
+    """Modules whose arrays have the same names and shapes in both."""
     shapes: list[dict[_Module, dict[tuple[str, str], tuple[int, ...]]]] = []
     for arrays in (ours, theirs):
-        of_modules: dict[_Module, dict[tuple[str, str], tuple[int, ...]]] = {}
+        by_module: dict[_Module, dict[tuple[str, str], tuple[int, ...]]] = {}
         for path, leaf in arrays.items():
-            of_modules.setdefault(path[1:-1], {})[path[0], path[-1]] = leaf.shape
-        shapes.append(of_modules)
-    return {module for module, found in shapes[0].items() if shapes[1].get(module) == found}
+            by_module.setdefault(path[1:-1], {})[path[0], path[-1]] = leaf.shape
+        shapes.append(by_module)
+    return {module for module, arrays in shapes[0].items() if shapes[1].get(module) == arrays}

@@ -1,4 +1,4 @@
-"""Compiles a program only where it fits in memory; otherwise the error says what would."""
+"""Compiles a program and checks that it fits in memory; if not, the error suggests what does."""
 
 import ctypes
 import math
@@ -16,25 +16,25 @@ CONTAINER_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 
 
 def compile_to_fit(
-    function: Any, arguments: tuple[Any, ...], over: Mesh, size: int, advice: str
+    function: Any, arguments: tuple[Any, ...], mesh: Mesh, size: int, advice: str
 ) -> Any:
     """Compiles a jitted function for these arguments.
 
     Args:
-      function: what `jax.jit` returned.
-      arguments: what it will be called with, or its shapes.
-      over: the devices that it will run on; they need not be there.
-      size: side of its pictures in pixels.
-      advice: what can be set to need less memory; `{size}` in it becomes a size that would fit.
+      function: a result of `jax.jit`.
+      arguments: its future arguments, or their shapes.
+      mesh: the devices that will run it, which this machine need not have.
+      size: side of the images in pixels.
+      advice: how the user can reduce memory; `{size}` in it is replaced by a size that fits.
 
     Returns:
-      The compiled function, which takes such arguments.
+      The compiled function.
 
     Raises:
-      UserError: it needs more memory than one device has; the message says how much, and what
-        would fit.
+      UserError: it needs more memory than one device has; the message states how much, and
+        suggests settings that fit.
     """
-    device = over.local_devices[0]
+    device = mesh.local_devices[0]
     limit = capacity(device)
     try:
         compiled = function.lower(*arguments).compile()
@@ -44,28 +44,28 @@ def compile_to_fit(
         smaller = advice.format(size=f"below {size}")
         first = str(error).splitlines()[0]
         raise UserError(
-            f"pictures of {size} x {size} do not fit in the memory of one {device.device_kind}"
+            f"images of {size} x {size} do not fit in the memory of one {device.device_kind}"
             f" ({first}): {smaller}"
         ) from error
     held, peak = planned(compiled)
     if limit and peak > limit:
-        # What is not the state's grows with the area.
-        fitting = size * math.sqrt(max(limit - held, 0) / max(peak - held, 1))
-        fitting = int(fitting) // 32 * 32
-        would = f"about {fitting}" if fitting >= 64 else f"below {size}"
+        # Temporary memory is about proportional to the area of the images.
+        fits = size * math.sqrt(max(limit - held, 0) / max(peak - held, 1))
+        fits = int(fits) // 32 * 32
+        smaller = f"about {fits}" if fits >= 64 else f"below {size}"
         raise UserError(
-            f"pictures of {size} x {size} need {peak / GIB:.1f} GiB, and one"
-            f" {device.device_kind} has {limit / GIB:.1f} GiB: {advice.format(size=would)}"
+            f"images of {size} x {size} need {peak / GIB:.1f} GiB, but one"
+            f" {device.device_kind} has {limit / GIB:.1f} GiB: {advice.format(size=smaller)}"
         )
-    _return_memory()
+    _release_freed_memory()
     return compiled
 
 
 def planned(compiled: Any) -> tuple[int, int]:
-    """Bytes of a device's memory that a compiled function takes.
+    """Bytes of each device's memory that a compiled function needs, as XLA plans it.
 
     Returns:
-      What its arguments and results hold, and that with its temporary memory: the peak.
+      The bytes of arguments and results, and the peak, which includes temporary memory.
     """
     plan = compiled.memory_analysis()
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
@@ -73,22 +73,22 @@ def planned(compiled: Any) -> tuple[int, int]:
 
 
 def capacity(device: jax.Device) -> int:
-    """Bytes of memory that a device can use; 0 where it does not tell."""
+    """Bytes of memory that a device can use, or 0 if unknown."""
     if device.platform == "cpu":
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        # A container may use less; `max` is what no limit is called.
+        # A container may have less; the file contains `max` if there is no limit.
         limit = CONTAINER_LIMIT.read_text().strip() if CONTAINER_LIMIT.exists() else "max"
         return min(machine, int(limit)) if limit.isdecimal() else machine
     try:
         statistics = device.memory_stats() or {}
     except jax.errors.JaxRuntimeError:
-        return 0  # The device is not there: its compiler knows the limit, and refuses by itself.
+        return 0  # This machine lacks the device. Its compiler knows the limit and enforces it.
     return int(statistics.get("bytes_limit", 0))
 
 
-def _return_memory() -> None:
-    """Gives back what the compiler has freed: a GiB or more, which glibc would keep."""
+def _release_freed_memory() -> None:
+    """Returns memory that the compiler freed, a GiB or more, from glibc to the system."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
-        return  # Another C library: nothing to do.
+        return  # Not glibc.

@@ -1,4 +1,4 @@
-"""The text of `--help`: what a command does, and every flag and setting that it takes."""
+"""The text of `--help`: a command's description, and all its flags and settings."""
 
 import dataclasses
 import inspect
@@ -16,10 +16,10 @@ _WIDTH = 96
 
 
 def text(doc: str | None) -> str:
-    """Returns the help of the program that runs.
+    """Returns the help of the running program.
 
     Args:
-      doc: of the program's module.
+      doc: the docstring of the program's module.
     """
     blocks = [inspect.cleandoc(doc or ""), "flags:"]
     own = [
@@ -31,8 +31,8 @@ def text(doc: str | None) -> str:
     blocks += [_of_flag(flag) for flag in own]
     if any(flag.name == "config" for flag in own):
         blocks.append(
-            "settings, any of which can be set on the command line beside --config; the values here"
-            " are\nthose where the config says nothing:"
+            "settings, which can be set on the command line in addition to --config; the values"
+            " shown are\nthe defaults, which apply unless the config sets others:"
         )
         defaults = Settings()
         for section in dataclasses.fields(Settings):
@@ -45,14 +45,14 @@ def _of_flag(flag: flags.Flag[Any]) -> str:
         return f"  --{flag.name}\n{_indented(str(flag.help), 6)}"
     choices = getattr(flag.parser, "enum_values", None)
     value = "|".join(choices) if choices else "..."
-    # absl puts an enumeration's values before its words.
+    # absl puts an enumeration's values before its description.
     words = str(flag.help).removeprefix(f"<{value}>: ")
     default = f" (default: {flag.default})" if flag.default not in (None, "") else ""
     return f"  --{flag.name}={value}\n{_indented(words + default, 6)}"
 
 
 def _of_section(name: str, values: Any) -> list[str]:
-    """The section's title, then its fields in order; those of one description stand together."""
+    """The section's title, then its fields in order; fields with a common description together."""
     cls = type(values)
     title = inspect.cleandoc(cls.__doc__ or "").splitlines()[0]
     blocks = [f"{name}: {title}"]
@@ -66,7 +66,7 @@ def _of_section(name: str, values: Any) -> list[str]:
             line += f"  (of {', '.join(repr(choice) for choice in typing.get_args(kind))})"
         heads.append(line)
         words = described.get(field.name, "")
-        # Several fields may share what follows the last of them.
+        # The last of several fields has their common description.
         if words is not None:
             head = "\n".join(heads)
             blocks.append(f"{head}\n{_indented(words, 6)}" if words else head)
@@ -75,18 +75,18 @@ def _of_section(name: str, values: Any) -> list[str]:
 
 
 def attributes(cls: type) -> dict[str, str | None]:
-    """Field -> its words in the section `Attributes` of a class's docstring.
+    """Field -> its description in the section `Attributes` of a class's docstring.
 
-    Of fields that are described together all but the last have None.
+    Of fields that share a description, all but the last have None.
     """
     section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2]
-    found: dict[str, str | None] = {}
+    descriptions: dict[str, str | None] = {}
     for entry in re.split(r"\n(?=  \S)", section.rstrip()):
         names, _, words = entry.strip().partition(": ")
         *others, last = names.split(", ")
-        found |= dict.fromkeys(others)
-        found[last] = " ".join(words.split())
-    return found
+        descriptions |= dict.fromkeys(others)
+        descriptions[last] = " ".join(words.split())
+    return descriptions
 
 
 def _indented(words: str, by: int) -> str:

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: log lines, TensorBoard, pictures."""
+"""Output of a run in progress: log lines, TensorBoard and pictures."""
 
 import math
 import time
@@ -10,6 +10,7 @@ import numpy as np
 from clu import metric_writers
 from etils import epath
 from jax.sharding import Mesh
+from jaxtyping import Bool, UInt8
 
 from cocosnet_jax import mesh, pictures
 from cocosnet_jax.data import pipeline
@@ -23,7 +24,7 @@ from cocosnet_jax.types import Batch
 
 
 class TensorBoard:
-    """TensorBoard files of the first process; where they cannot be written, the run goes on."""
+    """Writes TensorBoard files, from the lead process; errors do not stop the run."""
 
     def __init__(self, folder: epath.Path):
         self._writer: metric_writers.MetricWriter | None = None
@@ -34,32 +35,32 @@ class TensorBoard:
         self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Writes numbers by name."""
+        """Writes scalars by name."""
         if self._writer:
             self._try(self._writer.write_scalars, step, values)
 
-    def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Writes a picture, (H, W, 3) in bytes."""
+    def image(self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]) -> None:
+        """Writes an image, (H, W, 3) uint8."""
         if self._writer:
             self._try(self._writer.write_images, step, {name: image[None]})
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until everything is written."""
         if self._writer:
             self._try(self._writer.close)
 
     def _try(self, write: Callable[..., object], *arguments: object) -> None:
         try:
             write(*arguments)
-        # What a file system or network raises comes from another thread, in a wrapper of clu's.
+        # clu wraps errors of its writing thread, whatever their type.
         except Exception as error:
             self._writer = None
             cause = error.__cause__ or error
-            say(f"TensorBoard's files are not written any more: {cause}")
+            say(f"TensorBoard files are no longer written: {cause}")
 
 
 class Pictures:
-    """Translations of the same few validation images, while the run goes on."""
+    """Translates the first batch of validation images and writes the results as a picture."""
 
     def __init__(self, settings: Settings, dataset: Dataset, folder: epath.Path, devices: Mesh):
         self._settings = settings
@@ -74,7 +75,7 @@ class Pictures:
 
     def __call__(self, step: int, state: TrainState, board: TensorBoard) -> None:
         if self._batch is None:
-            self._batch, self._valid = self._first()
+            self._batch, self._valid = self._first_batch()
         outputs = self._predict(state, mesh.to_global(self._devices, self._batch))
         if not is_lead():
             return
@@ -84,11 +85,11 @@ class Pictures:
         try:
             pictures.write_png(self._folder / f"step_{step:07d}.png", grid)
         except StorageError as error:
-            # What is learned matters more: checkpoints say so themselves.
+            # Only checkpoints are worth stopping the run for.
             say(f"pictures: {error}")
         board.image(step, " | ".join(pictures.COLUMNS), grid)
 
-    def _first(self) -> tuple[Batch, np.ndarray]:
+    def _first_batch(self) -> tuple[Batch, Bool[np.ndarray, "b"]]:
         batches: Iterator[Any] = pipeline.evaluation_batches(
             self._dataset,
             batch_size=mesh.round_up(self._settings.train.evaluation_batch_size),
@@ -100,28 +101,28 @@ class Pictures:
 
 
 class Progress:
-    """The losses since the last log line, and how fast the steps went."""
+    """Collects losses, and logs their means and the speed since the last log line."""
 
     def __init__(self, start: int, last: int, batch_size: int):
-        """Begins after step `start`; `last` is the run's last one."""
+        """Starts after step `start` of a run that ends at step `last`."""
         self._last = last
         self._batch_size = batch_size
-        # Of the steps up to `_step`, on the device until somebody looks at them.
+        # Of the latest steps, up to `_step`; they stay on the device until they are read.
         self._losses: list[Any] = []
         self._step = start
         self._logged_step, self._logged_time = start, 0.0
 
     def add(self, losses: Metrics) -> None:
-        """Takes the losses of the next step."""
+        """Adds the losses of the next step."""
         self._losses.append(losses)
         self._step += 1
 
     def start_clock(self) -> None:
-        """Measures speed from here on: the first step waited for the compiler."""
+        """Starts measuring speed, after the first step, which includes compilation."""
         self._logged_step, self._logged_time = self._step, time.monotonic()
 
     def not_finite(self) -> str:
-        """What is not finite, and at which step, in a few words; empty where all losses are."""
+        """Describes the first loss that is not finite; empty if all are finite."""
         self._losses = jax.device_get(self._losses)
         first = self._step - len(self._losses) + 1
         for step, losses in enumerate(self._losses, first):
@@ -131,7 +132,7 @@ class Progress:
         return ""
 
     def log(self, board: TensorBoard) -> None:
-        """Prints a line and writes it to TensorBoard: mean losses and speed since the last one."""
+        """Logs mean losses and speed since the last call, as a line and to TensorBoard."""
         recent, self._losses = jax.device_get(self._losses), []
         mean = {name: float(np.mean([losses[name] for losses in recent])) for name in recent[0]}
         step, now = self._step, time.monotonic()

@@ -1,10 +1,10 @@
-"""Translation, warp and correspondence of pictures by the networks of one checkpoint.
+"""Translates, warps and matches pictures with the networks of a checkpoint.
 
     translator = Translator("runs/ade20k")
     outputs = translator.translate(label, exemplar)
 
-Pictures come and go as NumPy arrays; `data.pairing.read` makes them of files, and
-`pictures.to_bytes` makes bytes of what comes out.
+Pictures are NumPy arrays; `data.pairing.read` reads them from files, and `pictures.to_bytes`
+converts results to bytes.
 """
 
 import os
@@ -30,28 +30,28 @@ from cocosnet_jax.warp import BestMatch, best_match
 
 
 def side_of(data: DataSettings, size: int) -> int:
-    """The side of what is drawn: `--size`, or where that is 0 the training's.
+    """The side of the results: `size`, or if that is 0, the training's.
 
     Raises:
-      UserError: the networks cannot draw that size.
+      UserError: the networks cannot produce that size.
     """
     if not size:
         return data.image_size
     if size < 64 or size % 32:
         raise UserError(
-            f"--size={size} cannot be drawn: it must be a multiple of 32, 64 or more, for example"
+            f"--size={size} must be a multiple of 32, 64 or more, for example"
             f" {max(64, round(size / 32) * 32)}"
         )
     return size
 
 
 def needs_exemplar(settings: Settings) -> bool:
-    """Whether the networks of these settings look at an exemplar."""
+    """Whether the networks of these settings take an exemplar."""
     return settings.model.generator_condition != "input"
 
 
 def needs_exemplar_label(settings: Settings) -> bool:
-    """Whether the correspondence network of these settings is given the exemplar's map."""
+    """Whether the correspondence network of these settings takes the exemplar's map."""
     model = settings.model
     return model.mask_input != "none" and model.mask_at_inference
 
@@ -59,17 +59,17 @@ def needs_exemplar_label(settings: Settings) -> bool:
 class Translator:
     """Translates pictures with the networks of one checkpoint.
 
-    All methods take b pictures of S x S pixels as `types.Batch` describes them: `label` and
-    `exemplar_label` (b, S, S, p), `exemplar` (b, S, S, 3). The exemplar may be left out where
-    `needs_exemplar` says so, its map where `needs_exemplar_label` does. The first call with a new b
-    compiles, which takes from seconds to minutes.
+    All methods take b pictures of S x S pixels in the format of `types.Batch`: `label` and
+    `exemplar_label` (b, S, S, p), `exemplar` (b, S, S, 3). The exemplar is optional unless
+    `needs_exemplar`, its map unless `needs_exemplar_label`. The first call with a new b compiles,
+    which takes seconds to minutes.
 
-    They raise ValueError where an array has another shape or is missing, and UserError where so
-    many pictures of this size do not fit in the devices' memory.
+    They raise ValueError if an array is missing or has another shape, and UserError if this many
+    pictures of this size do not fit in the devices' memory.
 
     Attributes:
       settings: of the training.
-      step: optimisation steps that the networks had taken.
+      step: number of optimisation steps of the networks.
       size: S.
     """
 
@@ -84,15 +84,15 @@ class Translator:
         """Reads the networks.
 
         Args:
-          checkpoint: a workdir or one checkpoint in it, or what was restored of it.
+          checkpoint: a workdir or one checkpoint in it, or a restored checkpoint.
           size: S, a multiple of 32; 0 for the size of the training.
-          devices: which share the rows of each picture; None for all of this machine, where the
-            rows can be shared, and otherwise the first.
-          advice: what the user can set where pictures do not fit in memory; `{size}` in it becomes
-            a size that would fit.
+          devices: devices that share the rows of each picture; None for all of this machine if the
+            rows are divisible, else the first.
+          advice: what the user can set if pictures do not fit in memory; `{size}` in it becomes a
+            size that fits.
 
         Raises:
-          UserError: there is no checkpoint, or its networks cannot draw this size.
+          UserError: there is no checkpoint, or its networks cannot produce this size.
         """
         restored = (
             checkpoint if isinstance(checkpoint, Restored) else restore_for_inference(checkpoint)
@@ -105,7 +105,7 @@ class Translator:
         self._programs: dict[Hashable, Any] = {}
 
     def compile(self, count: int = 1) -> None:
-        """Compiles the translation of so many pictures at once, which else its first call does."""
+        """Compiles the translation of `count` pictures ahead of the first call."""
         sides = (count, self.size, self.size)
         label = np.zeros((*sides, self.settings.data.planes), np.uint8)
         batch = self._batch(label, np.zeros((*sides, 3), np.uint8), label)
@@ -126,9 +126,9 @@ class Translator:
           label: the inputs.
           exemplar: their exemplars.
           exemplar_label: the exemplars' own maps.
-          give_mask: give the maps to the correspondence network, or noise; None does as in the
+          give_mask: give the maps, or noise, to the correspondence network; None: as in the
             settings.
-          with_mask: also carry the exemplars' maps, where they have classes.
+          with_mask: also warp the exemplars' maps, if they have classes.
         """
         if (give_mask or with_mask) and exemplar_label is None:
             raise ValueError("exemplar_label is missing")
@@ -142,11 +142,11 @@ class Translator:
         exemplar: Shaped[Array, "b height width 3"],
         exemplar_label: Shaped[Array, "b height width planes"] | None = None,
     ) -> Float[np.ndarray, "b height width 3"]:
-        """Returns the exemplars at the places of the inputs, in [-1, 1]; nothing is generated."""
+        """Returns the exemplars, warped to the inputs, in [-1, 1]; nothing is generated."""
         self._check_correspondence()
         translate = self._translation(None, False)
 
-        # The compiler leaves out the generator, whose output nobody takes.
+        # The compiler removes the generator, whose output is unused.
         def step(state: TrainState, batch: Batch) -> Any:
             return translate(state, batch).warped_exemplar
 
@@ -158,7 +158,7 @@ class Translator:
         exemplar: Shaped[Array, "b height width 3"],
         exemplar_label: Shaped[Array, "b height width planes"] | None = None,
     ) -> BestMatch:
-        """Returns, for each position of the inputs, the exemplar's position that is most alike."""
+        """Returns the best matching exemplar position for each position of the inputs."""
         self._check_correspondence()
         settings = self.settings.model
         network = model.build(self.settings)
@@ -172,21 +172,23 @@ class Translator:
                 train=False,
             )
             assert isinstance(translation, model.Translation)
-            found = translation.correspondence
-            assert found is not None
-            return best_match(found.theta, found.phi, settings.match_kernel, settings.centre)
+            correspondence = translation.correspondence
+            assert correspondence is not None
+            return best_match(
+                correspondence.theta, correspondence.phi, settings.match_kernel, settings.centre
+            )
 
         return self._run("match", step, self._batch(label, exemplar, exemplar_label))
 
     def _translation(self, give_mask: bool | None, with_mask: bool) -> Any:
-        return predict_step(self.settings, give_mask, with_mask=with_mask, over=self._devices)
+        return predict_step(self.settings, give_mask, with_mask=with_mask, mesh=self._devices)
 
     def _check_correspondence(self) -> None:
         if not needs_exemplar(self.settings):
             raise ValueError("a plain translation network has no correspondence")
 
     def _batch(self, label: Array, exemplar: Array | None, exemplar_label: Array | None) -> Batch:
-        """The arrays as a batch on the devices, shapes checked."""
+        """Checks shapes, and makes a batch on the devices."""
         if exemplar is None:
             if needs_exemplar(self.settings):
                 raise ValueError("exemplar is missing")
@@ -194,8 +196,7 @@ class Translator:
         if exemplar_label is None:
             if needs_exemplar_label(self.settings):
                 raise ValueError("exemplar_label is missing")
-            # A model that is not given the exemplar's map does not look at it.
-            exemplar_label = label
+            exemplar_label = label  # Not read.
         sides = (len(label), self.size, self.size)
         planes = self.settings.data.planes
         for name, array, channels in (
@@ -206,8 +207,7 @@ class Translator:
             if np.shape(array) != (*sides, channels):
                 raise ValueError(f"{name} is {np.shape(array)} and must be {(*sides, channels)}")
         batch = Batch(
-            # The truth is not known, and nothing in a translation reads it.
-            image=np.zeros_like(exemplar),
+            image=np.zeros_like(exemplar),  # Not read: the ground truth is unknown.
             exemplar=exemplar,
             label=label,
             exemplar_label=exemplar_label,

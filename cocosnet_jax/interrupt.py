@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what a run still does before it ends."""
+"""How a run ends on Ctrl-C and SIGTERM."""
 
 import contextlib
 import os
@@ -14,11 +14,11 @@ from cocosnet_jax import distributed
 
 
 @contextlib.contextmanager
-def ends_at_once() -> Iterator[None]:
-    """Lets Ctrl-C end the program where Python would not hear of it, in minutes of XLA's compiler.
+def ctrl_c_ends_at_once() -> Iterator[None]:
+    """Makes Ctrl-C end the program at once; Python would react only after XLA has compiled.
 
-    SIGTERM does that by itself; with several processes JAX has caught it, and the first step is
-    taken and saved before the program ends.
+    SIGTERM ends a single process at once anyway. With several processes JAX catches it, and the run
+    ends after the first step is saved.
     """
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
@@ -28,10 +28,10 @@ def ends_at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ends_in_order() -> Iterator[None]:
-    """Lets SIGTERM end the program by an exception, so that half-made files are removed.
+def sigterm_raises() -> Iterator[None]:
+    """Makes SIGTERM raise SystemExit, so that incomplete files are removed.
 
-    With several processes nothing changes: JAX has caught SIGTERM.
+    Does nothing with several processes, where JAX catches SIGTERM.
     """
     if jax.process_count() > 1:
         yield
@@ -44,13 +44,13 @@ def ends_in_order() -> Iterator[None]:
 
 
 class Interruption:
-    """Ctrl-C or SIGTERM: the step is finished first; a second one ends the program at once.
+    """Notes Ctrl-C or SIGTERM so that the loop can stop; a second signal ends the program at once.
 
-    With several processes JAX catches SIGTERM itself and lets all processes agree on a step
-    (`Checkpoints.preempted`); Ctrl-C is turned into it.
+    With several processes JAX catches SIGTERM and makes all of them stop at the same step
+    (`Checkpoints.preempted`), and Ctrl-C is turned into SIGTERM.
 
     Attributes:
-      signal: the signal that came, or 0.
+      signal: number of the received signal, or 0.
     """
 
     def __init__(self) -> None:
@@ -69,12 +69,12 @@ class Interruption:
     def _note(self, number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         if distributed.is_lead():
-            # Not print, which raises where the signal came while another line was being printed.
+            # Not print, which raises if the signal interrupted another print.
             with contextlib.suppress(OSError):
                 os.write(
                     1,
                     b"interrupted: finishing this step and saving;"
-                    b" once more ends the program unsaved\n",
+                    b" interrupt again to end without saving\n",
                 )
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,10 +1,10 @@
 """The terms of the objective, each a pure function (paper section 3.3, SPEC section 6).
 
-Weights are applied in `cocosnet_jax.steps`; every function here returns the bare term.
+The functions return unweighted terms; `cocosnet_jax.steps` weights them.
 
-Three terms are taken per group of consecutive samples, and averaged over the groups: the release
-trains data-parallel, and each of its replicas takes them over its own samples. Most terms are the
-same either way; these are not, because a group's samples share one divisor.
+Three terms are computed per group of consecutive samples and averaged over groups, because the
+samples of a group share a divisor. The release trains data-parallel, and a group corresponds to one
+of its replicas. For the other terms grouping makes no difference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Int
 
 from cocosnet_jax.nn.norms import unit_length
 from cocosnet_jax.nn.resize import average_pool, nearest
-from cocosnet_jax.nn.streaming import over_rows
+from cocosnet_jax.nn.streaming import map_rows
 
-# By layer, each of its own size and width.
+# VGG features by layer name.
 Features = Mapping[str, Float[Array, "b _ _ _"]]
-# Of one discriminator's scale: five layers, the last are the logits.
+# Outputs of a discriminator's five layers at one scale; the last are the logits.
 ScaleFeatures = Sequence[Float[Array, "b _ _ _"]]
 
 # Weights lambda_l of the pseudo-exemplar loss (equation 8).
@@ -30,16 +30,16 @@ PSEUDO_EXEMPLAR_WEIGHTS = {
     "relu4_2": 1 / 4,
     "relu5_2": 1.0,
 }
-# Layer -> (weight omega_l, average pooling before the comparison) of the contextual loss.
+# Contextual loss: layer -> (weight omega_l, side of the average pooling before comparison).
 CONTEXTUAL_LAYERS = {"relu5_2": (8.0, 1), "relu4_2": (4.0, 1), "relu3_2": (2.0, 2)}
 CONTEXTUAL_RELU2_2 = {"relu2_2": (1.0, 4)}
 CONTEXTUAL_BANDWIDTH = 0.1
-# Most pairs of positions, per sample, whose distances are held at once.
+# Upper limit of the pairs of positions, per sample, whose distances are held at a time.
 CONTEXTUAL_PAIRS = 4096**2
 
 
 def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Float32 or wider: losses are never taken in bfloat16."""
+    """Converts bfloat16 to float32, in which losses are computed; float64 stays as it is."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -49,16 +49,16 @@ def mean_abs(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]
 
 
 def in_groups(x: Float[Array, "b"], group_size: int) -> Float[Array, "groups size"]:
-    """Groups of consecutive samples; a batch smaller than a group is one group."""
+    """Splits a batch into groups of consecutive samples; a smaller batch becomes one group."""
     return x.reshape(-1, min(group_size, len(x)))
 
 
 def self_reference_weights(
     self_reference: Float[Array, "b"], group_size: int
 ) -> Float[Array, "b 1 1 1"]:
-    """q: shares a group's loss among its samples that are their own exemplar.
+    """q: splits the weight of a group among its samples that are their own exemplar.
 
-    A batch smaller than a group weighs as much as a full group does.
+    Scaled so that a batch smaller than a group adds as much to a loss as a full group.
     """
     groups = in_groups(self_reference, group_size)
     q = groups / (groups.sum(1, keepdims=True) + 1e-5) * (groups.shape[1] / group_size)
@@ -68,17 +68,17 @@ def self_reference_weights(
 def alignment(
     adapted_input: Float[Array, "b h w k"], adapted_truth: Float[Array, "b h w k"]
 ) -> Float[Array, ""]:
-    """Distance of input and truth in the shared domain (equation 9), both normalised."""
+    """Domain alignment: distance of input and truth, normalised, in domain S (equation 9)."""
     return mean_abs(unit_length(wide(adapted_input)), unit_length(wide(adapted_truth)))
 
 
 def hinge_generator(logits: Sequence[Float[Array, "b _ _ 1"]]) -> Float[Array, ""]:
-    """-D(G), mean over scales (equation 13)."""
+    """Adversarial loss of the generator: -D(G), mean over scales (equation 13)."""
     return sum((-jnp.mean(wide(x)) for x in logits), jnp.zeros(())) / len(logits)
 
 
 def hinge_discriminator(logits: Sequence[Float[Array, "b _ _ 1"]], real: bool) -> Float[Array, ""]:
-    """relu(1 - D) on real pictures, relu(1 + D) on fake ones, mean over scales (equation 13)."""
+    """Hinge loss: relu(1 - D) of real or relu(1 + D) of fake images, mean over scales (eq. 13)."""
     sign = -1 if real else 1
     terms = (jnp.mean(jnp.maximum(1 + sign * wide(x), 0)) for x in logits)
     return sum(terms, jnp.zeros(())) / len(logits)
@@ -87,7 +87,7 @@ def hinge_discriminator(logits: Sequence[Float[Array, "b _ _ 1"]], real: bool) -
 def discriminator_features(
     fake: Sequence[ScaleFeatures], real: Sequence[ScaleFeatures]
 ) -> Float[Array, ""]:
-    """Feature matching: mean over scales of the summed distances of all layers but the logits."""
+    """Feature matching: distances summed over all layers but the logits, mean over scales."""
     terms = (
         mean_abs(a, b)
         for fake_scale, real_scale in zip(fake, real, strict=True)
@@ -99,7 +99,7 @@ def discriminator_features(
 def pseudo_exemplar(
     fake: Features, truth: Features, self_reference: Float[Array, "b"], group_size: int
 ) -> Float[Array, ""]:
-    """Distance of VGG features to the truth's, where the exemplar is the truth (equation 8)."""
+    """VGG feature distance to the truth, for samples that are their own exemplar (equation 8)."""
     q = self_reference_weights(self_reference, group_size)
     terms = (
         weight * jnp.mean(jnp.abs(wide(fake[layer]) - wide(truth[layer])) * q)
@@ -111,7 +111,7 @@ def pseudo_exemplar(
 def perceptual(
     fake: Float[Array, "b h w k"], truth: Float[Array, "b h w k"], norm: Literal["l1", "l2"]
 ) -> Float[Array, ""]:
-    """Distance of deep VGG features to the truth's (equation 10): mean |d| or mean d^2."""
+    """Perceptual loss: distance d of deep VGG features, mean |d| or mean d^2 (equation 10)."""
     if norm == "l1":
         return mean_abs(fake, truth)
     return jnp.mean(jnp.square(wide(fake) - wide(truth)))
@@ -120,36 +120,37 @@ def perceptual(
 def contextual_layer(
     x: Float[Array, "b h w k"], y: Float[Array, "b h w k"], centre: Literal["channels", "positions"]
 ) -> Float[Array, "b"]:
-    """-log CX of one layer: every position of x should find a partner in y (equation 11).
+    """Contextual loss, -log CX, of one layer: each position of x should match one of y (eq. 11).
 
     Args:
       x: features of the output.
       y: features of the exemplar.
-      centre: both are centred by y's mean over channels at the same position, or over positions.
+      centre: whether both are centred by y's mean over channels at the same position, or by y's
+        mean over positions.
     """
     x = wide(x).reshape(x.shape[0], -1, x.shape[-1])
     y = wide(y).reshape(y.shape[0], -1, y.shape[-1])
     mean = y.mean(-1 if centre == "channels" else 1, keepdims=True)
     x, y = unit_length(x - mean), unit_length(y - mean)
 
-    def best(x: Float[Array, "b n k"]) -> Float[Array, "b n"]:
-        """How much of each row's affinity its best partner takes."""
+    def best_affinity(x: Float[Array, "b n k"]) -> Float[Array, "b n"]:
+        """The highest normalised affinity of each position of x."""
         distance = 1 - jnp.einsum("bnk,bmk->bnm", x, y, precision="highest")
         relative = distance / (distance.min(-1, keepdims=True) + 1e-3)
         weights = jnp.exp((1 - relative) / CONTEXTUAL_BANDWIDTH)
         return (weights / weights.sum(-1, keepdims=True)).max(-1)
 
-    return -jnp.log(over_rows(best, x, most=CONTEXTUAL_PAIRS // y.shape[1]).mean(-1))
+    return -jnp.log(map_rows(best_affinity, x, most=CONTEXTUAL_PAIRS // y.shape[1]).mean(-1))
 
 
 def contextual(
     fake: Features, exemplar: Features, centre: Literal["channels", "positions"], relu2_2: bool
 ) -> Float[Array, ""]:
-    """Contextual loss over the layers, batch mean (equation 11)."""
+    """Contextual loss: weighted sum over the layers, batch mean (equation 11)."""
     layers = CONTEXTUAL_LAYERS | (CONTEXTUAL_RELU2_2 if relu2_2 else {})
     total = jnp.zeros(())
     for layer, (weight, pool) in layers.items():
-        x, y = (average_pool(wide(found[layer]), pool) for found in (fake, exemplar))
+        x, y = (average_pool(wide(features[layer]), pool) for features in (fake, exemplar))
         total += weight * jnp.mean(contextual_layer(x, y, centre))
     return total
 
@@ -160,16 +161,16 @@ def warped_mask(
     exemplar_label: Int[Array, "b height width"],
     group_size: int,
 ) -> Float[Array, ""]:
-    """Cross-entropy of the warped mask, at positions that can be right; mean over groups.
+    """Cross-entropy of the warped mask, mean over groups.
 
-    Class 0 is unknown, and a class that the exemplar lacks at h x h cannot be found there:
-    both weigh nothing.
+    Positions of class 0, which is unknown, and of classes that the exemplar lacks at h x w have
+    no weight.
 
     Args:
-      mask: (b, h, w, C), each position a distribution over classes.
-      label: (b, H, W) class map of the input.
-      exemplar_label: (b, H, W) class map of the exemplar.
-      group_size: samples that share one divisor, the number of their positions that weigh.
+      mask: (b, h, w, C), a distribution over classes at each position.
+      label: (b, H, W), class map of the input.
+      exemplar_label: (b, H, W), class map of the exemplar.
+      group_size: samples that share a divisor, the number of their positions with weight.
     """
     b, h, w, classes = mask.shape
     mask = wide(mask)
@@ -181,7 +182,7 @@ def warped_mask(
     picked = jnp.take_along_axis(mask.reshape(b, -1, classes), label[..., None], -1)[..., 0]
     entropy = in_groups((-jnp.log(picked + 1e-10) * weights).sum(1), group_size).sum(1)
     count = in_groups(weights.sum(1), group_size).sum(1)
-    # The release takes this divisor in float32, whatever the rest runs in.
+    # The release computes this divisor in float32, even if all else is float64.
     divisor = (count.astype(jnp.float32) + jnp.float32(1e-5)).astype(mask.dtype)
     return jnp.mean(entropy / divisor)
 
@@ -192,6 +193,16 @@ def self_warp(
     self_reference: Float[Array, "b"],
     group_size: int,
 ) -> Float[Array, ""]:
-    """Distance of the warped exemplar to the truth, where the exemplar is the truth."""
+    """Distance of the warped exemplar to the truth, for samples that are their own exemplar."""
     q = self_reference_weights(self_reference, group_size)
     return jnp.mean(jnp.abs(wide(warped) - wide(truth)) * q)
+
+
+def cycle_consistency(
+    cycle: Float[Array, "b height width k"], exemplar: Float[Array, "b height width k"]
+) -> Float[Array, ""]:
+    """Correspondence regularisation: distance of the exemplar, warped forth and back, to itself.
+
+    Equation 12.
+    """
+    return mean_abs(cycle, exemplar)

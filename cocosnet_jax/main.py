@@ -3,9 +3,9 @@ r"""Trains or evaluates.
     python -m cocosnet_jax.main --config=toy --workdir=runs/toy \
         --config.train.batch_per_device=4 [--mode=evaluate]
 
-The same command again resumes where the run stopped. Any setting can be overridden:
-`--config.train.batch_size=8`. With `--init_from=CHECKPOINT` a new run starts from the weights of a
-checkpoint, with settings of its own: another learning rate, other data, other classes.
+The same command resumes a stopped run. Any setting can be overridden:
+`--config.train.batch_size=8`. With `--init_from=CHECKPOINT`, a new run starts from the weights of a
+checkpoint, and may have other settings: learning rates, data, classes.
 """
 
 from absl import flags
@@ -14,12 +14,12 @@ from cocosnet_jax import command
 from cocosnet_jax.errors import UserError
 
 _SETTINGS = command.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; made where it is missing")
+_WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; created if it does not exist")
 _INIT_FROM = flags.DEFINE_string(
     "init_from",
     "",
     "start a new run from the weights of a checkpoint: a run's workdir, its folder checkpoints, or"
-    " one step in it; not read where the run already has a checkpoint of its own",
+    " a step's folder; ignored if the new run already has checkpoints",
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
 _DISTRIBUTED = command.define_distributed()
@@ -27,13 +27,13 @@ _MEASURING = command.define_measuring()
 
 
 def main() -> int:
-    """Checks the settings, joins the other processes, and hands over to the mode."""
+    """Checks the settings, joins the other processes, and trains or evaluates."""
     settings = _SETTINGS()
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; name the folder of the run: --workdir=runs/NAME")
     if _INIT_FROM.value and _MODE.value == "evaluate":
-        raise UserError("--init_from is for training; evaluate that run by its own --workdir")
-    # Slow to import: what is wrong with the settings is said first.
+        raise UserError("--init_from is for training; to evaluate that run, set --workdir to it")
+    # Slow imports, after the checks of the settings.
     import jax
 
     from cocosnet_jax import distributed, evaluation, train, workdir

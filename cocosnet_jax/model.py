@@ -1,4 +1,4 @@
-"""The whole translation: correspondence, warp, generator."""
+"""The whole model: correspondence network, warp and translation network."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -25,15 +25,16 @@ from cocosnet_jax.warp import soft_match
 
 
 class Translation(NamedTuple):
-    """Everything that one pass computes; the warp's parts are None without an exemplar.
+    """The results of one forward pass; without an exemplar, only the image.
 
     Attributes:
       image: the output, (b, H, W, 3) in [-1, 1].
-      warped_exemplar: r_{y->x} at H x H.
+      warped_exemplar: r_{y->x}, resized to H x W.
       correspondence: features of both branches.
-      warped_mask: (b, h, w, C), carried as `warped_mask` of the settings says.
-      warped_cycle: r_{y->x->y}: (b, h, w, 3), or (b, H, W, 3) where patches are carried.
-      cycle_target: what `warped_cycle` should equal.
+      warped_mask: (b, h, w, C), warped as the setting `warped_mask` says.
+      warped_cycle: r_{y->x->y}, the exemplar warped to the input and back: (b, h, w, 3), or
+        (b, H, W, 3) if the warp moves patches.
+      cycle_target: the exemplar in the form of `warped_cycle`.
     """
 
     image: Float[Array, "b height width 3"]
@@ -50,12 +51,12 @@ class CoCosNet(nn.Module):
     Attributes:
       settings: widths and variants.
       code_size: see `Generator`.
-      over: devices that share the positions of each picture, or None.
+      mesh: devices that split the positions of each image, or None.
     """
 
     settings: ModelSettings
     code_size: int
-    over: Mesh | None = None
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -72,41 +73,31 @@ class CoCosNet(nn.Module):
 
         Args:
           inputs: the batch.
-          key: of the noise that takes the masks' place.
-          give_mask: whether masks are given to the correspondence network, or noise.
+          key: of the noise that replaces masks.
+          give_mask: whether the correspondence network gets masks, or noise.
           train: whether norms use and update batch statistics and spectral vectors.
-          with_truth: also adapt x_B, for the alignment loss.
-          with_cycle: also warp forth and back, for the regularisation.
+          with_truth: whether to adapt the truth x_B as well, for the alignment loss.
+          with_cycle: whether to warp the exemplar forth and back, for the cycle consistency loss.
         """
         s = self.settings
-        dtype = jnp.bfloat16 if s.dtype == "bfloat16" else None
         _, height, width, _ = inputs.image.shape
-        generator = Generator(s, self.code_size, dtype, self.over, name="generator")
+        generator = Generator(s, self.code_size, self.mesh, name="generator")
         if s.generator_condition == "input":
             return Translation(generator(inputs.semantics, height, width, train=train))
 
-        network = CorrespondenceNetwork(s, dtype, name="correspondence")
-        found = network(
-            inputs.semantics,
-            inputs.exemplar,
-            inputs.exemplar_semantics,
-            inputs.image if with_truth else None,
-            inputs.semantics if with_truth else None,
-            key=key,
-            give_mask=give_mask,
-            train=train,
-        )
+        network = CorrespondenceNetwork(s, name="correspondence")
+        correspondence = network(inputs, key, give_mask, train=train, with_truth=with_truth)
         warp = soft_match(
-            found.theta,
-            found.phi,
+            correspondence.theta,
+            correspondence.phi,
             s.temperature,
             match_kernel=s.match_kernel,
             centre=s.centre,
             correlation=s.correlation,
-            over=self.over,
+            mesh=self.mesh,
         )
 
-        b, h, w, _ = found.theta.shape
+        b, h, w, _ = correspondence.theta.shape
 
         def flat(x: Float[Array, "b h w k"]) -> Float[Array, "b n k"]:
             return x.reshape(b, h * w, -1)
@@ -116,29 +107,29 @@ class CoCosNet(nn.Module):
 
         patches = s.warp_upsampling == "patch"
         exemplar = inputs.exemplar
-        carried = flat((to_patches if patches else average_pool)(exemplar, s.warp_stride))
-        colours = carried.shape[-1]
-        together = carried
+        colours = flat((to_patches if patches else average_pool)(exemplar, s.warp_stride))
+        channels = colours.shape[-1]
+        values = colours
         if s.warped_mask != "none":
             mask = flat(inputs.exemplar_semantics.resize(h, w, "nearest").tensor())
             if s.warped_mask == "cycle":
-                own = inputs.semantics.resize(h, w, "nearest").tensor()
-                mask = warp.to_exemplar(flat(own))
-            # One product carries colours and masks.
-            together = jnp.concatenate([carried, mask.astype(carried.dtype)], -1)
-        both = warp.to_input(together)
-        small = both[..., :colours]
-        warped_mask = grid(both[..., colours:]) if s.warped_mask != "none" else None
+                input_mask = inputs.semantics.resize(h, w, "nearest").tensor()
+                mask = warp.to_exemplar(flat(input_mask))
+            # One product warps colours and mask.
+            values = jnp.concatenate([colours, mask.astype(colours.dtype)], -1)
+        warped_values = warp.to_input(values)
+        warped_colours = warped_values[..., :channels]
+        warped_mask = grid(warped_values[..., channels:]) if s.warped_mask != "none" else None
         if patches:
-            warped = from_patches(grid(small), s.warp_stride)
+            warped = from_patches(grid(warped_colours), s.warp_stride)
         elif s.warp_upsampling == "bilinear":
-            warped = bilinear(grid(small), height, width)
+            warped = bilinear(grid(warped_colours), height, width)
         else:
-            warped = nearest(grid(small), height, width)
+            warped = nearest(grid(warped_colours), height, width)
 
         cycle = target = None
         if with_cycle:
-            cycle, target = grid(warp.to_exemplar(small)), grid(carried)
+            cycle, target = grid(warp.to_exemplar(warped_colours)), grid(colours)
             if patches:
                 cycle, target = from_patches(cycle, s.warp_stride), exemplar
 
@@ -146,14 +137,14 @@ class CoCosNet(nn.Module):
             x_a = inputs.semantics
             condition = replace(x_a, dense=jnp.concatenate([warped, x_a.dense], -1))
         elif s.condition_resize == "bilinear" and not patches:
-            # Bilinear from h x h straight to each layer's size (supplement, Table 1).
-            condition = Condition(grid(small))
+            # Each layer resizes it from h x w directly to its own size (supplement, Table 1).
+            condition = Condition(grid(warped_colours))
         else:
             condition = Condition(warped)
         image = generator(condition, height, width, train=train)
-        return Translation(image, warped, found, warped_mask, cycle, target)
+        return Translation(image, warped, correspondence, warped_mask, cycle, target)
 
 
 def build(settings: Settings) -> CoCosNet:
-    """The model of these settings."""
+    """Returns the model that these settings describe."""
     return CoCosNet(settings.model, settings.data.image_size // COARSEST)

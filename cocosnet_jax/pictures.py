@@ -1,4 +1,4 @@
-"""Picture grids that show a translation at a glance, and writing them."""
+"""Makes and writes picture grids that show translations at a glance."""
 
 import colorsys
 import io
@@ -14,12 +14,12 @@ from cocosnet_jax.types import Batch, Outputs
 
 # Pillow's and torchvision's default, with which this field's code saved.
 JPEG_QUALITY = 75
-# What the columns of `grid` show.
+# The columns of `grid`.
 COLUMNS = ("input", "exemplar", "warped exemplar", "output", "truth")
 
 
 def to_bytes(image: Shaped[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 3"]:
-    """[-1, 1] to 0..255, rounded; bytes are taken as they are."""
+    """Converts [-1, 1] to 0..255, rounded; bytes are returned unchanged."""
     if image.dtype == np.uint8:
         return image
     return np.rint((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
@@ -27,7 +27,7 @@ def to_bytes(image: Shaped[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape
 
 def palette(classes: int) -> UInt8[np.ndarray, "classes 3"]:
     """One colour per class, the same in every run; class 0 is black."""
-    # Hues a golden ratio apart: neighbouring class numbers look different.
+    # Hues a golden ratio apart, so that neighbouring class numbers look different.
     colours = [
         colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.4 + 0.3 * (i % 3), 1 - 0.2 * (i % 2))
         for i in range(classes)
@@ -38,17 +38,17 @@ def palette(classes: int) -> UInt8[np.ndarray, "classes 3"]:
 def show_input(
     label: UInt8[np.ndarray, "b height width planes"], condition: str
 ) -> UInt8[np.ndarray, "b height width 3"]:
-    """The input x_A as a picture: classes in colours, edges in grey, a pose as it is drawn."""
+    """The input x_A as a picture: classes in colours, edges in grey, or the drawing of a pose."""
     if condition != "channels":
         return palette(256)[label[..., 0]]
-    # Edge maps have all edges in their first plane, black or white (one's own, of 2 planes, may be
-    # grey); a pose begins with its drawing.
+    # The first plane of edge maps shows all edges, black or white (grey only in those of 2 planes);
+    # the first three of poses are the drawing.
     is_edges = label.shape[-1] < 3 or set(np.unique(label[..., 0])) <= {0, 255}
     return np.repeat(label[..., :1], 3, axis=-1) if is_edges else label[..., :3]
 
 
 def grid(batch: Batch, outputs: Outputs, condition: str) -> UInt8[np.ndarray, "height width 3"]:
-    """One row per sample, `COLUMNS` from left to right; no warp where the network has none."""
+    """One row per sample, `COLUMNS` from left to right; without a warp if the network has none."""
     columns = [
         show_input(np.asarray(batch.label), condition),
         batch.exemplar,
@@ -63,15 +63,15 @@ def grid(batch: Batch, outputs: Outputs, condition: str) -> UInt8[np.ndarray, "h
 def tile(
     rows: Sequence[Sequence[UInt8[np.ndarray, "height width 3"]]], gap: int = 2
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Pictures of one size side by side, with white between them."""
-    across = [
+    """Arranges pictures of one size in rows, with white gaps."""
+    strips = [
         np.concatenate(
             [np.pad(picture, ((gap, 0), (gap, 0), (0, 0)), constant_values=255) for picture in row],
             axis=1,
         )
         for row in rows
     ]
-    return np.pad(np.concatenate(across), ((0, gap), (0, gap), (0, 0)), constant_values=255)
+    return np.pad(np.concatenate(strips), ((0, gap), (0, gap), (0, 0)), constant_values=255)
 
 
 def to_jpeg(image: UInt8[np.ndarray, "height width 3"]) -> bytes:

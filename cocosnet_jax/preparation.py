@@ -1,4 +1,4 @@
-"""A run's data, prepared by one process first."""
+"""Prepares a run's data, in one process first."""
 
 import jax
 
@@ -8,9 +8,9 @@ from cocosnet_jax.settings import DataSettings
 
 
 def prepare_data(settings: DataSettings) -> Dataset:
-    """Makes the dataset's records where they are missing; the first process goes first.
+    """Writes the dataset's records if they are missing; the lead process goes first.
 
-    Says which images the exemplar lists leave out.
+    Prints which images the exemplar lists leave out.
 
     Returns:
       The dataset, opened.
@@ -19,7 +19,7 @@ def prepare_data(settings: DataSettings) -> Dataset:
       UserError: see `data.prepare`.
     """
     if jax.process_count() == 1:
-        with interrupt.ends_in_order():
+        with interrupt.sigterm_raises():
             dataset = data.prepare(settings)
         _say_notes(dataset)
         return dataset
@@ -28,10 +28,10 @@ def prepare_data(settings: DataSettings) -> Dataset:
             dataset = data.prepare(settings)
             _say_notes(dataset)
     finally:
-        # What is wrong with the data the others find as well, and all end with that.
+        # If the data have problems, all other processes stop with the same error.
         distributed.wait_for_all("the first has prepared its data")
     if not distributed.is_lead():
-        # Finds the work done where the folder is shared, and does it where hosts have their own.
+        # In a shared folder, the records exist; otherwise each host writes its own.
         dataset = data.prepare(settings)
     distributed.wait_for_all("all have prepared their data")
     return dataset

@@ -1,10 +1,10 @@
-"""Checks a dataset's files and makes the records that training reads.
+"""Checks a dataset's files and writes the records for training.
 
     python -m cocosnet_jax.prepare --config=configs/ade20k.py --source=FOLDER
 
-Everything wrong with the files is reported at once, before anything is written. Ctrl-C and SIGTERM
-leave nothing behind; the same command starts again. `--preview=sheet.png` draws a
-contact sheet of pairs and distortions as training will see them.
+All problems of the files are reported at once, before anything is written. Ctrl-C and SIGTERM leave
+nothing behind; the same command starts again. `--preview=sheet.png` writes a contact sheet of pairs
+and distortions as in training.
 """
 
 import dataclasses
@@ -23,25 +23,25 @@ _PREVIEW = flags.DEFINE_string("preview", "", "write a contact sheet to this PNG
 
 
 def main() -> int:
-    """Prepares, says what there is, and draws the contact sheet where one is asked for."""
+    """Prepares the data, prints a summary, and writes the contact sheet on request."""
     settings = _SETTINGS({"data.source": _SOURCE.value} if _SOURCE.value else None).data
     preview = files.local(_PREVIEW.value, "--preview").absolute() if _PREVIEW.value else None
     if preview is not None:
-        # Slow to import, and only needed here.
+        # Slow imports, only needed here.
         from cocosnet_jax import checkpoint, workdir
 
         if preview.suffix != ".png" or not preview.parent.is_dir():
             raise UserError(
-                f"--preview={_PREVIEW.value} must name a .png file in a folder that exists"
+                f"--preview={_PREVIEW.value} must be a .png file in a folder that exists"
             )
         workdir.check_writable(checkpoint.absolute(preview.parent), "preview")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if settings.channels == 0:
-            settings = _with_found_classes(settings)
+            settings = _with_counted_classes(settings)
         dataset = data.prepare(settings)
     except KeyboardInterrupt:
-        print("interrupted: nothing is prepared; the same command starts again", file=sys.stderr)
+        print("interrupted: nothing is prepared; run the same command again", file=sys.stderr)
         return 130
     print(
         f"{settings.dataset} is prepared in {dataset.folder}: "
@@ -58,20 +58,20 @@ def main() -> int:
     return 0
 
 
-def _with_found_classes(settings: DataSettings) -> DataSettings:
-    """Counts the classes of one's own label maps, and says what training needs to know."""
-    pixels = data.found_classes(settings)
+def _with_counted_classes(settings: DataSettings) -> DataSettings:
+    """Counts the classes of the user's label maps, and prints the settings for training."""
+    pixels = data.count_classes(settings)
     shares = [f"{label} {share:.1%}" for label, share in enumerate(pixels / pixels.sum()) if share]
-    print(f"found {len(pixels)} classes; of all pixels, class " + ", ".join(shares))
+    print(f"found {len(pixels)} classes; share of pixels by class: " + ", ".join(shares))
     if 2 * len(shares) < len(pixels):
         print(
-            f"note: only {len(shares)} of the numbers 0 to {len(pixels) - 1} occur, and every"
-            f" number costs memory and time: consider numbering the classes 0 to {len(shares) - 1}"
+            f"note: only {len(shares)} of the numbers 0 to {len(pixels) - 1} occur, but every"
+            f" number takes memory and time; consider numbering the classes 0 to {len(shares) - 1}"
         )
     needed = f"--config.data.channels={len(pixels)}"
     if settings.value_255:
         needed += f" --config.data.value_255={settings.value_255}"
-    print(f"to train on them, add {needed}")
+    print(f"for training, add {needed}")
     return dataclasses.replace(settings, channels=len(pixels))
 
 

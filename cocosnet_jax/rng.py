@@ -1,6 +1,6 @@
-"""Random keys by name and step: derived where they are needed, never stored.
+"""Random keys, derived from the seed, a name and the step, and never stored.
 
-A run that is resumed draws what the uninterrupted run would have drawn, on any number of hosts.
+A resumed run therefore uses the random numbers of the uninterrupted one, on any number of hosts.
 """
 
 import zlib
@@ -10,11 +10,11 @@ from jaxtyping import Array, Int, Key
 
 
 def key(seed: int, stream: str, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
-    """Returns the key of one stream (`init`, `train`, ...) at one step.
+    """Returns the key of a stream (`init`, `train`, ...) at a step.
 
     Args:
       seed: of the run.
-      stream: name; different names give independent keys.
+      stream: name of the stream; streams are independent of each other.
       step: may be traced.
     """
     named = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))

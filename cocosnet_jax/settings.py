@@ -1,12 +1,12 @@
-"""Typed settings: what a run is, checked before anything is compiled or written.
+"""Typed settings of a run, checked before anything is compiled or written.
 
-A config file (`configs/*.py`) yields an `ml_collections.ConfigDict` with one section per class
-below. `from_mapping` turns it into `Settings` at the door; everything behind the door takes
-these frozen classes or plain arguments. A checkpoint carries them as JSON (`to_json`).
+A config file (`configs/*.py`) returns an `ml_collections.ConfigDict` with one section per class
+below. `from_mapping` converts it into `Settings`; all other code takes these frozen classes or
+plain arguments. A checkpoint stores them as JSON (`to_json`).
 
-What a change of a setting means is said beside the setting, in the field's metadata; see `setting`.
+The metadata of a field defines what a change of the setting means; see `setting`.
 
-Longer than other files: every setting stands in one place, with its documentation and its check.
+Longer than other files: it keeps all settings together, with their documentation and checks.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from typing import Any, Literal
 
 from cocosnet_jax.errors import UserError
 
-# Of the settings in files. Raise it whenever a field is added, removed or renamed.
+# Version of the settings in files. Raise it whenever a field is added, removed or renamed.
 VERSION = 1
-# `section.field` as files of a version before the given one call it -> as it is called since.
+# Version -> renamed fields: `section.field` in files of earlier versions -> its new name.
 RENAMED: dict[int, dict[str, str]] = {}
 
-# What of a setting's value must stay as it was; None where nothing must.
+# Maps a setting's value to the part that must not change; None if all of it may change.
 Kept = Callable[[Any], Any] | None
 
 
@@ -34,15 +34,15 @@ def _value(value: Any) -> Any:
 
 
 def setting(default: Any, *, on_resume: Kept = _value, for_weights: Kept = _value) -> Any:
-    """A field whose change means something else than its section says.
+    """A field with other rules for changes than its section.
 
-    A run's settings must stay as they are when it resumes. Weights were learned for the section
-    `model`, and no other: a checkpoint is of another model if these settings differ.
+    By default, no setting may change when a run resumes, and weights depend on the section `model`
+    only: if it differs, a checkpoint belongs to another model.
 
     Args:
       default: of the field.
-      on_resume: what of its value must stay the same when a run resumes.
-      for_weights: what of its value the weights were learned for.
+      on_resume: maps the value to the part that must not change when a run resumes.
+      for_weights: maps the value to the part that the weights depend on.
     """
     return dataclasses.field(
         default=default, metadata={"on_resume": on_resume, "for_weights": for_weights}
@@ -50,21 +50,21 @@ def setting(default: Any, *, on_resume: Kept = _value, for_weights: Kept = _valu
 
 
 def _free(default: Any) -> Any:
-    """A field that changes nothing that is learned: it may differ from one start to the next."""
+    """A field without effect on what is learned, which may change when a run resumes."""
     return setting(default, on_resume=None, for_weights=None)
 
 
 def _file(default: Any) -> Any:
-    """A file, which may have moved as long as it keeps its name."""
+    """A field for a file, which may move to another folder when a run resumes."""
     return setting(default, on_resume=os.path.basename, for_weights=None)
 
 
-# Datasets whose inputs are poses by OpenPose.
+# Datasets whose inputs are OpenPose's poses.
 POSE_DATASETS = ("deepfashion", "folder_poses")
 
 
 def is_pose_size(value: str) -> bool:
-    """Whether `data.pose_size` may have this value."""
+    """Whether a value is valid for `data.pose_size`."""
     return value in ("", "photograph") or bool(re.fullmatch(r"[1-9]\d*x[1-9]\d*", value))
 
 
@@ -79,34 +79,34 @@ class DataSettings:
 
     Attributes:
       dataset: name of a builder in `cocosnet_jax.data`.
-      source: folder with the dataset's own files; empty where the program draws the data.
-      data_dir: where prepared data is kept; empty means TFDS's own default folder.
+      source: folder with the dataset's own files; empty for generated data.
+      data_dir: folder of prepared data; empty means TFDS's default folder.
       image_size: H, side of the square network input; divisible by 32.
       load_size: side to which training images are resized before the random crop.
       condition: how bytes of `Batch.label` become x_A: `labels` one-hot of a class map,
         `labels_glasses` the same with the glasses mask as channel 16, `channels` value / 255.
-      channels: C, channels of x_A; 0 before one's own label maps have been counted
-        (`python -m cocosnet_jax.prepare` counts them).
-      value_255: what 255 means in one's own label maps (`folder`): `class_1` where maps are black
-        and white, `unknown` where it marks what is unknown (void), which becomes class 0; empty
-        where it is not to occur.
-      classes: the lines of `classes.txt`, with the colours that label maps are read by. Training
-        takes them from the dataset, for translation; nobody has to set them.
-      palette: the colours of class numbers, `NUMBER #RRGGBB` a line, where label maps are palette
-        images; taken from the dataset as well.
+      channels: C, channels of x_A; 0 if the classes of the user's label maps are yet to be counted
+        (by `python -m cocosnet_jax.prepare`).
+      value_255: meaning of 255 in the user's label maps (`folder`): `class_1` for black and white
+        maps; `unknown` if it marks unknown pixels (void), which become class 0; empty if 255 is an
+        error.
+      classes: the lines of `classes.txt`, with colours if label maps are read by colour. Training
+        sets it from the dataset, for translation.
+      palette: the colours of class numbers, `NUMBER #RRGGBB` per line, if label maps are palette
+        images; training sets it from the dataset.
       flip: random horizontal flips in training.
-      exemplar_list: list file for training images (`key,ref1,ref2,...`), or `random` for any
-        other image, or empty for none.
+      exemplar_list: list file for training images (`key,ref1,ref2,...`), `random` for any other
+        image, or empty for none.
       validation_exemplar_list: the same for validation images.
-      exemplar_probability: how often training takes the listed exemplar, not the image itself.
-      hard_probability: how often that is the list's last entry and not its first.
-      distortion: how an image becomes its own exemplar: `crop_flip` a fresh crop and flip (the
-        release), `geometric` an affine map and a smooth warp as well (the paper).
+      exemplar_probability: how often training uses the listed exemplar instead of the image itself.
+      hard_probability: how often that is the last entry of the list's line instead of the first.
+      distortion: how an image becomes its own exemplar: `crop_flip` by another crop and flip (the
+        release), `geometric` also by an affine map and a smooth warp (the paper).
       self_pair_list: list file (`key,view1,view2,...`) of other views of the same person in the
-        same clothes, which in training are the image's own exemplar instead; `names` where the
-        files' names tell (DeepFashion's, and drawn scenes of one style); empty for none.
-      pose_size: `WIDTHxHEIGHT` of the pictures in which all poses were detected, where these are
-        not the photographs at their own size; `photograph` where they are, though most poses lie in
+        same clothes, which training uses instead of the image itself; `names` to derive them from
+        file names (DeepFashion, and drawn scenes of one style); empty for none.
+      pose_size: `WIDTHxHEIGHT` of the pictures in which all poses were detected, if these were not
+        the photographs at their own size; `photograph` if they were, although most poses fill only
         a corner; empty: a file's own canvas, else the photograph.
     """
 
@@ -118,7 +118,7 @@ class DataSettings:
     condition: Literal["labels", "labels_glasses", "channels"] = setting("labels")
     channels: int = setting(151)
     value_255: Literal["", "class_1", "unknown"] = ""
-    # Found in the dataset after a workdir is checked; see `workdir.check_colours`.
+    # Read from the dataset after the workdir is checked; see `workdir.check_colours`.
     classes: str = _free("")
     palette: str = _free("")
     flip: bool = True
@@ -148,13 +148,13 @@ class DataSettings:
             _require(1 <= self.channels <= 255, "data.channels", self.channels, "between 1 and 255")
         if self.value_255 and self.dataset != "folder":
             raise UserError(
-                f"config.data.value_255 is {self.value_255!r}, which only one's own label maps have"
-                f" (config.data.dataset=folder), not {self.dataset}: leave it out"
+                f"config.data.value_255 is {self.value_255!r}, but it applies only to"
+                f" config.data.dataset=folder, not to {self.dataset}; leave it out"
             )
         if self.value_255 == "class_1" and self.channels not in (0, 2):
             raise UserError(
                 f"config.data.channels is {self.channels}, but config.data.value_255=class_1 makes"
-                " 2 classes, black and white: set config.data.channels=2"
+                " 2 classes, black and white; set config.data.channels=2"
             )
         for field in ("exemplar_probability", "hard_probability"):
             value = getattr(self, field)
@@ -167,19 +167,19 @@ class DataSettings:
         )
         if self.pose_size and self.dataset not in POSE_DATASETS:
             raise UserError(
-                f"config.data.pose_size is {self.pose_size!r}, but {self.dataset} has no poses:"
+                f"config.data.pose_size is {self.pose_size!r}, but {self.dataset} has no poses;"
                 " leave it out"
             )
         if self.exemplar_probability > 0 and not self.exemplar_list:
             raise UserError(
-                f"config.data.exemplar_probability is {self.exemplar_probability} but"
-                " config.data.exemplar_list is empty: name a list file, say 'random' to pair any"
-                " two images, or set the probability to 0"
+                f"config.data.exemplar_probability is {self.exemplar_probability}, but"
+                " config.data.exemplar_list is empty; set it to a list file or to 'random' (which"
+                " pairs any two images), or set the probability to 0"
             )
 
     @property
     def planes(self) -> int:
-        """p, how many planes `Batch.label` has, (b, H, W, p)."""
+        """p, the number of planes of `Batch.label`, (b, H, W, p)."""
         return {"labels": 1, "labels_glasses": 2, "channels": self.channels}[self.condition]
 
 
@@ -194,31 +194,31 @@ class ModelSettings:
       block_norm: norm in the adaptors' SPADE blocks.
       feature_norm: norm in the adaptive feature block.
       generator_norm: norm in the generator's SPADE blocks.
-      match_kernel: side of the neighbourhood that is compared, 1 or 3.
-      centre: what is subtracted before features are compared: each position's mean over
-        `channels`, or each channel's mean over `positions`.
-      correlation: hold all pairs of positions (`dense`), make them block by block (`streaming`), or
-        `auto`: block by block where neighbourhoods are compared that are centred over channels, or
-        above 4,096 positions, which is 256 x 256 pixels at stride 4.
-      temperature: the softmax divides cosines by it (1 / alpha of equation 4).
-      warp_upsampling: how the warped exemplar returns to H x H; `patch` carries whole patches.
-      mask_input: where the input domain's map of the exemplar (and of the input) is given:
-        `features` concatenated after the adaptors (release), `adaptor` concatenated to the image
-        adaptor's input (paper's warm-up), or `none`.
-      mask_epochs: training epochs after which noise takes the mask's place; negative: never.
-      mask_at_inference: give the mask at evaluation and translation, instead of noise.
-      projection: the 1x1 convolutions that end in what is compared: `separate` ones for input
-        and exemplar (release), or one that is `shared`, the feature block's last layer (paper).
-      warped_mask: which warped mask the loss sees: `direct`, `cycle` or `none`.
+      match_kernel: side of the compared neighbourhoods, 1 or 3.
+      centre: mean to subtract before features are compared: each position's mean over `channels`,
+        or each channel's mean over `positions`.
+      correlation: store the correlation of all pairs of positions (`dense`), compute it block by
+        block (`streaming`), or `auto`: block by block for neighbourhoods centred over channels, or
+        above 4,096 positions (256 x 256 pixels at stride 4).
+      temperature: divisor of the cosines in the softmax (1 / alpha of equation 4).
+      warp_upsampling: how the warped exemplar is upsampled to H x H; `patch` warps whole patches.
+      mask_input: where the network takes the exemplar's (and the input's) label map: `features`
+        concatenated after the adaptors (release), `adaptor` concatenated to the image adaptor's
+        input (paper's warm-up), or `none`.
+      mask_epochs: training epochs after which noise replaces the mask; negative: never.
+      mask_at_inference: give the mask in evaluation and translation, instead of noise.
+      projection: the 1x1 convolutions before the comparison: `separate` for input and exemplar
+        (release), or `shared`, the feature block's last layer (paper).
+      warped_mask: the warped mask in the loss: `direct`, `cycle` or `none`.
       generator_input: the downsampled `condition` (release) or a learned `constant` (paper).
-      generator_condition: what SPADE reads: `warped_and_input`, `warped`, or `input` alone (a
+      generator_condition: SPADE's condition: `warped_and_input`, `warped`, or `input` alone (a
         plain translation network without exemplar).
-      condition_resize: how the SPADE condition is brought to each layer's size.
-      spectral_everywhere: spectral norm on every convolution, not only the release's.
-      dtype: of activations; parameters, norms, correlation, what it is computed from between the
-        feature block's convolutions, and losses stay float32.
-      rematerialise: what the backward pass computes again to save memory: `nothing`, what is
-        `elementwise` (norms, activations), or all within `blocks`; the results are the same.
+      condition_resize: how the SPADE condition is resized to each layer.
+      spectral_everywhere: spectral norm on every convolution, not only on the release's.
+      dtype: of activations; parameters, norms, losses, the correlation and the features for it
+        (between the feature block's convolutions) stay float32.
+      rematerialise: what the backward pass recomputes to save memory: `nothing`, `elementwise`
+        operations (norms, activations), or whole `blocks`; the results are the same.
     """
 
     base_filters: int = 64
@@ -264,14 +264,14 @@ class LossSettings:
       contextual: equation 11 (`contextual`) over relu3_2 to relu5_2, and relu2_2 with
         `contextual_relu2_2`; features are centred by the exemplar's mean over `contextual_centre`.
       mask: cross-entropy of the warped mask.
-      mask_schedule: `always`, or only while masks are given to the correspondence network, its
-        `warm_up` (`model.mask_epochs`).
+      mask_schedule: `always`, or `warm_up`: only while the correspondence network takes masks
+        (`model.mask_epochs`).
       regularisation: cycle of the warp, equation 12 (`G_warp_cycle`).
       self_warp: the warped exemplar against the truth on self exemplars (`G_warp_self`).
-      group_size: r, consecutive samples of a batch over which `pseudo_exemplar`, `self_warp` and
-        `mask` are taken, before the mean over the groups: the samples that one of the release's
-        replicas had. So their weight does not depend on the batch size. It divides the batch;
-        a smaller batch is one group, and weighs as much as a full one.
+      group_size: r, number of consecutive samples in a group. `pseudo_exemplar`, `self_warp` and
+        `mask` are computed per group and then averaged, so their weight does not depend on the
+        batch size; in the release, a group is a replica's batch. r divides the batch size; a
+        smaller batch is one group, with the weight of a full one.
     """
 
     alignment: float = 10.0
@@ -302,15 +302,15 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class OptimiserSettings:
-    """Adam for both players, and the schedule (SPEC section 7).
+    """Adam for generator and discriminator, and the schedule (SPEC section 7).
 
     Attributes:
       generator_rate: learning rate of the correspondence network and the generator.
       discriminator_rate: learning rate of the discriminator.
       beta1, beta2: Adam's decay rates.
       generator_eps, discriminator_eps: Adam's epsilon.
-      constant_epochs, decay_epochs: constant rate, then linear to 0.
-      ema: decay of the averaged weights that translation uses; 0 keeps no average.
+      constant_epochs, decay_epochs: epochs at a constant rate, then epochs of linear decay to 0.
+      ema: decay of the averaged weights, which translation uses; 0 disables averaging.
     """
 
     generator_rate: float = 1e-4
@@ -321,7 +321,7 @@ class OptimiserSettings:
     discriminator_eps: float = 1e-8
     constant_epochs: int = 100
     decay_epochs: int = 100
-    ema: float = setting(0.0, for_weights=bool)  # whether an average is kept
+    ema: float = setting(0.0, for_weights=bool)  # Whether averaged weights exist.
 
     def __post_init__(self) -> None:
         for field in ("generator_rate", "discriminator_rate"):
@@ -346,8 +346,7 @@ class VggSettings:
 
     Attributes:
       weights: a weight file (the release's .pth, torchvision's .pth, Keras's notop .h5); `keras`
-        for Keras's VGG-19, fetched where it is not there yet; or `random` for untrained weights:
-        fine for trying things out, not for results.
+        for Keras's VGG-19, downloaded if needed; or `random` for untrained weights, for tests only.
       width: channels of the first layer; trained networks have 64, others need `random` weights.
     """
 
@@ -358,26 +357,26 @@ class VggSettings:
         _require(self.width >= 1, "vgg.width", self.width, "positive")
         if self.width != 64 and self.weights != "random":
             raise UserError(
-                f"config.vgg.width is {self.width}, but trained weights have 64: set"
+                f"config.vgg.width is {self.width}, but trained weights have 64; set"
                 " config.vgg.width=64, or config.vgg.weights=random"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """The loop.
+    """The training loop.
 
     Attributes:
-      seed: of everything random.
+      seed: determines all random choices.
       batch_size: samples per step over all devices.
-      batch_per_device: samples per step and device; above 0, a run's batch_size is that times the
-        number of its devices, whatever batch_size says.
+      batch_per_device: samples per step and device; if above 0, it replaces batch_size by
+        batch_per_device times the number of devices.
       stop_after: stop after this many steps of the schedule; 0 runs all of it.
       log_every, images_every, checkpoint_every: steps between log lines, picture grids and
-        checkpoints; 0 for images_every writes none.
-      keep_checkpoints: how many of the newest checkpoints are kept.
+        checkpoints; images_every=0 writes no pictures.
+      keep_checkpoints: number of newest checkpoints to keep.
       evaluation_batch_size: samples per evaluation step over all devices; rounded up to a multiple
-        of their number.
+        of the number of devices.
     """
 
     seed: int = 0
@@ -407,7 +406,7 @@ class TrainSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that a run is."""
+    """All settings of a run."""
 
     data: DataSettings = DataSettings(exemplar_list="random")
     model: ModelSettings = ModelSettings()
@@ -422,19 +421,19 @@ class Settings:
             self.data.image_size >= 64,
             "data.image_size",
             self.data.image_size,
-            "at least 64: of less, the second discriminator has nothing to judge",
+            "at least 64, the smallest input of the second discriminator",
         )
         if self.data.condition == "labels_glasses":
             _require(
                 self.data.channels > 16,
                 "data.channels",
                 self.data.channels,
-                "above 16, where data.condition='labels_glasses' puts the glasses",
+                "above 16, the channel of the glasses with data.condition='labels_glasses'",
             )
         if self.loss.mask > 0 and not (has_classes and self.model.warped_mask != "none"):
             raise UserError(
-                f"config.loss.mask is {self.loss.mask}, but there is no warped mask to weigh:"
-                " set config.model.warped_mask to 'direct' or 'cycle' (label maps only), or"
+                f"config.loss.mask is {self.loss.mask}, but the model makes no warped mask; set"
+                " config.model.warped_mask to 'direct' or 'cycle' (label maps only), or"
                 " config.loss.mask=0"
             )
 
@@ -442,14 +441,14 @@ class Settings:
         if batch > group and batch % group:
             below = batch // group * group
             raise UserError(
-                f"config.train.batch_size is {batch}, which groups of config.loss.group_size="
-                f"{group} samples do not divide: set the batch size to {below} or"
+                f"config.train.batch_size is {batch}, which is not a multiple of"
+                f" config.loss.group_size={group}; set the batch size to {below} or"
                 f" {below + group}, or the group size to a divisor of {batch}"
             )
         if self.loss.mask_schedule == "warm_up" and self.model.mask_input == "none":
             raise UserError(
-                "config.loss.mask_schedule is 'warm_up', but without masks"
-                " (config.model.mask_input='none') there is no warm-up: set it to 'always', or"
+                "config.loss.mask_schedule is 'warm_up', but there is no warm-up without masks"
+                " (config.model.mask_input='none'); set it to 'always', or"
                 " config.model.mask_input to 'features' or 'adaptor'"
             )
 
@@ -458,23 +457,23 @@ class Settings:
                 value = getattr(self.loss, field)
                 if value > 0:
                     raise UserError(
-                        f"config.loss.{field} is {value}, but without an exemplar"
-                        " (config.model.generator_condition='input') there is nothing to compare"
-                        f" with: set config.loss.{field}=0"
+                        f"config.loss.{field} is {value}, but it needs an exemplar, which"
+                        " config.model.generator_condition='input' does without; set"
+                        f" config.loss.{field}=0"
                     )
 
     @property
     def epochs(self) -> int:
-        """Length of the schedule."""
+        """The length of the schedule in epochs."""
         return self.optimiser.constant_epochs + self.optimiser.decay_epochs
 
     def on_devices(self, devices: int) -> "Settings":
-        """These settings for a run on so many devices: `train.batch_size` is what it trains with.
+        """The settings of a run on this many devices, with the actual `train.batch_size`.
 
-        `train.batch_per_device` is 0 in them, so that two runs with one batch have one setting.
+        `train.batch_per_device` becomes 0, so that runs with equal batch sizes have equal settings.
 
         Raises:
-          UserError: groups of `loss.group_size` samples do not divide that batch.
+          UserError: the batch size is not a multiple of `loss.group_size`.
         """
         if not self.train.batch_per_device:
             return self
@@ -490,7 +489,7 @@ class Settings:
 
 
 def _check_type(path: str, value: Any, kind: Any) -> Any:
-    """Returns `value` as `kind` (int, float, bool, str or a Literal), or says what is wrong."""
+    """Returns `value` as `kind` (int, float, bool, str or a Literal), or raises a `UserError`."""
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         if value not in choices or isinstance(value, bool):
@@ -527,11 +526,11 @@ def _build(cls: Any, values: Any, path: str) -> Any:
 
 
 def from_mapping(values: Mapping[str, Any]) -> Settings:
-    """Settings from nested dictionaries; fields that are left out take their defaults.
+    """Settings from nested dictionaries; missing fields take their defaults.
 
     Raises:
-      UserError: an unknown section or field, or an impossible value; the message names the
-        field, the value and what is allowed.
+      UserError: an unknown section or field, or an invalid value; the message names the field, the
+        value and the allowed values.
     """
     settings = _build(Settings, values, "")
     assert isinstance(settings, Settings)
@@ -544,23 +543,23 @@ def to_mapping(settings: Settings) -> dict[str, Any]:
 
 
 def to_file(settings: Settings) -> dict[str, Any]:
-    """Settings as nested dictionaries for a file, which says of which version they are."""
+    """Settings as nested dictionaries for a file, with their version."""
     return {"version": VERSION, **to_mapping(settings)}
 
 
 def from_file(values: Any) -> Settings:
-    """The inverse of `to_file`, for this version and all before.
+    """The inverse of `to_file`, for this and all earlier versions.
 
     Raises:
-      UserError: the settings are of a later version, or of none that this program has had.
+      UserError: the settings are from a later version, or invalid.
     """
     if not isinstance(values, dict):
-        raise UserError("they are no settings at all")
-    # Files had no version before version 1, and the same fields.
+        raise UserError("the content is not settings")
+    # The first files had no version, and the fields of version 1.
     version = values.get("version", 1)
     if not isinstance(version, int) or version > VERSION:
         raise UserError(f"settings of version {version}; this program reads up to {VERSION}")
-    # The values are the caller's: sections are copied before a field is renamed in them.
+    # Copied, because fields may be renamed.
     sections = {
         name: dict(section) if isinstance(section, dict) else section
         for name, section in values.items()
@@ -585,7 +584,7 @@ def from_json(text: str) -> Settings:
 
     Raises:
       UserError: see `from_file`.
-      ValueError: the text is no JSON.
+      ValueError: the text is not JSON.
     """
     return from_file(json.loads(text))
 
@@ -597,10 +596,11 @@ def differences(
 
     Args:
       a: settings.
-      b: others.
-      what: which differences count: `all`, or those that matter when a run resumes, or to weights.
+      b: other settings.
+      what: which differences count: `all`, those that prevent a run from resuming (`on_resume`), or
+        those that weights depend on (`for_weights`).
     """
-    found = {}
+    fields = {}
     for section in dataclasses.fields(Settings):
         left, right = getattr(a, section.name), getattr(b, section.name)
         for field in dataclasses.fields(left):
@@ -610,5 +610,5 @@ def differences(
             kept = field.metadata.get(what, kept)
             values = getattr(left, field.name), getattr(right, field.name)
             if kept and kept(values[0]) != kept(values[1]):
-                found[f"{section.name}.{field.name}"] = "{!r}, {!r}".format(*values)
-    return found
+                fields[f"{section.name}.{field.name}"] = "{!r}, {!r}".format(*values)
+    return fields

@@ -1,5 +1,6 @@
-"""Everything that training changes: parameters, optimisers, running statistics, the average."""
+"""The train state: parameters, their moving average, running statistics and optimisers' state."""
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -7,33 +8,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from cocosnet_jax import model
 from cocosnet_jax.discriminator import Discriminator
 from cocosnet_jax.encode import Inputs
 from cocosnet_jax.nn.condition import Condition
+from cocosnet_jax.nn.conv import activation_dtype
 from cocosnet_jax.nn.initial import initialise
 from cocosnet_jax.settings import OptimiserSettings, Settings
 
-# Spatial size and batch at which parameters are made; no parameter but the learned code depends
-# on the size, and that one takes it from the settings.
+# Image size for initialisation. No parameter depends on it: the size of the learned code comes
+# from the settings.
 INIT_SIZE = 32
 
 
 @flax.struct.dataclass
 class TrainState:
-    """One flat structure, a pytree; `generator` stands for correspondence and generator.
+    """Everything that a training step changes; a pytree.
+
+    The player `generator` is the correspondence network together with the translation network.
 
     Attributes:
       step: optimisation steps taken.
-      params: {"generator": ..., "discriminator": ...}, what the optimisers change.
-      variables: the same two keys: spectral vectors and batch statistics.
-      opt_state: the same two keys.
-      ema: average of params["generator"], or None where none is kept.
+      params: {"generator": ..., "discriminator": ...}, the learned parameters.
+      variables: spectral vectors and batch statistics, with the same two keys.
+      opt_state: the optimisers' state, with the same two keys.
+      ema: moving average of params["generator"], or None without `optimiser.ema`.
     """
 
-    step: Int[jax.Array, ""]
+    step: Int[Array, ""]
     params: dict[str, PyTree]
     variables: dict[str, PyTree]
     opt_state: dict[str, PyTree]
@@ -41,16 +45,17 @@ class TrainState:
 
 
 def build_discriminator(settings: Settings) -> Discriminator:
-    """The discriminator of these settings."""
-    dtype = jnp.bfloat16 if settings.model.dtype == "bfloat16" else None
-    return Discriminator(settings.model, dtype)
+    """Returns the discriminator that these settings describe."""
+    s = settings.model
+    dtype = activation_dtype(s.dtype)
+    return Discriminator(s.base_filters, s.non_local, s.spectral_everywhere, dtype)
 
 
 def learning_rate(base: float, s: OptimiserSettings, steps_per_epoch: int) -> optax.Schedule:
-    """Constant for `constant_epochs`, then one equal drop per epoch to 0 (SPEC section 7)."""
+    """Constant for `constant_epochs`, then falls by equal steps per epoch to 0 (SPEC section 7)."""
 
     def schedule(step: Any) -> Any:
-        # As a float of the precision in force: an integer's quotient is always a float32.
+        # As a float of the enabled precision: a quotient of integers would always be float32.
         decayed = jnp.maximum(step // steps_per_epoch - s.constant_epochs, 0) * 1.0
         return base * jnp.maximum(1 - decayed / max(s.decay_epochs, 1), 0.0)
 
@@ -60,7 +65,7 @@ def learning_rate(base: float, s: OptimiserSettings, steps_per_epoch: int) -> op
 def adam(
     rate: optax.Schedule, s: OptimiserSettings, eps: float
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam; where beta1 is 0, without the first moment, which is the gradient itself."""
+    """Adam; if beta1 is 0, without the first moment, which would equal the gradient."""
     if s.beta1:
         scale = optax.scale_by_adam(s.beta1, s.beta2, eps)
     else:
@@ -71,7 +76,7 @@ def adam(
 def optimisers(
     s: OptimiserSettings, steps_per_epoch: int
 ) -> dict[str, optax.GradientTransformationExtraArgs]:
-    """Adam for each player, at its own rate and epsilon."""
+    """Adam for each player, with its own learning rate and epsilon."""
     rates = {
         "generator": (s.generator_rate, s.generator_eps),
         "discriminator": (s.discriminator_rate, s.discriminator_eps),
@@ -83,7 +88,7 @@ def optimisers(
 
 
 def create_state(settings: Settings, key: jax.Array, steps_per_epoch: int) -> TrainState:
-    """A state at step 0, pure: fit for `jax.eval_shape` and for `jit` with `out_shardings`."""
+    """Returns a state at step 0; a pure function, for `jax.jit` and `jax.eval_shape`."""
     generator_key, discriminator_key = jax.random.split(key)
     image = jnp.zeros((1, INIT_SIZE, INIT_SIZE, 3))
     semantics = jnp.zeros((1, INIT_SIZE, INIT_SIZE, settings.data.channels))
@@ -101,22 +106,28 @@ def create_state(settings: Settings, key: jax.Array, steps_per_epoch: int) -> Tr
         name: optimiser.init(params[name])
         for name, optimiser in optimisers(settings.optimiser, steps_per_epoch).items()
     }
-    # A copy: the state is donated to the step, and donated buffers must not be shared.
+    # A copy, since the step donates the state, and donated buffers must not be shared.
     ema = jax.tree.map(jnp.copy, params["generator"]) if settings.optimiser.ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, variables, opt_state, ema)
 
 
+def state_shapes(settings: Settings, steps_per_epoch: int = 1) -> TrainState:
+    """Shapes and types (`jax.ShapeDtypeStruct`) of a state; only schedules depend on epochs."""
+    create = functools.partial(create_state, settings, steps_per_epoch=steps_per_epoch)
+    return jax.eval_shape(create, jax.random.key(0))
+
+
 def inference_variables(state: TrainState) -> dict[str, PyTree]:
-    """What `CoCosNet.apply` takes for translation: the averaged weights where they are kept."""
+    """Variables of `CoCosNet` for inference, with the averaged weights if there are any."""
     params = state.params["generator"] if state.ema is None else state.ema
     return {"params": params, **state.variables["generator"]}
 
 
 def parameter_table(params: dict[str, PyTree]) -> str:
-    """How many parameters each network has, and in which modules; a line per network.
+    """A table of the number of parameters in each network and its modules.
 
     Args:
-      params: of a TrainState, arrays or shapes.
+      params: of a TrainState, as arrays or shapes.
     """
 
     def size(tree: PyTree) -> int:
@@ -127,13 +138,13 @@ def parameter_table(params: dict[str, PyTree]) -> str:
     for name, modules in networks.items():
         parts = [f"{part} {size(tree):,}" for part, tree in modules.items()]
         lines.append(f"  {name:<14}{size(modules):>12,}  ({', '.join(parts)})")
-    return "\n".join([*lines, f"  {'in all':<14}{size(networks):>12,}"])
+    return "\n".join([*lines, f"  {'total':<14}{size(networks):>12,}"])
 
 
 def all_finite(tree: PyTree) -> bool:
     """Whether every number of a tree is finite.
 
-    Looked at on the host: a checkpoint brings the state there anyway, and a program that reduces
-    some thousand arrays takes XLA long to compile.
+    Checked on the host: a checkpoint copies the state there anyway, and XLA takes long to compile
+    reductions of some thousand arrays.
     """
     return all(np.isfinite(leaf.addressable_data(0)).all() for leaf in jax.tree.leaves(tree))

@@ -1,8 +1,8 @@
-"""One training step and one prediction, each a pure function to be jitted."""
+"""The training step and the prediction step, each a pure function to be jitted."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from cocosnet_jax import losses, model, vgg
 from cocosnet_jax.encode import Inputs, encode
+from cocosnet_jax.nn.conv import activation_dtype
 from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, build_discriminator, inference_variables, optimisers
@@ -21,14 +22,25 @@ Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, vgg.VggWeights, Batch, jax.Array], tuple[TrainState, Metrics]]
 PredictStep = Callable[[TrainState, Batch], Outputs]
 
-# Collections that a training call changes.
+# Variable collections that a training step updates.
 MUTABLE = ["spectral", "batch_stats"]
 
 
 def gives_mask(settings: Settings, step: Any, steps_per_epoch: int) -> Any:
-    """Whether masks are given in this training step; afterwards noise takes their place."""
+    """Whether the network gets masks in this training step, or noise, after `mask_epochs`."""
     epochs = settings.model.mask_epochs
     return True if epochs < 0 else step // steps_per_epoch < epochs
+
+
+class DiscriminatorOutputs(NamedTuple):
+    """Outputs of the discriminator's layers, by scale, for fake and real images."""
+
+    fake: list[losses.ScaleFeatures]
+    real: list[losses.ScaleFeatures]
+
+
+def _logits(scales: list[losses.ScaleFeatures]) -> list[Float[Array, "b _ _ 1"]]:
+    return [layers[-1] for layers in scales]
 
 
 def generator_losses(
@@ -36,49 +48,48 @@ def generator_losses(
     inputs: Inputs,
     translation: model.Translation,
     vgg_weights: vgg.VggWeights,
-    fake_features: list[Any],
-    real_features: list[Any],
+    discriminated: DiscriminatorOutputs,
     give_mask: Any,
 ) -> Metrics:
-    """All weighted terms of the generator's and the correspondence network's objective.
+    """All weighted terms of the correspondence and the translation network's objective.
 
     Args:
       settings: of the run.
       inputs: the batch.
       translation: of the batch.
-      vgg_weights: of the perceptual terms.
-      fake_features: what the discriminator makes of the output.
-      real_features: what it makes of the truth.
-      give_mask: whether masks were given to the correspondence network.
+      vgg_weights: for the terms that compare VGG features.
+      discriminated: outputs of the discriminator for `translation` and the truth.
+      give_mask: whether the correspondence network got masks.
     """
     weights, terms = settings.loss, {}
-    found = translation.correspondence
-    fake = translation.image
-    if weights.alignment and found is not None:
-        assert found.adapted_truth is not None
-        terms["alignment"] = losses.alignment(found.adapted_input, found.adapted_truth)
+    correspondence = translation.correspondence
+    if weights.alignment and correspondence is not None:
+        assert correspondence.adapted_truth is not None
+        terms["alignment"] = losses.alignment(
+            correspondence.adapted_input, correspondence.adapted_truth
+        )
     if weights.adversarial:
-        terms["adversarial"] = losses.hinge_generator([x[-1] for x in fake_features])
+        terms["adversarial"] = losses.hinge_generator(_logits(discriminated.fake))
     if weights.discriminator_features:
         terms["discriminator_features"] = losses.discriminator_features(
-            fake_features, jax.lax.stop_gradient(real_features)
+            discriminated.fake, jax.lax.stop_gradient(discriminated.real)
         )
-    dtype = jnp.bfloat16 if settings.model.dtype == "bfloat16" else None
+    dtype = activation_dtype(settings.model.dtype)
     if weights.pseudo_exemplar or weights.perceptual or weights.contextual:
-        drawn = vgg.features(vgg_weights, fake, dtype=dtype)
-        # Neither truth nor exemplar carries a gradient: one call serves both.
-        pictures = interleave(inputs.image, inputs.exemplar)
-        truth, style = separate(vgg.features(vgg_weights, pictures, dtype=dtype))
+        fake = vgg.features(vgg_weights, translation.image, dtype=dtype)
+        # One call for truth and exemplar, neither of which needs a gradient.
+        targets = interleave(inputs.image, inputs.exemplar)
+        truth, exemplar = separate(vgg.features(vgg_weights, targets, dtype=dtype))
     if weights.pseudo_exemplar:
         terms["pseudo_exemplar"] = losses.pseudo_exemplar(
-            drawn, truth, inputs.self_reference, weights.group_size
+            fake, truth, inputs.self_reference, weights.group_size
         )
     if weights.perceptual:
         layer = weights.perceptual_layer
-        terms["perceptual"] = losses.perceptual(drawn[layer], truth[layer], weights.perceptual_norm)
+        terms["perceptual"] = losses.perceptual(fake[layer], truth[layer], weights.perceptual_norm)
     if weights.contextual:
         terms["contextual"] = losses.contextual(
-            drawn, style, weights.contextual_centre, weights.contextual_relu2_2
+            fake, exemplar, weights.contextual_centre, weights.contextual_relu2_2
         )
     if weights.mask:
         assert translation.warped_mask is not None
@@ -87,12 +98,12 @@ def generator_losses(
         mask = losses.warped_mask(
             translation.warped_mask, inputs.label, inputs.exemplar_label, weights.group_size
         )
-        in_force = give_mask if weights.mask_schedule == "warm_up" else True
-        terms["mask"] = jnp.where(in_force, mask, 0)
+        applies = give_mask if weights.mask_schedule == "warm_up" else True
+        terms["mask"] = jnp.where(applies, mask, 0)
     if weights.regularisation:
         assert translation.warped_cycle is not None
         assert translation.cycle_target is not None
-        terms["regularisation"] = losses.mean_abs(
+        terms["regularisation"] = losses.cycle_consistency(
             translation.warped_cycle, translation.cycle_target
         )
     if weights.self_warp:
@@ -111,28 +122,30 @@ def gradients(
     key: jax.Array,
     give_mask: Any,
 ) -> tuple[dict[str, PyTree], dict[str, PyTree], Metrics, model.Translation]:
-    """One joint forward, one gradient per player.
+    """One joint forward pass and one gradient per player.
 
-    The generator's output is computed once; the discriminator sees the same output, detached.
+    The translation is computed once; the discriminator's loss sees it without its gradient.
 
     Returns:
-      Gradients of both players, their new variables, the weighted losses, the translation.
+      The gradients and the new variables of both players, the weighted losses, the translation.
     """
     generator, discriminator = model.build(settings), build_discriminator(settings)
     semantics = inputs.semantics.tensor()
 
-    def judge(params: PyTree, variables: PyTree, fake: Array) -> tuple[Any, Any, PyTree]:
-        features, new = discriminator.apply(
+    def discriminate(
+        params: PyTree, variables: PyTree, fake: Array
+    ) -> tuple[DiscriminatorOutputs, PyTree]:
+        outputs, new_variables = discriminator.apply(
             {"params": params, **variables},
             semantics,
             interleave(fake, inputs.image),
             train=True,
             mutable=MUTABLE,
         )
-        return *separate(features), new
+        return DiscriminatorOutputs(*separate(outputs)), new_variables
 
     def generator_loss(params: PyTree) -> tuple[Array, Any]:
-        translation, new = generator.apply(
+        translation, new_variables = generator.apply(
             {"params": params, **state.variables["generator"]},
             inputs,
             key,
@@ -142,31 +155,34 @@ def gradients(
             with_cycle=settings.loss.regularisation > 0,
             mutable=MUTABLE,
         )
-        fake, real, judge_variables = judge(
+        discriminated, discriminator_variables = discriminate(
             state.params["discriminator"], state.variables["discriminator"], translation.image
         )
-        terms = generator_losses(settings, inputs, translation, vgg_weights, fake, real, give_mask)
-        return sum(terms.values(), jnp.zeros(())), (terms, translation, new, judge_variables)
+        terms = generator_losses(
+            settings, inputs, translation, vgg_weights, discriminated, give_mask
+        )
+        total = sum(terms.values(), jnp.zeros(()))
+        return total, (terms, translation, new_variables, discriminator_variables)
 
-    (total, (terms, translation, new_generator, judge_variables)), generator_grads = (
+    (total, (terms, translation, generator_variables, discriminator_variables)), generator_grads = (
         jax.value_and_grad(generator_loss, has_aux=True)(state.params["generator"])
     )
-    fake_image = jax.lax.stop_gradient(translation.image)
+    fake = jax.lax.stop_gradient(translation.image)
 
     def discriminator_loss(params: PyTree) -> tuple[Array, Any]:
-        fake, real, new = judge(params, judge_variables, fake_image)
+        discriminated, new_variables = discriminate(params, discriminator_variables, fake)
         weight = settings.loss.adversarial
-        d_fake = weight * losses.hinge_discriminator([x[-1] for x in fake], real=False)
-        d_real = weight * losses.hinge_discriminator([x[-1] for x in real], real=True)
-        return d_fake + d_real, (d_fake, d_real, new)
+        d_fake = weight * losses.hinge_discriminator(_logits(discriminated.fake), real=False)
+        d_real = weight * losses.hinge_discriminator(_logits(discriminated.real), real=True)
+        return d_fake + d_real, (d_fake, d_real, new_variables)
 
-    (_, (d_fake, d_real, new_discriminator)), discriminator_grads = jax.value_and_grad(
+    (_, (d_fake, d_real, discriminator_variables)), discriminator_grads = jax.value_and_grad(
         discriminator_loss, has_aux=True
     )(state.params["discriminator"])
     terms |= {"generator_total": total, "discriminator_fake": d_fake, "discriminator_real": d_real}
     return (
         {"generator": generator_grads, "discriminator": discriminator_grads},
-        {"generator": dict(new_generator), "discriminator": dict(new_discriminator)},
+        {"generator": dict(generator_variables), "discriminator": dict(discriminator_variables)},
         terms,
         translation,
     )
@@ -179,7 +195,7 @@ def apply_gradients(
     variables: dict[str, PyTree],
     steps_per_epoch: int,
 ) -> TrainState:
-    """Both optimisers' updates, and the average of the generator's weights."""
+    """Updates the parameters of both players, and the average of the generator's parameters."""
     params, opt_state = {}, {}
     for name, optimiser in optimisers(settings.optimiser, steps_per_epoch).items():
         updates, opt_state[name] = optimiser.update(grads[name], state.opt_state[name])
@@ -191,14 +207,14 @@ def apply_gradients(
 
 
 def train_step(settings: Settings, steps_per_epoch: int) -> TrainStep:
-    """The training step of these settings (SPEC section 7).
+    """Returns the training step that these settings describe (SPEC section 7).
 
     Args:
       settings: of the run.
-      steps_per_epoch: from which the epoch, and so learning rate and warm-up, follow.
+      steps_per_epoch: determines learning rate and mask warm-up, which depend on the epoch.
 
     Returns:
-      (state, VGG weights, batch, key) -> (state, losses as they enter the sum).
+      (state, VGG weights, batch, key) -> (state, weighted losses).
     """
 
     def step(
@@ -219,16 +235,16 @@ def predict_step(
     give_mask: Bool[Array, ""] | bool | None = None,
     *,
     with_mask: bool = False,
-    over: Mesh | None = None,
+    mesh: Mesh | None = None,
 ) -> PredictStep:
-    """The translation of a batch; deterministic.
+    """Returns the translation of a batch, a deterministic function.
 
     Args:
       settings: of the run.
-      give_mask: give masks to the correspondence network, or noise; None does as the settings'
-        `mask_at_inference` says.
-      with_mask: also carry the exemplar's mask, directly, where the input domain has classes.
-      over: devices that share the positions of each picture; None where they share the batch.
+      give_mask: whether the correspondence network gets masks, or noise; None for the setting
+        `mask_at_inference`.
+      with_mask: whether to warp the exemplar's mask, too, if the input domain has classes.
+      mesh: devices that split the positions of each image, or None if they split the batch.
 
     Returns:
       (state, batch) -> Outputs.
@@ -239,7 +255,7 @@ def predict_step(
     model_settings = dataclasses.replace(
         settings.model, warped_mask="direct" if with_mask else "none"
     )
-    network = model.CoCosNet(model_settings, settings.data.image_size // model.COARSEST, over)
+    network = model.CoCosNet(model_settings, settings.data.image_size // model.COARSEST, mesh)
 
     def step(state: TrainState, batch: Batch) -> Outputs:
         inputs = encode(batch, settings.data)

@@ -1,4 +1,4 @@
-"""The training loop, nothing else."""
+"""The training loop."""
 
 import contextlib
 import dataclasses
@@ -33,14 +33,14 @@ from cocosnet_jax.vgg import VggWeights
 
 
 class Run(NamedTuple):
-    """What is trained, where, and how far.
+    """A training run.
 
     Attributes:
-      settings: of the run, with what its dataset says of itself.
-      dataset: what it learns from.
-      folder: its workdir.
-      steps_per_epoch: from which learning rate and warm-up follow.
-      last: the step after which it ends.
+      settings: of the run, completed by the dataset.
+      dataset: training and validation data.
+      folder: the workdir.
+      steps_per_epoch: determines learning rate and mask warm-up.
+      last: the last step.
     """
 
     settings: Settings
@@ -51,27 +51,27 @@ class Run(NamedTuple):
 
 
 def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
-    """Trains to the end of the schedule, or to `train.stop_after`, from the newest checkpoint.
+    """Trains from the newest checkpoint to the end of the schedule, or to `train.stop_after`.
 
     Args:
       settings: of the run.
-      folder: its workdir, checked by `workdir.check`.
-      init_from: a checkpoint whose weights a new run starts from, or empty.
+      folder: the workdir, checked by `workdir.check`.
+      init_from: a checkpoint whose weights initialise a new run, or empty.
 
     Returns:
       The exit status: 0, or 128 + the signal's number if the run was interrupted.
 
     Raises:
-      UserError: batch, weights, checkpoint or data do not fit, the folder is in use, a loss is not
-        finite, or the disk is full.
+      UserError: batch size, weights, checkpoint or data are invalid, another run uses the folder,
+        a loss is not finite, or the disk is full.
     """
     mesh.check_batch(settings.train.batch_size, group_size=settings.loss.group_size)
     weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
     if settings.vgg.weights == "random":
         say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
     else:
-        say(f"losses read {weights.network} of {settings.vgg.weights}")
-    # Before data are prepared, which takes long.
+        say(f"losses use {weights.network} from {settings.vgg.weights}")
+    # Checked before the data are prepared, which takes long.
     origin = fine_tuning.origin(settings, folder, init_from) if init_from else None
     dataset = prepare_data(settings.data)
     settings = dataclasses.replace(settings, data=dataset.settings)
@@ -89,24 +89,24 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
         try:
             return loop(run, checkpoints, start, state, weights)
         finally:
-            # Whatever ended the loop, a checkpoint that is being written is finished.
+            # Waits for the checkpoint that is being written, even after an error.
             checkpoints.close()
 
 
 def _first_state(
     run: Run, checkpoints: Checkpoints, origin: Restored | None
 ) -> tuple[int, TrainState]:
-    """The step and the state that training goes on from: the newest checkpoint's, or new ones."""
+    """Returns step and state of the newest checkpoint, or a new state and step 0."""
     devices = mesh.make()
-    # Weights that were converted are a checkpoint of step 0.
+    # Step 0 counts, too: converted weights are a checkpoint of step 0.
     if checkpoints.latest_step is not None:
-        # Also where nothing is to do, to be sure of the last one.
+        # Restored even if no step is left, which verifies the last checkpoint.
         start, state = checkpoints.restore(mesh.replicated(devices))
         if start < run.last:
             say(f"resuming at step {start} from {run.folder}")
         return start, state
     say(f"new run of {run.last} steps ({run.steps_per_epoch} per epoch) in {run.folder}")
-    with interrupt.ends_at_once():
+    with interrupt.ctrl_c_ends_at_once():
         state = partition.initial_state(run.settings, devices, run.steps_per_epoch)
     if origin is not None:
         state = fine_tuning.take_over(state, origin)
@@ -117,7 +117,7 @@ def _first_state(
 def loop(
     run: Run, checkpoints: Checkpoints, start: int, state: TrainState, weights: VggWeights
 ) -> int:
-    """Takes the steps after `start`, shows and saves; returns the exit status as `train` does."""
+    """Trains after step `start`, logs and saves; returns the exit status of `train`."""
     settings, folder, train = run.settings, run.folder, run.settings.train
     devices = mesh.make()
     host_batches = pipeline.training_batches(
@@ -136,7 +136,7 @@ def loop(
         " (Ctrl-C now ends at once and loses nothing)"
     )
     began = time.monotonic()
-    with interrupt.ends_at_once():
+    with interrupt.ctrl_c_ends_at_once():
         first = next(batches)
         step_fn = partition.compile_step(
             settings, devices, run.steps_per_epoch, (state, weights, first)
@@ -147,7 +147,7 @@ def loop(
     with interrupt.Interruption() as interruption, contextlib.closing(board):
         for step in range(start + 1, run.last + 1):
             batch = next(batches)
-            # What the step takes is on the devices: anything else would wait for a transfer.
+            # All arguments are on the devices; an accidental transfer would slow down every step.
             with jax.transfer_guard("disallow"):
                 state, losses = step_fn(state, weights, batch)
             progress.add(losses)
@@ -156,17 +156,18 @@ def loop(
                 say(f"compiled, first step done after {time.monotonic() - began:.0f} s")
                 progress.start_clock()
                 if is_lead():
-                    # Not before: what does not fit in memory may be set, and started again.
+                    # Only now are the settings final: until the first step has fit in memory, the
+                    # user may change them and start again.
                     workdir.claim(folder, settings)
             stop = step == run.last or interruption.signal or checkpoints.preempted(step)
             save = stop or checkpoints.due(step)
             log = stop or step % train.log_every == 0
             if save or log:
-                _check(progress.not_finite(), checkpoints)
+                _stop_if(progress.not_finite(), checkpoints)
             if save:
-                # Looked at before every checkpoint, so that the newest one is always a good one.
+                # Checked before saving, so that the newest checkpoint is always good.
                 if not all_finite(state):
-                    _check(f"a parameter is not finite at step {step}", checkpoints)
+                    _stop_if(f"a parameter is not finite at step {step}", checkpoints)
                 checkpoints.save(step, state, force=bool(stop))
             if log:
                 progress.log(board)
@@ -178,17 +179,17 @@ def loop(
     if step == run.last:
         say(f"finished at step {step}; checkpoints, pictures and TensorBoard: {folder}")
         return 0
-    say(f"interrupted and saved at step {step}; run the same command again to go on")
+    say(f"interrupted and saved at step {step}; run the same command again to resume")
     return 128 + (interruption.signal or signal.SIGTERM)
 
 
-def _check(not_finite: str, checkpoints: Checkpoints) -> None:
-    """Raises UserError with what is not finite, unless that is empty."""
+def _stop_if(not_finite: str, checkpoints: Checkpoints) -> None:
+    """Raises UserError if `not_finite`, which describes the problem, is not empty."""
     if not not_finite:
         return
     good = checkpoints.latest_step
-    kept = "there is no checkpoint yet" if good is None else f"checkpoint {good} is good"
+    newest = "there is no checkpoint yet" if good is None else f"checkpoint {good} is good"
     raise UserError(
-        f"training stopped: {not_finite}; {kept}. In another --workdir, try a lower"
+        f"training stopped: {not_finite}; {newest}. In another --workdir, try a lower"
         " config.optimiser.generator_rate and discriminator_rate, or config.model.dtype=float32"
     )

@@ -3,20 +3,20 @@ r"""Translates label maps, edges or poses to photographs in the style of exempla
     python -m cocosnet_jax.translate --checkpoint=runs/ade20k \
         --input=label.png --exemplar=photo.jpg --exemplar-label=photo.png --output=out.png
 
-What an input is follows from the checkpoint's dataset: a label map; OpenPose's file; an edge map;
-or a photograph in the dataset's own layout (CelebA-HQ, DeepFashion), whose annotations are found
-as in training. An exemplar in such a layout needs no `--exemplar-label`. A checkpoint of a plain
-translation network (`configs/ade20k.py:plain`) takes no exemplar at all.
+The checkpoint's dataset determines the kind of input: a label map, OpenPose's file, an edge map, or
+a photograph in the dataset's own layout (CelebA-HQ, DeepFashion), with annotations as in training.
+An exemplar in such a layout needs no `--exemplar-label`. A checkpoint of a plain translation
+network (`configs/ade20k.py:plain`) takes no exemplar.
 
-`--input` may be a folder of inputs; `--output` is one then as well. All of them take the one
-exemplar, or `--exemplar` and `--exemplar-label` are folders and `--list` says which input takes
-which exemplar (`input,exemplar`, a line per input); inputs without a line are left out. Everything
-is read once before the first picture is written, so that what is wrong is said at the start.
+`--input` may be a folder of inputs; `--output` must then be a folder too. All inputs use the same
+exemplar, unless `--exemplar` and `--exemplar-label` are folders and `--list` gives each input its
+exemplar (lines `input,exemplar`); inputs without a line are left out. All files are checked before
+the first picture is written.
 
 A pose is drawn on a canvas of its photograph's size. The photograph is found by the dataset's
-layout (`poses/` beside `images/`, `pose/` beside `img/`) or beside the pose file; an exemplar's is
-`--exemplar`. Where there is none, the file may say its canvas (`canvas_width`, `canvas_height`), or
-`--pose-size=WIDTHxHEIGHT` does.
+layout (`images/` beside `poses/`, `img/` beside `pose/`) or beside the pose file; that of the
+exemplar's pose is `--exemplar`. Without a photograph, the file (`canvas_width`, `canvas_height`) or
+`--pose-size=WIDTHxHEIGHT` states the size.
 """
 
 import sys
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "a run's workdir, or one checkpoint in it")
 _INPUT = flags.DEFINE_string("input", "", "label map, pose file, ..., or a folder of them")
-_EXEMPLAR = flags.DEFINE_string("exemplar", "", "photograph, or with --list a folder of them")
+_EXEMPLAR = flags.DEFINE_string(
+    "exemplar", "", "photograph, or with --list a folder of photographs"
+)
 _EXEMPLAR_LABEL = flags.DEFINE_string(
     "exemplar-label", "", "the exemplar's label map, or with --list a folder of them"
 )
@@ -42,7 +44,7 @@ _LIST = flags.DEFINE_string("list", "", "exemplar list: lines `input,exemplar`")
 _OUTPUT = flags.DEFINE_string("output", "", "picture to write (.png), or a folder")
 _WARPED = flags.DEFINE_bool("warped", False, "also write the warped exemplar, as NAME_warped.png")
 _SIZE = flags.DEFINE_integer(
-    "size", 0, "side of the square that is drawn, a multiple of 32; 0 for that of the training"
+    "size", 0, "side of the square result, a multiple of 32; 0 for the size of the training"
 )
 _ORIGINAL_SIZE = flags.DEFINE_bool(
     "original-size", False, "resize results to the input's own width and height"
@@ -51,7 +53,7 @@ _POSE_SIZE = flags.DEFINE_string(
     "pose-size",
     "",
     "WIDTHxHEIGHT of the pictures in which the poses of --input were detected, or `photograph` for"
-    " their photographs; needed only where neither photograph, file nor checkpoint tells",
+    " their photographs; needed only if photograph, file and checkpoint do not determine it",
 )
 
 
@@ -60,7 +62,7 @@ def main() -> int:
     for flag in (_CHECKPOINT, _INPUT, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing; --help shows an example")
-    # Slow to import: missing flags are said first.
+    # Slow imports, after the checks of the flags.
     from cocosnet_jax import checkpoint, inference, workdir
     from cocosnet_jax.data import pairing
 
@@ -73,24 +75,27 @@ def main() -> int:
             f"--pose-size={pose_size} must be WIDTHxHEIGHT, for example 128x192, or photograph"
         )
     if pose_size and settings.data.dataset not in POSE_DATASETS:
-        print("note: this checkpoint takes no poses: --pose-size is not read")
+        print("note: --pose-size is ignored, because this checkpoint takes no poses")
     given = [flag.name for flag in (_EXEMPLAR, _EXEMPLAR_LABEL, _LIST) if flag.value]
     needed = inference.needs_exemplar(settings)
     if needed and not _EXEMPLAR.value:
         raise UserError(
-            "--exemplar is missing: name the photograph whose style the results take; only a"
-            " checkpoint of a plain translation network (configs/ade20k.py:plain) needs none"
+            "--exemplar is missing; name the photograph whose style the results take (only a"
+            " checkpoint of a plain translation network, configs/ade20k.py:plain, needs none)"
         )
     if not needed and given:
-        print(f"note: this checkpoint takes no exemplar: --{given[0]} is not read")
-    pairs = pairing.find_pairs(
+        print(f"note: --{given[0]} is ignored, because this checkpoint takes no exemplar")
+    places = pairing.Pair(
         files.local(_INPUT.value, "--input"),
         files.local(_EXEMPLAR.value, "--exemplar") if needed else None,
         files.local(_EXEMPLAR_LABEL.value, "--exemplar-label")
         if needed and _EXEMPLAR_LABEL.value
         else None,
-        _LIST.value if needed else "",
         files.local(_OUTPUT.value, "--output"),
+    )
+    pairs = pairing.find_pairs(
+        places,
+        _LIST.value if needed else "",
         settings.data,
         needs_label=inference.needs_exemplar_label(settings),
     )
@@ -105,7 +110,7 @@ def main() -> int:
 
 
 def _write_translations(translator: "Translator", pairs: list["Pair"]) -> None:
-    """Makes and writes the translations, one by one.
+    """Computes and writes the translations one by one.
 
     Raises:
       StorageError: a picture cannot be written.

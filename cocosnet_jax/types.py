@@ -1,4 +1,4 @@
-"""What travels between the rooms of the program, and the letters of its shapes.
+"""Types that several modules exchange, and the letters of dimensions.
 
 Dimension letters, used in every shape annotation of the package (layout NHWC):
 
@@ -18,10 +18,10 @@ Array = jax.Array | np.ndarray
 
 
 class Batch(NamedTuple):
-    """One training or evaluation batch, as the data pipeline makes it and the steps take it.
+    """One training or evaluation batch, from the data pipeline to the steps.
 
-    Everything is carried in bytes; the steps turn it into network inputs on the device
-    (`cocosnet_jax.encode`). Floating arrays are taken as they are.
+    Images and labels are bytes, which `cocosnet_jax.encode` converts to network inputs on the
+    device. Floating arrays are used unchanged.
 
     Attributes:
       image: (b, H, W, 3) uint8, the truth x_B. As floats: in [-1, 1].
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
       label: (b, H, W, p) uint8, the input x_A before encoding. `p` is 1 for label maps, 2 for
         label maps with a mask of glasses (0 or 1) in the second plane, and C for edge and pose
         maps, whose bytes mean value / 255.
-      exemplar_label: as `label`, for the exemplar.
+      exemplar_label: like `label`, for the exemplar.
       self_reference: (b,) float32, 1 where the exemplar is the image itself, distorted.
     """
 
@@ -41,14 +41,14 @@ class Batch(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a translation yields.
+    """The result of a translation.
 
     Attributes:
       image: (b, H, W, 3) in [-1, 1], the translation of the input.
-      warped_exemplar: (b, H, W, 3) in [-1, 1], the exemplar at the places of the input, or None
-        for a plain translation network, which reads no exemplar.
-      warped_mask: (b, h, w, C), the exemplar's mask carried by the same warp, or None where
-        the input domain has no classes, or none was asked for.
+      warped_exemplar: (b, H, W, 3) in [-1, 1], the exemplar warped to the input; None for a plain
+        translation network, which has no exemplar.
+      warped_mask: (b, h, w, C), the exemplar's mask, warped likewise; None if it was not requested
+        or the input domain has no classes.
     """
 
     image: Float[Array, "b height width 3"]

@@ -1,9 +1,8 @@
-"""Dense correspondence: comparing positions, and carrying values by the soft match.
+"""The warp: correlates input and exemplar, and moves values along the soft match (equations 3, 4).
 
-Positions of the input are n (rows of the correlation), positions of the exemplar m (columns).
-
-Two ways compute the same: `Warp` holds the whole n x m correlation; `StreamingWarp` makes it block
-by block, forward and backward, in memory that does not grow with n x m.
+The correlation has a row for each of n input positions and a column for each of m exemplar
+positions. `DenseWarp` holds it whole; `StreamingWarp` computes the same block by block, forward and
+backward, in memory that does not grow with n x m.
 """
 
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -26,8 +25,9 @@ def matching_features(
 
     Args:
       x: theta or phi.
-      match_kernel: side of the neighbourhood that stands for a position.
-      centre: subtract each position's mean over channels, or each channel's over positions.
+      match_kernel: side of the neighbourhood that represents a position.
+      centre: whether to subtract each position's mean over channels, or each channel's mean over
+        positions.
 
     Returns:
       (b, h * w, k * match_kernel^2), float32 or wider.
@@ -42,20 +42,20 @@ def matching_features(
 def correlation_logits(
     theta: Float[Array, "b n k"], phi: Float[Array, "b m k"], temperature: float
 ) -> Float[Array, "b n m"]:
-    """Cosines of all pairs, divided by the temperature (equations 3 and 4)."""
+    """Cosines of all pairs of positions, divided by the temperature (equations 3 and 4)."""
     return jnp.einsum("bnk,bmk->bnm", theta, phi, precision=PRECISION) / temperature
 
 
 @runtime_checkable
 class SoftMatch(Protocol):
-    """A soft match, ready to carry values."""
+    """A soft match of input and exemplar positions, by which values can be warped."""
 
     def to_input(self, values: Float[Array, "b m k"]) -> Float[Array, "b n k"]:
-        """Values of the exemplar's positions, at the input's (equation 4)."""
+        """Warps values from the exemplar's positions to the input's (equation 4)."""
         ...
 
     def to_exemplar(self, values: Float[Array, "b n k"]) -> Float[Array, "b m k"]:
-        """Values of the input's positions, at the exemplar's (equation 12)."""
+        """Warps values from the input's positions back to the exemplar's (equation 12)."""
         ...
 
 
@@ -67,22 +67,21 @@ def soft_match(
     match_kernel: int = 1,
     centre: Literal["channels", "positions"] = "channels",
     correlation: Literal["auto", "dense", "streaming"] = "auto",
-    over: Mesh | None = None,
+    mesh: Mesh | None = None,
 ) -> SoftMatch:
-    """The match of the correspondence network's features (equations 3 and 4).
+    """Matches the features of the correspondence network (equations 3 and 4).
 
     Args:
-      theta: of the input's positions.
-      phi: of the exemplar's.
+      theta: features of the input.
+      phi: features of the exemplar.
       temperature: divides the cosines.
-      match_kernel: side of the neighbourhood that stands for a position.
+      match_kernel: side of the neighbourhood that represents a position.
       centre: see `matching_features`.
-      correlation: hold all pairs, or make them block by block; `auto` does the latter where one
-        side has more than DENSE_POSITIONS, and for neighbourhoods centred over channels. Their
-        blocks take products of k numbers in place of k * match_kernel^2 (what centring over
-        positions takes off depends on the neighbour, which they do not know apart).
-      over: devices that share the positions, when they are made block by block; None where
-        they share the batch.
+      correlation: `dense` holds all pairs of positions; `streaming` computes them block by block;
+        `auto` streams above DENSE_POSITIONS positions, and neighbourhoods centred over channels,
+        whose blocks need products of only k numbers instead of k * match_kernel^2. (Centring over
+        positions subtracts a different vector for each neighbour, so this does not work there.)
+      mesh: devices that split the positions of a streamed match, or None if they split the batch.
     """
     by_neighbours = match_kernel > 1 and centre == "channels"
     if correlation == "auto":
@@ -90,17 +89,17 @@ def soft_match(
         correlation = "dense" if small and not by_neighbours else "streaming"
     if correlation == "streaming" and by_neighbours:
         rows, columns = (streaming.Side.of_neighbourhoods(x, match_kernel) for x in (theta, phi))
-        return StreamingWarp(rows, columns, temperature, over=over)
-    # Several times as large as what they are made of: the backward pass makes them again.
+        return StreamingWarp(rows, columns, temperature, mesh)
+    # These are several times as large as theta and phi, so the backward pass recomputes them.
     features = jax.checkpoint(matching_features, static_argnums=(1, 2))
     theta, phi = (features(x, match_kernel, centre) for x in (theta, phi))
     if correlation == "dense":
-        return Warp(correlation_logits(theta, phi, temperature))
+        return DenseWarp(correlation_logits(theta, phi, temperature))
     rows, columns = (streaming.Side.of_vectors(x) for x in (theta, phi))
-    return StreamingWarp(rows, columns, temperature, over=over)
+    return StreamingWarp(rows, columns, temperature, mesh)
 
 
-class Warp(NamedTuple):
+class DenseWarp(NamedTuple):
     """A soft match that holds the whole correlation.
 
     Attributes:
@@ -120,37 +119,37 @@ class Warp(NamedTuple):
 
 @flax.struct.dataclass
 class StreamingWarp:
-    """A soft match that makes the correlation anew, in blocks, wherever it is needed.
+    """A soft match that recomputes the correlation, block by block, for each warp.
 
     Attributes:
-      input, exemplar: what their positions are compared by.
+      input, exemplar: features of their positions.
       temperature: divides the cosines.
-      over: devices that share the rows of the result, or None.
+      mesh: devices that split the rows of the result, or None.
     """
 
     input: streaming.Side
     exemplar: streaming.Side
     temperature: float = flax.struct.field(pytree_node=False)
-    over: Mesh | None = flax.struct.field(pytree_node=False, default=None)
+    mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
 
     def to_input(self, values: Float[Array, "b m k"]) -> Float[Array, "b n k"]:
-        return self._carry(self.input, self.exemplar, values)
+        return self._warp(self.input, self.exemplar, values)
 
     def to_exemplar(self, values: Float[Array, "b n k"]) -> Float[Array, "b m k"]:
-        return self._carry(self.exemplar, self.input, values)
+        return self._warp(self.exemplar, self.input, values)
 
-    def _carry(
+    def _warp(
         self, rows: streaming.Side, columns: streaming.Side, values: Float[Array, "b m v"]
     ) -> Float[Array, "b n v"]:
-        return streaming.attend(rows, columns, values, self.temperature, over=self.over)
+        return streaming.attend(rows, columns, values, self.temperature, mesh=self.mesh)
 
 
 class BestMatch(NamedTuple):
-    """For each position of the input, the position of the exemplar that is most alike.
+    """The most similar exemplar position for each input position.
 
     Attributes:
-      place: (b, h, w, 2), its row and column on the exemplar's grid.
-      cosine: (b, h, w), how alike the two are, -1 to 1.
+      place: (b, h, w, 2), row and column in the exemplar's grid.
+      cosine: (b, h, w), similarity of the two positions, -1 to 1.
     """
 
     place: Int[Array, "b h w 2"]
@@ -163,19 +162,18 @@ def best_match(
     match_kernel: int = 1,
     centre: Literal["channels", "positions"] = "channels",
 ) -> BestMatch:
-    """The exemplar's position of the highest correlation; arguments as in `soft_match`.
+    """Finds the exemplar position of highest correlation; arguments as in `soft_match`.
 
-    One row of the input's grid is compared after the other, so that the whole correlation is never
-    held.
+    Compares one row of the input's grid at a time, so that the whole correlation is never held.
     """
     b, h, w, _ = theta.shape
     rows = matching_features(theta, match_kernel, centre).reshape(b, h, w, -1)
     columns = matching_features(phi, match_kernel, centre)
 
-    def of_row(row: Float[Array, "b w k"]) -> tuple[Array, Array]:
+    def match_row(row: Float[Array, "b w k"]) -> tuple[Array, Array]:
         cosines = correlation_logits(row, columns, 1.0)
         return jnp.argmax(cosines, -1), jnp.max(cosines, -1)
 
-    index, cosine = jax.lax.map(of_row, jnp.moveaxis(rows, 1, 0))
+    index, cosine = jax.lax.map(match_row, jnp.moveaxis(rows, 1, 0))
     index, cosine = jnp.moveaxis(index, 0, 1), jnp.moveaxis(cosine, 0, 1)
     return BestMatch(jnp.stack(jnp.divmod(index, phi.shape[2]), -1), cosine)

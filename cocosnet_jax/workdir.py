@@ -1,11 +1,11 @@
-"""The folder of a run: whose it is, and whether it may be used.
+"""The folder of a run: checks that a run may use it, and locks it.
 
-settings.json   what the run is; another run's folder is refused by it
-.in_use         locked while a run has the folder; it has its process
+settings.json   the run's settings; a run with other settings may not use the folder
+.in_use         locked while a run uses the folder; contains its process number
 checkpoints/    see `cocosnet_jax.checkpoint`
 tensorboard/    losses, speed and pictures
 pictures/       the same pictures as PNG files
-evaluation/     what `--mode=evaluate` measured
+evaluation/     results of `--mode=evaluate`
 """
 
 import contextlib
@@ -31,10 +31,10 @@ def check(workdir: str, settings: Settings) -> epath.Path:
     """Checks that a run with these settings may use the folder; changes nothing.
 
     Returns:
-      The folder, in full.
+      The folder's absolute path.
 
     Raises:
-      UserError: it is another run's, or cannot be written to.
+      UserError: it belongs to another run, or cannot be written to.
     """
     folder = absolute(workdir)
     if "://" not in workdir:
@@ -42,67 +42,67 @@ def check(workdir: str, settings: Settings) -> epath.Path:
     file = folder / _FILE
     if not file.exists():
         return folder
-    found = settings_lib.differences(_read(file), settings, "on_resume")
-    if found:
-        differences = [f"{field}: {values}" for field, values in found.items()]
+    differences = settings_lib.differences(_read(file), settings, "on_resume")
+    if differences:
+        lines = [f"{field}: {values}" for field, values in differences.items()]
         raise UserError(
-            f"--workdir={workdir} holds a run with other settings; set them back, or choose another"
-            f" --workdir, where --init_from={workdir} starts a new run from this one's weights."
-            " They differ in (there, here):\n  " + "\n  ".join(differences)
+            f"--workdir={workdir} contains a run with other settings. Restore them, or choose"
+            f" another --workdir, where --init_from={workdir} can start from this run's weights."
+            " Different settings (in the workdir, now):\n  " + "\n  ".join(lines)
         )
     return folder
 
 
 def _read(file: epath.Path) -> Settings:
-    """Raises UserError where a settings file is damaged, or of another version."""
+    """Reads settings; raises UserError if the file is damaged or from another version."""
     try:
         return settings_lib.from_json(file.read_text())
     except ValueError as error:
         raise UserError(
-            f"{file} is damaged: it is not JSON ({error}); bring it back from a copy, or choose"
+            f"{file} is damaged: it is not JSON ({error}); restore it from a copy, or choose"
             " another --workdir"
         ) from error
     except UserError as error:
         raise UserError(
-            f"{file} is of another version of this program ({error}); use that version, or choose"
+            f"{file} is from another version of this program ({error}); use that version, or choose"
             " another --workdir"
         ) from error
 
 
 def check_colours(folder: epath.Path, settings: Settings) -> None:
-    """Raises UserError where the run in the folder has learned other colours of classes."""
+    """Raises UserError if the run in the folder was trained with other class colours."""
     if (file := folder / _FILE).exists():
         label_maps.check_same_colours(_read(file).data, settings.data)
 
 
 def check_writable(folder: epath.Path, flag: str) -> None:
-    """Raises UserError unless the flag's folder, or what it is to be made in, can be written to."""
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        raise UserError(f"--{flag}={folder}: {there} is a file; choose another --{flag}")
-    # Asking for permission says yes to root on file systems that say no: trying is certain.
+    """Raises UserError unless a folder, or its nearest existing parent, can be written to."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"--{flag}={folder}: {existing} is a file; choose another --{flag}")
+    # Permission bits do not tell: root may write to them, but not to a read-only file system.
     try:
-        # Processes of other machines, which share the folder, may have the same number.
-        probe = there / f".cocosnet-{uuid.uuid4().hex}"
+        # A unique name, because processes of several machines may probe the same folder.
+        probe = existing / f".cocosnet-{uuid.uuid4().hex}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"--{flag}={folder} cannot be written to: {error.strerror} in {there}; choose another"
-            f" --{flag} or change its permissions"
+            f"--{flag}={folder} cannot be written to: {error.strerror} in {existing}; choose"
+            f" another --{flag} or change its permissions"
         ) from error
 
 
 @contextlib.contextmanager
 def in_use(folder: epath.Path) -> Iterator[None]:
-    """Keeps other runs out of the folder, for as long as this process has it.
+    """Locks the folder for this process, to keep other runs out.
 
-    A place that is no folder of this machine's, or knows no locks, is not kept.
+    Buckets, and file systems without locks, are not locked.
 
     Raises:
-      UserError: another run has it.
+      UserError: another run uses the folder.
     """
     if "://" in os.fspath(folder):
         yield
@@ -118,7 +118,7 @@ def in_use(folder: epath.Path) -> Iterator[None]:
                 " run, or choose another --workdir"
             ) from error
         except OSError:
-            pass  # The file system knows no locks.
+            pass  # The file system has no locks.
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -126,5 +126,5 @@ def in_use(folder: epath.Path) -> Iterator[None]:
 
 
 def claim(folder: epath.Path, settings: Settings) -> None:
-    """Makes the folder and writes its settings."""
+    """Creates the folder and writes the settings into it."""
     files.write(folder / _FILE, (settings_lib.to_json(settings) + "\n").encode())

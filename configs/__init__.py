@@ -1,5 +1,5 @@
-"""One file per dataset: what it follows, what to expect, the command.
+"""One file per dataset, with its recipe, expected results, and the command.
 
-The package has this folder as `cocosnet_jax.configs`, and its files import each other by that
-name: a folder `configs` of the user's own never takes their place.
+The package contains this folder as `cocosnet_jax.configs`. Its files import each other by that
+name, so that a user's own folder `configs` never replaces them.
 """

@@ -2,20 +2,20 @@ r"""ADE20k, 256 x 256: 151-class label maps to photographs, in the style of an e
 
 `configs/ade20k.py` follows the paper (section 4 and the supplement), `configs/ade20k.py:released`
 the authors' release, and `configs/ade20k.py:noise` the release's second recipe, whose translation
-needs no label map of the exemplar. `configs/ade20k.py:plain` translates without exemplar, as SPADE
-does: a baseline, and the query of `cocosnet_jax.retrieve` for test images.
+needs no label map of the exemplar. `configs/ade20k.py:plain` translates without exemplar, like
+SPADE: a baseline, and the source of `cocosnet_jax.retrieve`'s queries for test images.
 
     python -m cocosnet_jax.main --config=configs/ade20k.py --workdir=runs/ade20k \
         --config.data.source=ADE20K_FOLDER \
         --config.data.exemplar_list=LIST --config.data.validation_exemplar_list=LIST \
         --config.vgg.weights=vgg19.pth
 
-The folder holds `training/` and `validation/`, each with `X.jpg` beside its label map `X.png`, or
-the dataset's own `images/` and `annotations/`. A list has one line per image,
-`key,exemplar1,exemplar2,...`, best first; docs/data.md has the details. Without one,
-`random` pairs any two images: good for trying things out.
+The folder contains `training/` and `validation/`, each with `X.jpg` beside its label map `X.png`,
+or the dataset's own `images/` and `annotations/`. A list has one line per image,
+`key,exemplar1,exemplar2,...`, best first; see docs/data.md. For tests, `random` instead of LIST
+pairs any two images.
 
-What to expect (the paper's table 1 and 2, 100 epochs on 8 GPUs in about 4 days): FID 26.4,
+Expected results (the paper's tables 1 and 2, 100 epochs on 8 GPUs in about 4 days): FID 26.4,
 semantic consistency 0.862, style relevance 0.962 (colour) and 0.941 (texture).
 """
 
@@ -37,12 +37,12 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.data.channels = 151
     config.data.image_size = 256
     config.data.load_size = 286
-    config.data.exemplar_list = ""  # The dataset brings none: the run says what to set.
+    config.data.exemplar_list = ""  # The dataset has none; users set it.
     config.loss.pseudo_exemplar = 10 * 0.1
     config.train.batch_size = 32
     if variant == "paper":
         base.paper(config)
-        # Masks warm the adaptors up for 80 epochs, then Gaussian noise; supplement, section D.
+        # Masks for 80 epochs as a warm-up, then Gaussian noise; supplement, section D.
         config.model.mask_input = "adaptor"
         config.model.mask_epochs = 80
         config.model.mask_at_inference = False
@@ -71,10 +71,10 @@ def get_config(variant: str = "paper") -> ConfigDict:
 
 
 def plain(config: ConfigDict) -> ConfigDict:
-    """A translation network alone, with SPADE's objective: hinge, feature matching, VGG features.
+    """A plain translation network with SPADE's objective: hinge, feature matching, VGG features.
 
-    Every image counts as its own exemplar, and each by itself, so `loss.pseudo_exemplar` is the
-    mean over all of them of the distance to the truth: SPADE's VGG loss, with its weight 10.
+    Every image is its own exemplar, in a group of its own, so `loss.pseudo_exemplar` is the mean
+    distance to the ground truth: SPADE's VGG loss, with its weight 10.
     """
     config.data.exemplar_probability = 0.0
     config.model.generator_condition = "input"

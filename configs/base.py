@@ -1,10 +1,10 @@
-"""What every config starts from, and the two recipes: the paper and the authors' release.
+"""The common base of all configs, and the two recipes: the paper's and the release's.
 
-A config file defines `get_config(variant)` and returns a ConfigDict with the sections and fields
-of `cocosnet_jax.settings.Settings`, which documents and checks each one. Any field can be set on
+A config file defines `get_config(variant)`, which returns a ConfigDict with the sections and fields
+of `cocosnet_jax.settings.Settings`, where each is documented and checked. Any field can be set on
 the command line: `--config.train.batch_size=8`.
 
-Where paper and release differ, docs/fidelity.md says how and why.
+docs/fidelity.md lists the differences between paper and release.
 """
 
 import functools
@@ -15,8 +15,7 @@ from ml_collections import ConfigDict
 from cocosnet_jax import settings
 from cocosnet_jax.errors import UserError
 
-# Variants at another size than 256: the samples per step there, for eight chips, and what the
-# backward pass computes again for that.
+# Variants of other sizes than 256: the batch size on eight chips, and `model.rematerialise`.
 SIZES = {"512": (16, "elementwise"), "1024": (8, "blocks")}
 
 
@@ -26,7 +25,7 @@ def get_config() -> ConfigDict:
 
 
 def released(config: ConfigDict) -> ConfigDict:
-    """Sets what all of the release's recipes have in common (SPEC sections 3 to 8)."""
+    """Sets the common part of the release's recipes (SPEC sections 3 to 8)."""
     model, loss, optimiser, data = config.model, config.loss, config.optimiser, config.data
     data.distortion = "crop_flip"
     model.projection = "separate"
@@ -48,7 +47,7 @@ def released(config: ConfigDict) -> ConfigDict:
 
 
 def paper(config: ConfigDict) -> ConfigDict:
-    """Sets what the paper says of every task (SPEC section 9); the release fills its silences."""
+    """Sets the common part of the paper's recipes (SPEC section 9); gaps filled by the release."""
     model, loss, optimiser, data = config.model, config.loss, config.optimiser, config.data
     data.load_size = data.image_size  # section 4, "all the images are resized to 256 x 256"
     data.distortion = "geometric"  # section 3.3, "pseudo exemplars"
@@ -76,18 +75,18 @@ def paper(config: ConfigDict) -> ConfigDict:
 
 
 def unknown_variant(file: str, variant: str, known: tuple[str, ...]) -> UserError:
-    """Returns the error for `--config=FILE:VARIANT` with a variant that the file does not have."""
+    """Returns the error for `--config=FILE:VARIANT` with an unknown variant."""
     return UserError(
         f"--config={file}:{variant} is unknown; {file} has the variants {', '.join(known)}"
     )
 
 
 def at_sizes(get_config: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]:
-    """Adds `:512` and `:1024`, and `:VARIANT-512`, to what a config file has.
+    """Adds the variants `512`, `1024`, `VARIANT-512` and `VARIANT-1024` to a config file.
 
-    The recipe stays; the picture grows. Activations are bfloat16, and at 1024 the backward pass
-    makes residual blocks again, for memory; batches are two 512 x 512 pictures, or one of
-    1024 x 1024, on each of eight chips. `cocosnet_jax.compile_check` says what they need.
+    They use the same recipe for larger pictures, with bfloat16 activations. At 1024, the backward
+    pass recomputes residual blocks to save memory. A batch has two 512 x 512 pictures, or one of
+    1024 x 1024, for each of eight chips. `cocosnet_jax.compile_check` computes the memory required.
     """
 
     @functools.wraps(get_config)
@@ -96,12 +95,12 @@ def at_sizes(get_config: Callable[..., ConfigDict]) -> Callable[..., ConfigDict]
         if size not in SIZES:
             if size.isdecimal():
                 raise UserError(
-                    f"--config=...:{variant} is unknown; sizes are {' and '.join(SIZES)} (256 where"
-                    " none is given); for others set config.data.image_size and load_size"
+                    f"--config=...:{variant} is unknown; sizes are {' and '.join(SIZES)} (256 by"
+                    " default); for others, set config.data.image_size and load_size"
                 )
             return get_config(variant) if variant else get_config()
         config = get_config(recipe) if recipe else get_config()
-        # As much larger than the picture as at 256: 286, or in the paper's recipes not at all.
+        # The same ratio as at 256: 286 / 256, or 1 in the paper's recipes.
         config.data.load_size = int(size) * config.data.load_size // config.data.image_size
         config.data.image_size = int(size)
         config.model.dtype = "bfloat16"

@@ -8,10 +8,10 @@ the authors' release (SPEC: `celebahqedge`).
         --config.data.exemplar_list=LIST --config.data.validation_exemplar_list=LIST \
         --config.vgg.weights=vgg19.pth
 
-The folder is CelebAMask-HQ's own, with a `val.txt` that names the validation photographs;
-docs/data.md has the details. `random` instead of LIST pairs any two faces, for trying things out.
+The folder is CelebAMask-HQ's own, with a `val.txt` that lists the validation photographs; see
+docs/data.md. For tests, `random` instead of LIST pairs any two faces.
 
-What to expect (the paper's tables 1 to 3): FID 14.3, semantic consistency 0.949, style relevance
+Expected results (the paper's tables 1 to 3): FID 14.3, semantic consistency 0.949, style relevance
 0.977 (colour) and 0.958 (texture).
 """
 
@@ -33,7 +33,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.data.channels = 15
     config.data.image_size = 256
     config.data.load_size = 286
-    config.data.exemplar_list = ""  # The dataset brings none: the run says what to set.
+    config.data.exemplar_list = ""  # The dataset has none; users set it.
     config.loss.pseudo_exemplar = 10.0
     config.optimiser.constant_epochs = 30
     config.optimiser.decay_epochs = 30

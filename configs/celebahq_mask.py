@@ -8,8 +8,8 @@ r"""CelebA-HQ mask-to-face, 256 x 256: maps of 19 face parts to portraits, in an
         --config.data.exemplar_list=LIST --config.data.validation_exemplar_list=LIST \
         --config.vgg.weights=vgg19.pth
 
-The folder is CelebAMask-HQ's own, with a `val.txt` that names the validation photographs;
-docs/data.md has the details. `random` instead of LIST pairs any two faces, for trying things out.
+The folder is CelebAMask-HQ's own, with a `val.txt` that lists the validation photographs; see
+docs/data.md. For tests, `random` instead of LIST pairs any two faces.
 
 The paper reports no figures for this task.
 """
@@ -32,13 +32,13 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.data.channels = 19
     config.data.image_size = 256
     config.data.load_size = 286
-    config.data.exemplar_list = ""  # The dataset brings none: the run says what to set.
+    config.data.exemplar_list = ""  # The dataset has none; users set it.
     config.loss.pseudo_exemplar = 10.0
     config.optimiser.constant_epochs = 30
     config.optimiser.decay_epochs = 30
     config.train.batch_size = 32
     if variant == "paper":
-        # Masks in the correspondence network are for ADE20k alone; supplement, section D.
+        # Only ADE20k has masks in the correspondence network; supplement, section D.
         return base.paper(config)
     base.released(config)
     config.model.adaptor_kernel = 4

@@ -8,16 +8,15 @@ authors' release.
         --config.data.exemplar_list=LIST --config.data.validation_exemplar_list=LIST \
         --config.vgg.weights=vgg19.pth
 
-The folder holds `img/`, `pose/` with OpenPose's files and a `val.txt`; docs/data.md has the
-details. The paper trains with exemplars of other people (the list's), and with each photograph
-itself under a geometric distortion. The release trains without a list: the exemplar of a photograph
-is another view of the same person in the same clothes, which the dataset's file names tell, or the
-photograph itself. How often the list's exemplar is taken, and that nothing is mirrored (the limbs'
-channels tell left from right), `configs/deepfashion.py` has from the release. Poses that were
-detected in pictures of 256 x 256, beside larger photographs, need
-`--config.data.pose_size=256x256`.
+The folder contains `img/`, `pose/` with OpenPose's files and a `val.txt`; see docs/data.md. The
+paper trains with exemplars of other people (from the list), and with each photograph itself,
+geometrically distorted. The release trains without a list: the exemplar of a photograph is another
+view of the same person in the same clothes, found by the dataset's file names, or the photograph
+itself. Two details of `configs/deepfashion.py` are from the release: the probability of the list's
+exemplar, and no flips (the limbs' channels distinguish left and right). If poses were detected in
+pictures of 256 x 256, and the photographs are larger, set `--config.data.pose_size=256x256`.
 
-What to expect (the paper's tables 1 to 3): FID 14.4, semantic consistency 0.968, style relevance
+Expected results (the paper's tables 1 to 3): FID 14.4, semantic consistency 0.968, style relevance
 0.982 (colour) and 0.958 (texture).
 """
 
@@ -40,7 +39,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.data.image_size = 256
     config.data.load_size = 286
     config.data.flip = False
-    config.data.exemplar_list = ""  # The dataset brings none: the run says what to set.
+    config.data.exemplar_list = ""  # The dataset has none; users set it.
     config.loss.pseudo_exemplar = 10.0
     config.optimiser.constant_epochs = 50
     config.optimiser.decay_epochs = 50

@@ -1,17 +1,16 @@
 r"""Landscapes, 256 x 256: label maps like ADE20k's to photographs, in the style of an exemplar.
 
-The paper shows 56,568 landscapes from Flickr with label maps by a pretrained UPerNet101
-(supplement, section 7), and tells no recipe of their own: `configs/flickr.py` and
-`configs/flickr.py:released` are those of `configs/ade20k.py`. The photographs were never given
-out; any folder of landscapes will do.
+The paper uses 56,568 landscapes from Flickr with label maps by a pretrained UPerNet101 (supplement,
+section 7), and describes no separate recipe: `configs/flickr.py` and `configs/flickr.py:released`
+are those of `configs/ade20k.py`. The photographs were not published; use any landscapes.
 
     python -m cocosnet_jax.main --config=configs/flickr.py --workdir=runs/flickr \
         --config.data.source=FOLDER \
         --config.data.exemplar_list=LIST --config.data.validation_exemplar_list=LIST \
         --config.vgg.weights=vgg19.pth
 
-The folder holds `images/` and `labels/` (0 unknown, 1 to 150 ADE20k's classes, 255 becomes 150);
-docs/data.md has the details. The paper reports no figures for this task.
+The folder contains `images/` and `labels/` (0 unknown, 1 to 150 ADE20k's classes, 255 becomes 150);
+see docs/data.md. The paper reports no figures for this task.
 """
 
 from ml_collections import ConfigDict

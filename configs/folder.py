@@ -1,9 +1,9 @@
-r"""One's own photographs, 256 x 256, with label maps, edges or poses.
+r"""Your own photographs, 256 x 256, with label maps, edges or poses.
 
-`configs/folder.py` takes `images/` and `labels/` in a folder, `configs/folder.py:edges` takes
-`images/` and `edges/`, or `images/` alone (edges by Canny), and `configs/folder.py:poses` takes
-`images/` and `poses/` by OpenPose; docs/data.md has the details. The recipes are the release's for
-ADE20k, for CelebA-HQ edges and for DeepFashion.
+`configs/folder.py` reads `images/` and `labels/` in a folder, `configs/folder.py:edges` `images/`
+and `edges/` (or `images/` alone, with edges by Canny), and `configs/folder.py:poses` `images/` and
+`poses/` by OpenPose; see docs/data.md. The recipes are the release's for ADE20k, CelebA-HQ edges
+and DeepFashion.
 
     python -m cocosnet_jax.prepare --config=configs/folder.py --source=FOLDER --preview=sheet.png
     python -m cocosnet_jax.retrieve --config=configs/folder.py --config.data.source=FOLDER \
@@ -13,11 +13,11 @@ ADE20k, for CelebA-HQ edges and for DeepFashion.
         --config.data.exemplar_list=exemplars.txt --config.train.batch_per_device=4 \
         --workdir=runs/own
 
-The first command says N, the number of classes; edges and poses need none. It also says when label
-maps in colour need `classes.txt`, and when maps that hold 255 need `--config.data.value_255`. The
-second may be left out: without a list, any two photographs are paired. `--init_from=runs/released`
-starts from a published model's weights, converted by `cocosnet_jax.convert`, where these fit. A
-smaller, faster model is made by `--config.model.base_filters=16 --config.data.image_size=128
+The first command prints N, the number of classes (edges and poses need none). It also reports if
+label maps in colour need `classes.txt`, or maps with the value 255 need `--config.data.value_255`.
+The second is optional: without a list, any two photographs are paired. `--init_from=runs/released`
+starts from the matching weights of a published model, converted by `cocosnet_jax.convert`. For a
+smaller, faster model, add `--config.model.base_filters=16 --config.data.image_size=128
 --config.data.load_size=144`.
 """
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One run by several processes of this machine, to try out what a cluster does.
+# Runs several processes on this machine, to try out a run on a cluster.
 #
 #   launch/local_multiprocess.sh 2 --config=configs/toy.py --workdir=runs/two
 #
-# The first argument is the number of processes, the others go to cocosnet_jax.main. Each process
-# simulates DEVICES devices on the CPU, one unless said otherwise.
-# Ctrl-C stops all of them: while they compile at once, later after a checkpoint.
+# The first argument is the number of processes; the others are passed to cocosnet_jax.main. Each
+# process simulates DEVICES devices on the CPU (default: 1). Ctrl-C stops all processes: at once while
+# they compile, later after saving a checkpoint.
 set -euo pipefail
 
 if [[ ! "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
@@ -21,7 +21,7 @@ export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-1}"
 
 pids=()
-# A terminal sends Ctrl-C to the processes as well; one notice of it is enough for all of them.
+# The terminal sends Ctrl-C to the processes, too. SIGTERM to one process stops all of them.
 trap 'kill -TERM "${pids[0]}" 2>/dev/null || true' TERM
 trap '' INT
 for ((i = 0; i < processes; i++)); do
@@ -31,7 +31,7 @@ done
 status=0
 for pid in "${pids[@]}"; do
   wait "$pid" || status=$?
-  # A trapped signal ends `wait` early.
+  # A trapped signal interrupts `wait`.
   while kill -0 "$pid" 2>/dev/null; do wait "$pid" || status=$?; done
 done
 exit "$status"

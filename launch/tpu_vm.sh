@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice: copies the project, as committed, to every host, installs it, starts the run.
+# Trains on a Cloud TPU slice: copies the committed project to every host, installs it and runs it.
 #
 #   launch/tpu_vm.sh --tpu=NAME --zone=ZONE [--project=PROJECT] -- \
 #       --config=configs/ade20k.py --workdir=gs://BUCKET/ade20k \
@@ -7,9 +7,9 @@
 #       --config.data.exemplar_list=/DISK/train.txt \
 #       --config.data.validation_exemplar_list=/DISK/test.txt
 #
-# What follows `--` goes to cocosnet_jax.main on every host. The workdir must be a place that all
-# hosts see (gs://...), and /DISK is mounted by each. Run the same command again to resume. Needs
-# `gcloud`, signed in.
+# Arguments after `--` are passed to cocosnet_jax.main on every host. All hosts must have access to
+# the workdir (gs://...) and mount /DISK. Run the same command again to resume. Requires `gcloud`,
+# signed in.
 set -euo pipefail
 
 usage() {
@@ -34,13 +34,13 @@ done
 [[ $tpu && $zone && $# -gt 0 ]] || usage
 cd "$(dirname "$0")/.."
 
-# For macOS: its bash takes an empty array for one that is not set, its mktemp has no long options.
+# For macOS: its bash treats empty arrays as unset, and its mktemp has no long options.
 target=(--zone="$zone" ${project[@]+"${project[@]}"} --worker=all)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 archive=$folder/cocosnet_jax.tar.gz
 if [[ $(git status --porcelain --untracked-files=no) ]]; then
-  echo "note: what is not committed is not copied:" >&2
+  echo "note: uncommitted changes are not copied:" >&2
   git status --short --untracked-files=no >&2
 fi
 git archive --format=tar.gz --output="$archive" HEAD

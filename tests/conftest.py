@@ -1,7 +1,9 @@
 """One tiny run of the program, from the command line, that several tests look at."""
 
 import dataclasses
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,23 @@ TINY = {
     "train.images_every": 0,
     "train.checkpoint_every": 3,
     "train.log_every": 2,
+}
+# A translation network without exemplar has a third of the operations that XLA compiles: for what
+# does not look at the networks.
+PLAIN_MODEL = {
+    "base_filters": 2,
+    "generator_condition": "input",
+    "warped_mask": "none",
+    "mask_input": "none",
+    "non_local": False,
+}
+PLAIN_LOSS = dict.fromkeys(
+    ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp"), 0.0
+)
+# As keywords of `train_arguments`.
+PLAIN = {
+    **{f"model__{name}": value for name, value in PLAIN_MODEL.items()},
+    **{f"loss__{name}": value for name, value in PLAIN_LOSS.items()},
 }
 STEPS = 6
 
@@ -71,6 +90,17 @@ class Program:
             timeout=LIMIT_S,
         )
 
+    def run_by_two(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Two processes of `main`, by the script that users run."""
+        return subprocess.run(
+            ["launch/local_multiprocess.sh", "2", *arguments],
+            cwd=ROOT,
+            env=self.environment() | {"PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+        )
+
     def train_arguments(self, workdir: Path, **changed: object) -> list[str]:
         fields = TINY | {
             "data.source": self.folder / "ade",
@@ -98,23 +128,44 @@ def program(tmp_path_factory):
         write_pair(folder / "ade/training", f"ADE_train_{index}", draw_label(index))
     for index in range(4):
         write_pair(folder / "ade/validation", f"ADE_val_{index}", draw_label(100 + index))
+    return Program(folder, shared_folder(tmp_path_factory) / "compiled")
+
+
+def shared_folder(tmp_path_factory):
+    """The folder that all workers of one test run share."""
     base = tmp_path_factory.getbasetemp()
-    # Workers of one test run share what they compile.
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    return Program(folder, shared / "compiled")
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
-def trained(program):
+def trained(program, tmp_path_factory):
     """The workdir of a run of `STEPS` steps."""
-    workdir = program.folder / "trained"
-    done = program.run(
-        "main",
-        *program.train_arguments(workdir, train__stop_after=STEPS, train__images_every=STEPS),
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"finished at step {STEPS}" in done.stdout
-    return workdir
+    return once(program, tmp_path_factory, "trained")
+
+
+@pytest.fixture(scope="session")
+def plain(program, tmp_path_factory):
+    """The workdir of such a run of a plain network; `said.txt` in it is what it printed."""
+    return once(program, tmp_path_factory, "plain", train__log_every=1, **PLAIN)
+
+
+def once(program, tmp_path_factory, name, **changed):
+    """Trains once for all workers; each has a copy."""
+    source = shared_folder(tmp_path_factory) / name
+    with source.with_suffix(".lock").open("w") as lock:
+        # The other worker waits here until the run is done.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not source.exists():
+            running = program.folder / f"{name}_running"
+            arguments = program.train_arguments(
+                running, train__stop_after=STEPS, train__images_every=STEPS, **changed
+            )
+            done = program.run("main", *arguments)
+            assert done.returncode == 0, done.stderr
+            assert f"finished at step {STEPS}" in done.stdout
+            (running / "said.txt").write_text(done.stdout)
+            running.rename(source)
+    return shutil.copytree(source, program.folder / name)
 
 
 def assert_same_numbers(one, other):
@@ -132,18 +183,19 @@ def assert_same_numbers(one, other):
 # The longest first, so that both workers end at about the same time; a file is one worker's
 # (--dist=loadfile), since its tests share what they compile.
 LONGEST = (
+    "test_eight_devices.py",
     "test_train.py",
     "test_two_processes.py",
+    "test_steps.py",
+    "test_evaluation.py",
     "test_translate.py",
-    "test_eight_devices.py",
+    "test_parity.py",
+    "test_inference.py",
     "test_losses.py",
     "test_warp.py",
-    "test_steps.py",
     "test_release.py",
     "test_checkpoint.py",
-    "test_search.py",
-    "test_evaluation.py",
-    "test_parity.py",
+    "test_fine_tuning.py",
     "test_shapes.py",
 )
 

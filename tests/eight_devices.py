@@ -1,4 +1,4 @@
-"""Two training steps on 8 devices and on 1, for test_eight_devices: prints what came out of each.
+"""Takes two training steps on 8 devices and on 1, and prints the results, for test_eight_devices.
 
 In float64, where rounding cannot hide a mistake: the order of sums differs between the two.
 """
@@ -20,9 +20,9 @@ from cocosnet_jax.types import Batch
 SETTINGS = settings.from_mapping(
     {
         "data": {"image_size": 64, "load_size": 64, "channels": 5, "exemplar_list": "random"},
-        # Batch norm looks across samples, and so across devices; so do the losses of groups of 4,
-        # where each device has one sample.
-        "model": {"base_filters": 2, "feature_norm": "batch"},
+        # Batch norm, and losses in groups of 4, combine samples of several devices, each of which
+        # has one sample. Rematerialisation does not depend on devices, and takes long to compile.
+        "model": {"base_filters": 2, "feature_norm": "batch", "rematerialise": "nothing"},
         "loss": {
             "mask": 100.0,
             "self_warp": 10.0,
@@ -37,7 +37,7 @@ SETTINGS = settings.from_mapping(
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The convolution of float32, which is what XLA has to split over devices in earnest.
+    """The convolution that float32 uses, which is the one that XLA splits in real runs.
 
     Float64's patches take XLA twice as long to compile.
     """
@@ -47,7 +47,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def batch(seed: int, samples: int, size: int) -> Batch:
-    """Images as floats, which the step takes as they are, and labels in squares of 16 pixels."""
+    """Float images, which the step uses unchanged, and labels in squares of 16 pixels."""
     rng = np.random.default_rng(seed)
     images = rng.uniform(-1, 1, (2, samples, size, size, 3))
     squares = rng.integers(0, 5, (2, samples, size // 16, size // 16, 1), np.uint8)
@@ -70,26 +70,26 @@ def run(devices: Mesh) -> tuple[Any, Any, Any, int]:
 
 
 def rows_differ(many: Mesh, state: Any) -> float:
-    """How far a translation of 128 x 128 is off whose rows and positions `many` share."""
+    """The error of a 128 x 128 translation whose rows and positions are split over `many`."""
     in_blocks = dataclasses.replace(SETTINGS.model, correlation="streaming")
     config = dataclasses.replace(SETTINGS, model=in_blocks)
     single = batch(0, 1, 128)
     wanted = jax.jit(steps.predict_step(config, with_mask=True))(state, single)
-    found = jax.jit(steps.predict_step(config, with_mask=True, over=many))(
+    found = jax.jit(steps.predict_step(config, with_mask=True, mesh=many))(
         jax.device_put(state, mesh.replicated(many)), mesh.split_rows(many, single)
     )
     pairs = zip(found, wanted, strict=True)
     return float(np.max([np.max(np.abs(np.asarray(a) - np.asarray(b))) for a, b in pairs]))
 
 
-# Every device would make the draws of a training run, for much smaller networks.
+# Smaller draws of random numbers, for networks that are much smaller than in real runs.
 @mock.patch.object(initial, "DRAW", 2**16)
-# Several blocks for every device, in the non-local blocks too.
+# Several blocks for each device, also in non-local blocks.
 @mock.patch.object(streaming, "BLOCK", 64)
 @mock.patch.object(blocks, "DENSE_POSITIONS", 1024)
 @mock.patch.object(conv, "_convolve_patches", convolve)
 def main() -> None:
-    """Runs both."""
+    """Runs both and prints a line of JSON."""
     jax.config.update("jax_enable_x64", True)
     many = mesh.make()
     one = mesh.make(jax.devices()[:1])
@@ -98,7 +98,7 @@ def main() -> None:
 
     def largest(a: Any, b: Any) -> float:
         pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-        # NumPy's max, unlike Python's, keeps what is not a number.
+        # NumPy's max, unlike Python's, propagates NaN.
         return float(np.max([np.max(np.abs(x - y)) for x, y in pairs]))
 
     names = ("params", "variables", "ema")

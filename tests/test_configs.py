@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import pytest
 
 from cocosnet_jax import settings
 from cocosnet_jax.data.builders import toy_classes
+from cocosnet_jax.data.drawn import things
 from cocosnet_jax.errors import UserError
 from tests.conftest import LIMIT_S, ROOT
 
@@ -47,6 +49,14 @@ def test_noise_recipe_differs_by_the_noise_only():
     }
 
 
+def test_drawn_has_the_drawings_channels_and_needs_no_mask_to_translate():
+    labels, edges = load("drawn"), load("drawn", "edges")
+    assert labels.data.channels == things.NUM_CLASSES
+    assert not labels.model.mask_at_inference
+    assert edges.model.mask_input == "none"
+    assert edges.loss == dataclasses.replace(labels.loss, mask=0.0)
+
+
 def test_toy_has_the_toys_classes():
     assert load("toy").data.channels == toy_classes.NUM_CLASSES
     assert load("toy", "no_mask").model.mask_input == "none"
@@ -86,9 +96,15 @@ def test_unknown_variant_is_named(name):
 # The last column: what the one line must say.
 WRONG = [
     ((), "--config is missing"),
-    (("--config=configs/none.py",), "--config=configs/none.py is not a file; there are ade20k, "),
-    (("--config=README.md",), "--config=README.md is no Python file; there are ade20k, "),
-    (("--config=none:released",), "--config=none is unknown; there are ade20k, ade20k_outdoor, "),
+    (
+        ("--config=configs/none.py",),
+        "--config=configs/none.py is not a file; choose one of ade20k, ",
+    ),
+    (("--config=README.md",), "--config=README.md is not a Python file; choose one of ade20k, "),
+    (
+        ("--config=none:released",),
+        "--config=none is unknown; choose one of ade20k, ade20k_outdoor, ",
+    ),
     (("--config=toy",), "--workdir is missing"),
     (("--config=toy", "--workdir", ""), "--workdir is missing"),
     (
@@ -103,10 +119,10 @@ WRONG = [
         ("--config=toy", "--config.train.batch_per_device=-1"),
         "config.train.batch_per_device is -1; it must be 0 or more",
     ),
-    (("--config", "configs/none.py"), "--config=configs/none.py is not a file; there are"),
+    (("--config", "configs/none.py"), "--config=configs/none.py is not a file; choose one of"),
     (
         ("--config=configs/toy.py", "--config.data.source.x=3"),
-        "config.data.source.x is unknown; settings are config.SECTION.FIELD",
+        "config.data.source.x is unknown; write settings as config.SECTION.FIELD",
     ),
     (
         ("--config=configs/toy.py", "--workdir=/tmp", "--distributed=localhost:1234,2,2"),
@@ -143,12 +159,12 @@ WRONG = [
     ),
     (
         ("--config=configs/toy.py", "--config.data.image_size=32"),
-        "config.data.image_size is 32; it must be at least 64: of less, the second discriminator",
+        "config.data.image_size is 32; it must be at least 64, the smallest input of the second",
     ),
     (
         ("--config=configs/toy.py", "--config.train.batch_size=6"),
-        "config.train.batch_size is 6, which groups of config.loss.group_size=4 samples do not"
-        " divide: set the batch size to 4 or 8, or the group size to a divisor of 6",
+        "config.train.batch_size is 6, which is not a multiple of config.loss.group_size=4;"
+        " set the batch size to 4 or 8, or the group size to a divisor of 6",
     ),
     (
         ("--config=toy", "--workdir=/tmp", "--config.train.batch_per_device=6"),
@@ -156,11 +172,11 @@ WRONG = [
     ),
     (
         ("--config=configs/toy.py:no_mask", "--config.loss.mask_schedule=warm_up"),
-        "config.loss.mask_schedule is 'warm_up', but without masks",
+        "config.loss.mask_schedule is 'warm_up', but there is no warm-up",
     ),
     (
         ("--config=configs/ade20k.py", "--workdir=/nowhere"),
-        "config.data.exemplar_list is empty: name a list file",
+        "config.data.exemplar_list is empty; set it to a list file",
     ),
     (("--config=configs/toy.py", "--wrokdir=x"), "Unknown command line flag 'wrokdir'"),
     (("--config=configs/toy.py", "extra"), "'extra' is not a flag"),
@@ -190,13 +206,16 @@ def test_a_wrong_command_line_is_one_line(arguments, line):
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        ("def get_config(:", "SyntaxError: invalid syntax (mine.py, line 1); correct it"),
+        ("def get_config(:", "SyntaxError: invalid syntax (mine.py, line 1); correct the file"),
         (
             "import no_such_module",
             "ModuleNotFoundError in line 1: No module named 'no_such_module'",
         ),
-        ("def get_config():\n    return {}['model']", "KeyError in line 2: 'model'; correct it"),
-        ("open('no such file')", "No such file or directory: 'no such file'; correct it"),
+        (
+            "def get_config():\n    return {}['model']",
+            "KeyError in line 2: 'model'; correct the file",
+        ),
+        ("open('no such file')", "No such file or directory: 'no such file'; correct the file"),
         ("", "AttributeError: module 'config_config' has no attribute 'get_config'"),
     ],
 )
@@ -232,9 +251,9 @@ def test_ctrl_c_is_one_line():
     ("module", "arguments", "line"),
     [
         ("compile_check", (), "--topology is missing"),
-        ("prepare", ("--preview=x.jpg",), "--preview=x.jpg must name a .png file"),
-        ("retrieve", (), "--output= must name a file"),
-        ("convert", ("--corr=x", "--generator=x", f"--output={ROOT}"), "exists already"),
+        ("prepare", ("--preview=x.jpg",), "--preview=x.jpg must be a .png file"),
+        ("retrieve", (), "--output= must be a file"),
+        ("convert", ("--corr=x", "--generator=x", f"--output={ROOT}"), "already exists"),
     ],
 )
 def test_what_does_not_train_needs_no_exemplar_list(module, arguments, line):

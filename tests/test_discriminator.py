@@ -5,12 +5,11 @@ import numpy as np
 from cocosnet_jax.discriminator import Discriminator, halve
 from cocosnet_jax.nn.initial import initialise
 from cocosnet_jax.nn.interleave import interleave, separate
-from cocosnet_jax.settings import ModelSettings
 
 
-def test_two_images_of_one_map_are_judged_as_each_alone():
+def test_two_images_per_map_equal_separate_calls():
     rng = np.random.default_rng(1)
-    module = Discriminator(ModelSettings(base_filters=2))
+    module = Discriminator(base_filters=2)
     with jax.enable_x64(True):
         semantics, real, fake = (
             jnp.asarray(rng.normal(size=(2, 32, 32, channels))) for channels in (5, 3, 3)
@@ -19,7 +18,7 @@ def test_two_images_of_one_map_are_judged_as_each_alone():
         variables = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
         both = separate(module.apply(variables, semantics, interleave(real, fake), train=False))
         alone = [module.apply(variables, semantics, x, train=False) for x in (real, fake)]
-        # Of the first layer, by what it is for: a convolution of the map and image together.
+        # The expected first layer: a convolution of map and image, concatenated.
         first = jax.tree.map(np.asarray, variables["params"]["scale_0"]["conv_0"])
         x = np.pad(np.concatenate([semantics, real], -1), ((0, 0), (1, 1), (1, 1), (0, 0)))
     patches = np.lib.stride_tricks.sliding_window_view(x, (4, 4), (1, 2))[:, ::2, ::2]
@@ -30,7 +29,7 @@ def test_two_images_of_one_map_are_judged_as_each_alone():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found, wanted)
 
 
-def test_halving_does_not_count_padding():
+def test_halving_leaves_padding_out_of_averages():
     x = np.random.default_rng(0).normal(size=(2, 6, 5, 3))
     with jax.enable_x64(True):
         got = np.asarray(halve(jnp.asarray(x)))

@@ -1,4 +1,4 @@
-"""A training step on eight simulated devices (tests/eight_devices.py) beside one on one."""
+"""Training on eight simulated devices equals training on one (tests/eight_devices.py)."""
 
 import json
 import subprocess
@@ -9,6 +9,8 @@ import pytest
 from tests.conftest import LIMIT_S, ROOT
 
 
+# Minutes: XLA compiles the training step for eight devices and for one.
+@pytest.mark.parity
 def test_eight_devices_compute_what_one_computes(program):
     done = subprocess.run(
         [sys.executable, "-m", "tests.eight_devices"],

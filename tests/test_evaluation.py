@@ -66,23 +66,40 @@ def test_pictures_and_what_belongs_to_them_are_those_of_the_translation(evaluate
     assert "fid, kid" in metrics["left_out"]
 
 
-def test_two_devices_share_batches_of_three(program, evaluated, trained, tmp_path):
-    """The batch is rounded up to four, and pictures and measures are those of one device."""
+@pytest.fixture
+def elsewhere(program, trained, tmp_path):
+    """Arguments for a copy of the checkpoints."""
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
-    arguments = program.train_arguments(tmp_path)
-    done = program.run("main", *arguments, "--mode=evaluate", devices=2)
-    assert done.returncode == 0, done.stderr
-    folder, metrics, _ = evaluated
-    shared = tmp_path / "evaluation" / folder.name
-    assert_same_numbers(json.loads((shared / "metrics.json").read_text()), metrics)
-    pictures = sorted((folder / "outputs").rglob("*.png"))
+    return [*program.train_arguments(tmp_path), "--mode=evaluate"]
+
+
+def assert_same_measures(folder, evaluated):
+    """Metrics and pictures of an evaluation are those of one process on one device."""
+    known, metrics, _ = evaluated
+    assert_same_numbers(json.loads((folder / "metrics.json").read_text()), metrics)
+    pictures = sorted((known / "outputs").rglob("*.png"))
     assert len(pictures) == 4
     for path in pictures:
         one, two = (
-            np.asarray(Image.open(x), int) for x in (path, shared / path.relative_to(folder))
+            np.asarray(Image.open(x), int) for x in (path, folder / path.relative_to(known))
         )
         assert np.abs(one - two).max() <= 1
-    assert Image.open(shared / "grid.png").size == (5 * 66 + 2, 4 * 66 + 2)
+
+
+def test_two_devices_share_batches_of_three(program, evaluated, elsewhere, tmp_path):
+    """The batch is rounded up to four."""
+    done = program.run("main", *elsewhere, devices=2)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "evaluation" / evaluated[0].name
+    assert_same_measures(folder, evaluated)
+    assert Image.open(folder / "grid.png").size == (5 * 66 + 2, 4 * 66 + 2)
+
+
+def test_two_processes_measure_what_one_measures(program, evaluated, elsewhere, tmp_path):
+    done = program.run_by_two(*elsewhere, "--config.train.evaluation_batch_size=2")
+    assert done.returncode == 0, done.stderr
+    assert evaluated[1]["positions"] > 0
+    assert_same_measures(tmp_path / "evaluation" / evaluated[0].name, evaluated)
 
 
 def test_a_batch_that_is_too_large_is_one_error(trained, monkeypatch):
@@ -93,7 +110,7 @@ def test_a_batch_that_is_too_large_is_one_error(trained, monkeypatch):
     monkeypatch.setattr(fit, "capacity", lambda _: 1)
     with pytest.raises(UserError) as error:
         evaluation.evaluate(run, epath.Path(trained))
-    assert "pictures of 64 x 64 need" in str(error.value)
+    assert "images of 64 x 64 need" in str(error.value)
     assert "config.train.evaluation_batch_size is 3; set a smaller one" in str(error.value)
 
 
@@ -102,7 +119,7 @@ def test_a_checkpoint_of_another_model_is_not_measured(trained):
     run = settings.from_json((trained / "settings.json").read_text())
     other = dataclasses.replace(run, data=dataclasses.replace(run.data, channels=151))
     with pytest.raises(
-        UserError, match=rf"is of another model(.|\n)*data.channels: {CLASSES}, 151"
+        UserError, match=rf"belongs to another model(.|\n)*data.channels: {CLASSES}, 151"
     ):
         evaluation.evaluate(other, epath.Path(trained))
 
@@ -119,7 +136,7 @@ def test_other_colours_of_classes_are_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "restore_for_inference", lambda *_: restored)
     prepared = types.SimpleNamespace(settings=now.data)
     monkeypatch.setattr(evaluation, "prepare_data", lambda _: prepared)
-    with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
+    with pytest.raises(UserError, match="class 0 is #00FF00 in the label maps, but was #0000FF"):
         evaluation.evaluate(now, folder)
 
 

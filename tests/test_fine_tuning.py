@@ -9,10 +9,22 @@ from etils import epath
 from cocosnet_jax import checkpoint, fine_tuning, mesh, settings, train
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import UserError
-from tests.test_checkpoint import SETTINGS, assert_same, cut, state_of
+from tests import test_checkpoint
+from tests.test_checkpoint import assert_same, cut
+
+# With every network: which of their weights fit is asked here.
+SETTINGS = dataclasses.replace(
+    test_checkpoint.SETTINGS,
+    model=settings.ModelSettings(base_filters=4),
+    loss=settings.LossSettings(),
+)
 
 OTHER_CLASSES = dataclasses.replace(SETTINGS, data=dataclasses.replace(SETTINGS.data, channels=7))
-PLAIN = dataclasses.replace(SETTINGS, optimiser=settings.OptimiserSettings(ema=0.0))
+WITHOUT_AVERAGE = dataclasses.replace(SETTINGS, optimiser=settings.OptimiserSettings(ema=0.0))
+
+
+def state_of(step, config=SETTINGS):
+    return test_checkpoint.state_of(step, config)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +58,7 @@ def test_with_the_same_model_all_is_taken_over_but_what_training_keeps(source, r
     fresh, old = state_of(0), state_of(9)
     assert fine_tuning.check(fresh, restored).endswith(
         f"from the weights of {source}/checkpoints/9: 100.0% of"
-        f" {sum(x.size for x in jax.tree.leaves(fresh.params)):,} parameters are taken over"
+        f" {sum(x.size for x in jax.tree.leaves(fresh.params)):,} parameters are copied"
     )
     new = fine_tuning.take_over(fresh, restored)
     # What translation with the checkpoint draws by: its average.
@@ -62,11 +74,11 @@ def test_with_the_same_model_all_is_taken_over_but_what_training_keeps(source, r
 
 
 def test_without_an_average_the_parameters_are_taken(tmp_path):
-    checkpoints = Checkpoints(epath.Path(tmp_path), PLAIN)
-    checkpoints.save(9, state_of(9, PLAIN), force=True)
+    checkpoints = Checkpoints(epath.Path(tmp_path), WITHOUT_AVERAGE)
+    checkpoints.save(9, state_of(9, WITHOUT_AVERAGE), force=True)
     checkpoints.close()
     new = fine_tuning.take_over(state_of(0), read(tmp_path))
-    assert_same(new.params, state_of(9, PLAIN).params)
+    assert_same(new.params, state_of(9, WITHOUT_AVERAGE).params)
     assert_same(new.ema, new.params["generator"])
 
 
@@ -107,7 +119,7 @@ def test_what_reads_other_classes_begins_anew_with_its_spectral_vectors(restored
     assert "correspondence/image_adaptor/conv_1" in taken
     assert "generator/to_image" in taken
     line = fine_tuning.check(fresh, restored)
-    assert f"; {len(anew)} modules begin anew: " in line
+    assert f"; {len(anew)} modules start from random weights: " in line
     assert "correspondence/input_adaptor (" in line
     assert "discriminator/scale_0 (1), discriminator/scale_1 (1), generator/" in line
     total = sum(x.size for x in jax.tree.leaves(fresh.params))
@@ -117,16 +129,16 @@ def test_what_reads_other_classes_begins_anew_with_its_spectral_vectors(restored
         for name, value in leaves(fresh.params[player]).items()
         if name.rpartition("/")[0] in taken
     )
-    assert f": {size / total:.1%} of {total:,} parameters are taken over" in line
+    assert f": {size / total:.1%} of {total:,} parameters are copied" in line
     assert fine_tuning.other_settings(restored, OTHER_CLASSES).endswith("data.channels: 5, 7")
-    assert fine_tuning.other_settings(restored, PLAIN) == ""
+    assert fine_tuning.other_settings(restored, WITHOUT_AVERAGE) == ""
 
 
 def test_where_nothing_fits_is_an_error(restored):
     wide = dataclasses.replace(SETTINGS, model=dataclasses.replace(SETTINGS.model, base_filters=6))
     shapes = checkpoint.abstract_state(wide, mesh.replicated(mesh.make()))
     with pytest.raises(
-        UserError, match=r"no weights of .*/9 fit .* config\.model\.base_filters is 4"
+        UserError, match=r"no weights of .*/9 match .* config\.model\.base_filters is 4"
     ):
         fine_tuning.check(shapes, restored)
 
@@ -178,14 +190,14 @@ def test_a_new_run_begins_with_the_weights_and_a_run_of_ones_own_goes_on(
     assert start == 5
     assert_same(state, state_of(5))
     assert (
-        f"--init_from is not read: {tmp_path} has checkpoints of its own, up to step 5"
+        f"--init_from is ignored: {tmp_path} already has checkpoints, up to step 5"
         in capfd.readouterr().out
     )
 
 
 def test_a_checkpoint_that_is_not_there_is_said_before_data_are_prepared(begun, tmp_path):
     states, prepared = begun
-    with pytest.raises(UserError, match="/nowhere holds no checkpoint: give a run's workdir"):
+    with pytest.raises(UserError, match="/nowhere contains no checkpoint; name a run's workdir"):
         train.train(runnable(SETTINGS), epath.Path(tmp_path) / "run", "/nowhere")
     assert (states, prepared) == ([], [])
     assert not (tmp_path / "run").exists()
@@ -200,6 +212,6 @@ def test_a_damaged_checkpoint_gives_way_here_as_well(source, begun, tmp_path, ca
     states, _ = begun
     train.train(runnable(SETTINGS), epath.Path(tmp_path) / "new", str(tmp_path / "old"))
     assert_same(states[0][1].params["generator"], state_of(3).ema)
-    assert "step 3 is used instead" in capfd.readouterr().err
+    assert "using step 3 instead" in capfd.readouterr().err
     # Another run's folder is left as it is.
     assert (tmp_path / "old/checkpoints/4").is_dir()

@@ -9,29 +9,29 @@ from cocosnet_jax.errors import UserError
 
 
 def squares(x):
-    # A temporary as large as the picture, times itself.
+    # The temporary has the square of the size of x.
     return jnp.sum(jnp.sort(jnp.outer(x.ravel(), x.ravel()), 0)[0])
 
 
-def test_what_fits_is_compiled():
+def test_a_program_that_fits_is_compiled():
     x = jnp.arange(16.0).reshape(4, 4)
     compiled = fit.compile_to_fit(jax.jit(jnp.sum), (x,), mesh.make(), 4, "")
     assert float(compiled(x)) == 120
 
 
-def test_what_does_not_fit_says_what_would(monkeypatch):
+def test_the_error_suggests_a_size_that_fits(monkeypatch):
     x = jnp.ones((128, 128))
     held, peak = fit.planned(jax.jit(squares).lower(x).compile())
     assert held == 128 * 128 * 4 + 4
-    # Half of the temporary memory is there: 128 / sqrt(2), down to a multiple of 32.
+    # With half of the temporary memory: 128 / sqrt(2), rounded down to a multiple of 32.
     monkeypatch.setattr(fit, "capacity", lambda _: (held + peak) // 2)
     with pytest.raises(UserError) as error:
         fit.compile_to_fit(jax.jit(squares), (x,), mesh.make(), 128, "set --size to {size}")
-    assert "pictures of 128 x 128 need 1.0 GiB, and one cpu has 0.5 GiB" in str(error.value)
+    assert "images of 128 x 128 need 1.0 GiB, but one cpu has 0.5 GiB" in str(error.value)
     assert "set --size to about 64" in str(error.value)
 
 
-def test_what_the_compiler_refuses_is_one_error():
+def test_the_compilers_refusal_becomes_a_user_error():
     class Refused:
         def lower(self, *_):
             return self
@@ -43,7 +43,7 @@ def test_what_the_compiler_refuses_is_one_error():
         fit.compile_to_fit(Refused(), (), mesh.make(), 512, "set --size to {size}")
 
 
-def test_a_device_that_is_not_there_tells_no_capacity():
+def test_the_capacity_of_an_absent_device_is_unknown():
     absent = mock.Mock(jax.Device, platform="tpu")
     absent.memory_stats.side_effect = jax.errors.JaxRuntimeError(
         "INVALID_ARGUMENT: only for addressable devices"
@@ -51,7 +51,7 @@ def test_a_device_that_is_not_there_tells_no_capacity():
     assert fit.capacity(absent) == 0
 
 
-def test_capacity_of_this_machine_is_its_memory_or_its_containers(monkeypatch, tmp_path):
+def test_capacity_of_this_machine_respects_its_container(monkeypatch, tmp_path):
     device = jax.devices("cpu")[0]
     monkeypatch.setattr(fit, "CONTAINER_LIMIT", tmp_path / "memory.max")
     (tmp_path / "memory.max").write_text("1073741824\n")

@@ -14,6 +14,8 @@ from cocosnet_jax.encode import encode
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings, LossSettings, ModelSettings, Settings
 from cocosnet_jax.types import Batch
+from tests.compiled import quickly, untrained
+from tests.conftest import PLAIN_LOSS, PLAIN_MODEL
 
 SIZE = 64
 DATA = DataSettings(
@@ -24,8 +26,7 @@ SETTINGS = Settings(data=DATA, model=ModelSettings(base_filters=2, mask_input="f
 
 @functools.cache
 def restored(settings):
-    start = jax.jit(lambda key: state.create_state(settings, key, 1))(jax.random.key(0))
-    return Restored(settings, start, 7, Path("run/7"))
+    return Restored(settings, untrained(settings), 7, Path("run/7"))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def expected(arrays):
     batch = Batch(exemplar, exemplar, label, exemplar_label, np.zeros(2, np.float32))
 
     def outputs(give_mask):
-        predict = jax.jit(steps.predict_step(SETTINGS, give_mask, with_mask=True))
+        predict = quickly(steps.predict_step(SETTINGS, give_mask, with_mask=True))
         return predict(restored(SETTINGS).state, batch)
 
     return {give_mask: outputs(give_mask) for give_mask in (True, False)}
@@ -82,17 +83,14 @@ def test_matches_are_those_of_the_warp(translator, arrays):
     assert match.place.shape == (2, side, side, 2)
     label, exemplar, exemplar_label = arrays
     batch = Batch(exemplar, exemplar, label, exemplar_label, np.zeros(2, np.float32))
-    found = (
-        model.build(SETTINGS)
-        .apply(
-            state.inference_variables(restored(SETTINGS).state),
-            encode(batch, DATA),
-            jax.random.key(0),
-            True,
-            train=False,
-        )
-        .correspondence
-    )
+
+    def correspondence(variables, batch):
+        key = jax.random.key(0)
+        inputs = encode(batch, DATA)
+        return model.build(SETTINGS).apply(variables, inputs, key, True, train=False).correspondence
+
+    variables = state.inference_variables(restored(SETTINGS).state)
+    found = quickly(correspondence)(variables, batch)
     sharp = warp.soft_match(
         found.theta,
         found.phi,
@@ -128,17 +126,10 @@ def test_what_does_not_fit_the_networks_is_refused(translator, arrays):
 
 
 def test_a_plain_network_takes_the_input_alone(arrays):
-    zero = ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp")
     plain = dataclasses.replace(
         SETTINGS,
-        loss=LossSettings(**dict.fromkeys(zero, 0.0)),
-        model=ModelSettings(
-            base_filters=2,
-            generator_condition="input",
-            warped_mask="none",
-            mask_input="none",
-            non_local=False,
-        ),
+        loss=LossSettings(**PLAIN_LOSS),
+        model=ModelSettings(**PLAIN_MODEL),
     )
     translator = inference.Translator(restored(plain))
     outputs = translator.translate(arrays[0])
@@ -161,6 +152,6 @@ def test_when_the_exemplars_label_map_is_needed(mask_input, at_inference, needed
 @pytest.mark.parametrize(("size", "example"), [(100, 96), (32, 64)])
 def test_a_size_that_cannot_be_drawn(size, example):
     with pytest.raises(
-        UserError, match=rf"--size={size} cannot be drawn: .* for example {example}"
+        UserError, match=rf"--size={size} must be a multiple of 32, .* for example {example}"
     ):
         inference.side_of(DATA, size)

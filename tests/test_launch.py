@@ -12,10 +12,10 @@ def stub(folder, name, script):
 
 
 @pytest.mark.parametrize("project", [[], ["--project=mine"]])
-def test_a_tpu_is_launched_from_a_mac_too(tmp_path, project):
+def test_tpu_vm_works_with_the_tools_of_macos(tmp_path, project):
     stub(tmp_path, "git", "exit 0")
     stub(tmp_path, "gcloud", 'echo "$@"')
-    # As macOS's, which knows no long options.
+    # Like that of macOS, without long options.
     stub(tmp_path, "mktemp", f'[ "$*" = -d ] && mkdir {tmp_path}/made && echo {tmp_path}/made')
     done = subprocess.run(
         [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cocosnet_jax import losses
+from tests.compiled import quickly
 
 RNG = np.random.default_rng(0)
 
@@ -35,7 +36,7 @@ def contextual_by_hand(x, y, centre):
 @pytest.mark.parametrize("centre", ["channels", "positions"])
 def test_contextual_by_formula(centre):
     x, y = RNG.normal(size=(2, 2, 3, 4, 6))
-    got = losses.contextual_layer(jnp.asarray(x), jnp.asarray(y), centre)
+    got = quickly(lambda x, y: losses.contextual_layer(x, y, centre))(x, y)
     expected = [
         contextual_by_hand(a.reshape(12, 6), b.reshape(12, 6), centre)
         for a, b in zip(x, y, strict=True)
@@ -64,29 +65,31 @@ def test_contextual_weights_and_pooling():
         )
 
     expected = 8 * layer("relu5_2", 1) + 4 * layer("relu4_2", 1) + 2 * layer("relu3_2", 2)
-    got = losses.contextual(x, y, "channels", False)
-    assert float(got) == pytest.approx(expected, rel=1e-10)
-    got = losses.contextual(x, y, "channels", True)
-    assert float(got) == pytest.approx(expected + layer("relu2_2", 4), rel=1e-10)
+
+    def both(x, y):
+        return [losses.contextual(x, y, "channels", relu2_2) for relu2_2 in (False, True)]
+
+    wanted = [expected, expected + layer("relu2_2", 4)]
+    np.testing.assert_allclose(quickly(both)(x, y), wanted, rtol=1e-10)
 
 
-def test_contextual_layer_by_rows_is_that_of_all_rows(monkeypatch):
+def test_contextual_layer_by_rows_equals_all_rows_at_once(monkeypatch):
     x, y = RNG.normal(size=(2, 2, 6, 4, 5))
 
     def value_and_gradient():
         def loss(x):
             return jnp.sum(losses.contextual_layer(x, jnp.asarray(y), "channels"))
 
-        return jax.jit(jax.value_and_grad(loss))(jnp.asarray(x))
+        return quickly(jax.value_and_grad(loss))(x)
 
     expected = value_and_gradient()
-    # Six rows at a time, of 24.
+    # Six of the 24 rows at a time.
     monkeypatch.setattr(losses, "CONTEXTUAL_PAIRS", 7 * 24)
     for got, wanted in zip(value_and_gradient(), expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-14)
 
 
-def test_warped_mask_weighs_only_what_can_be_right():
+def test_warped_mask_has_no_weight_where_a_class_is_unknown_or_missing():
     mask = RNG.random((1, 2, 2, 4))
     mask /= mask.sum(-1, keepdims=True)
     # At 2 x 2: classes 1, 2 / 0, 3; the exemplar has 0, 1 and 3 there.
@@ -99,7 +102,7 @@ def test_warped_mask_weighs_only_what_can_be_right():
     )
 
 
-def test_self_reference_shares_the_loss():
+def test_samples_that_are_their_own_exemplar_share_the_loss():
     warped, truth = RNG.normal(size=(2, 3, 4, 4, 3))
     got = losses.self_warp(warped, truth, jnp.asarray([0.0, 1.0, 1.0]), 3)
     per_sample = np.abs(warped - truth).mean((1, 2, 3))
@@ -107,7 +110,7 @@ def test_self_reference_shares_the_loss():
 
 
 def terms_of_groups(samples, itself, group_size):
-    """The three terms that are taken per replica, on the same random samples."""
+    """The three terms that are computed per group, for the same random samples."""
     rng = np.random.default_rng(7)
     mask = rng.random((8, 4, 4, 3))
     mask /= mask.sum(-1, keepdims=True)
@@ -119,25 +122,27 @@ def terms_of_groups(samples, itself, group_size):
     )
 
     def take(x):
-        return jax.tree.map(lambda y: jnp.asarray(y)[np.asarray(samples)], x)
+        return jax.tree.map(lambda y: y[np.asarray(samples)], x)
 
-    q = jnp.asarray(itself, jnp.float64)
-    return np.array(
-        [
-            losses.pseudo_exemplar(take(fake), take(real), q, group_size),
-            losses.self_warp(take(warped), take(truth), q, group_size),
-            losses.warped_mask(take(mask), *map(take, labels), group_size),
+    def terms(q, fake, real, warped, truth, mask, labels):
+        return [
+            losses.pseudo_exemplar(fake, real, q, group_size),
+            losses.self_warp(warped, truth, q, group_size),
+            losses.warped_mask(mask, *labels, group_size),
         ]
-    )
+
+    q = np.array(itself, np.float64)
+    chosen = (take(x) for x in (fake, real, warped, truth, mask, list(labels)))
+    return np.array(quickly(terms)(q, *chosen))
 
 
-def test_groups_are_the_releases_replicas():
+def test_groups_equal_the_releases_replicas():
     itself = [0, 1, 1, 0, 0, 0, 1, 0]
     together = terms_of_groups(range(8), itself, 2)
-    # Each replica takes the losses of its own samples alone; then comes the mean.
+    # The mean of the losses that each replica computes from its own samples.
     replicas = [terms_of_groups([i, i + 1], itself[i : i + 2], 2) for i in range(0, 8, 2)]
     np.testing.assert_allclose(together, np.mean(replicas, 0), rtol=1e-12)
-    # It does make a difference.
+    # One group of all samples gives other losses.
     assert (np.abs(terms_of_groups(range(8), itself, 8) / together - 1) > 1e-3).all()
 
 
@@ -145,7 +150,7 @@ def test_groups_are_the_releases_replicas():
 def test_weights_of_groups_do_not_depend_on_the_batch(samples):
     expected = terms_of_groups([3] * 4, [1] * 4, 4)
     found = terms_of_groups([3] * samples, [1] * samples, 4)
-    # 1e-5 in a divisor counts a little more where the group is smaller.
+    # The 1e-5 in a divisor matters a little more in a smaller group.
     np.testing.assert_allclose(found, expected, rtol=1e-12 if samples >= 4 else 1e-5)
 
 
@@ -160,7 +165,7 @@ def test_hinges():
     )
 
 
-def test_discriminator_features_leave_out_logits():
+def test_feature_matching_leaves_out_logits():
     fake, real = RNG.normal(size=(2, 2, 5, 1, 2, 2, 3))
     got = losses.discriminator_features(list(map(list, fake)), list(map(list, real)))
     expected = np.abs(fake[:, :4] - real[:, :4]).mean((2, 3, 4, 5)).sum() / 2
@@ -197,3 +202,9 @@ def test_contextual_loss_of_bfloat16_pools_in_float32():
     widened = ({name: losses.wide(z) for name, z in found.items()} for found in (x, y))
     expected = losses.contextual(*widened, "channels", True)
     assert losses.contextual(x, y, "channels", True) == expected
+
+
+def test_cycle_consistency_is_the_mean_absolute_difference():
+    cycle, exemplar = RNG.normal(size=(2, 2, 3, 4, 3))
+    expected = np.abs(cycle - exemplar).mean()
+    assert float(losses.cycle_consistency(cycle, exemplar)) == pytest.approx(expected, rel=1e-12)

@@ -24,21 +24,23 @@ def test_rows_go_to_the_devices_and_back():
         np.testing.assert_array_equal(mesh.to_local(ours), theirs)
 
 
-def test_batch_that_does_not_split_names_the_numbers(monkeypatch):
+def test_the_error_for_a_batch_that_does_not_split_names_the_numbers(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     mesh.check_batch(16)
     with pytest.raises(UserError) as error:
         mesh.check_batch(12)
-    assert "config.train.batch_size is 12, which does not split over 8 devices" in str(error.value)
+    assert "config.train.batch_size is 12, which does not split evenly over 8 devices" in str(
+        error.value
+    )
     assert "a multiple of 8, for example 8 or 16, or set config.train.batch_per_device" in str(
         error.value
     )
     with pytest.raises(UserError, match="a multiple of 8, for example 8, or"):
         mesh.check_batch(1)
-    # Devices that need not be there have no processes.
+    # Absent devices have no processes.
     with pytest.raises(UserError, match=r"over 32 devices; set it to a .* 32, .* 32 or 64, or"):
         mesh.check_batch(40, 32)
-    # The group size does not divide 6 and 9.
+    # The multiples 6 and 9 do not split into groups of 4.
     with pytest.raises(UserError, match="a multiple of 3, for example 3 or 12, or"):
         mesh.check_batch(8, 3, group_size=4)
 

@@ -24,7 +24,7 @@ def test_sigterm_leaves_nothing(program, tmp_path):
     process.send_signal(signal.SIGTERM)
     said += process.communicate(timeout=LIMIT_S)[1]
     assert process.returncode == 130, said
-    assert b"interrupted: nothing is prepared; the same command starts again" in said
+    assert b"interrupted: nothing is prepared; run the same command again" in said
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -42,7 +42,7 @@ def test_a_preview_that_cannot_be_written(program, tmp_path, monkeypatch):
     assert done.returncode == 75
     assert done.stderr.splitlines()[-1] == (
         f"error: {tmp_path}/sheet.png cannot be written ([Errno 28] No space left on device);"
-        " make room, or choose another place"
+        " free some space, or choose another folder"
     )
     assert not partial.is_symlink()
     done = program.run("prepare", *arguments, "--preview=~/sheet.png")

@@ -1,15 +1,16 @@
 import dataclasses
 import types
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax import checkpoint, data, features, search, settings, state, vgg
+from cocosnet_jax import checkpoint, data, features, search, settings, vgg
 from cocosnet_jax.data import exemplars
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import vgg as vgg_weights
+from tests.conftest import PLAIN_LOSS, PLAIN_MODEL
+from tests.test_checkpoint import state_of
 
 
 def unit(count, width, seed):
@@ -31,18 +32,18 @@ def test_the_search_is_exact_whatever_the_blocks(monkeypatch, blocks):
     exact[:, 70] -= 1e-12  # behind its equal
     exact[np.arange(50)[own >= 0], own[own >= 0]] = -np.inf
     expected = np.argsort(-exact, axis=1)[:, :6]
-    np.testing.assert_array_equal(found.places, expected)
+    np.testing.assert_array_equal(found.positions, expected)
     np.testing.assert_allclose(
         found.similarities, np.take_along_axis(exact, expected, 1), atol=1e-6
     )
-    assert found.places[4, :2].tolist() == [3, 70]
+    assert found.positions[4, :2].tolist() == [3, 70]
 
 
 def test_as_many_as_there_are(monkeypatch):
     monkeypatch.setattr(search, "_CANDIDATES", 2)
     rows = unit(5, 8, 0)
     found = search.nearest(rows, rows, 4, np.arange(5, dtype=np.int32))
-    for index, places in enumerate(found.places):
+    for index, places in enumerate(found.positions):
         assert sorted(places) == [i for i in range(5) if i != index]
 
 
@@ -145,25 +146,16 @@ def test_what_is_there_is_not_computed_again(run, tmp_path, monkeypatch):
 
 
 def save_run(run, folder):
-    state_ = state.create_state(run, jax.random.key(0), 1)
     checkpoints = checkpoint.Checkpoints(folder, run)
-    checkpoints.save(1, state_, force=True)
+    checkpoints.save(1, state_of(1, run), force=True)
     checkpoints.close()
 
 
 def plain_of(run):
-    zero = ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp")
     return dataclasses.replace(
         run,
-        model=dataclasses.replace(
-            run.model,
-            base_filters=2,
-            generator_condition="input",
-            warped_mask="none",
-            mask_input="none",
-            non_local=False,
-        ),
-        loss=dataclasses.replace(run.loss, **dict.fromkeys(zero, 0.0)),
+        model=dataclasses.replace(run.model, **PLAIN_MODEL),
+        loss=dataclasses.replace(run.loss, **PLAIN_LOSS),
     )
 
 
@@ -189,7 +181,7 @@ def test_the_output_of_a_plain_network_asks(run, tmp_path):
     assert np.abs(np.load(asked[0]) - photographs).max() > 0.05
 
     larger = dataclasses.replace(plain, data=dataclasses.replace(plain.data, channels=7))
-    with pytest.raises(UserError, match=r"config\.data\.channels=6, and this config says 7"):
+    with pytest.raises(UserError, match=r"config\.data\.channels=6, but this config has 7"):
         search.write_list(
             larger, output, split="validation", k=3, checkpoint_path=str(tmp_path / "plain")
         )
@@ -206,12 +198,12 @@ def test_a_network_of_other_colours_cannot_ask(run, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "restore_for_inference", lambda path: restored)
     prepared = types.SimpleNamespace(settings=of("sea #00FF00\nsky #0000FF"))
     monkeypatch.setattr(data, "prepare", lambda _: prepared)
-    with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
+    with pytest.raises(UserError, match="class 0 is #00FF00 in the label maps, but was #0000FF"):
         search.write_list(plain, tmp_path / "l.txt", split="validation", k=3, checkpoint_path="run")
 
 
 def test_a_network_that_needs_an_exemplar_cannot_ask(run, tmp_path, monkeypatch):
     restored = checkpoint.Restored(run, None, 1, tmp_path)
     monkeypatch.setattr(checkpoint, "restore_for_inference", lambda path: restored)
-    with pytest.raises(UserError, match="needs an exemplar itself; name a run of a plain"):
+    with pytest.raises(UserError, match="needs exemplars; name a run of a plain"):
         search.write_list(run, tmp_path / "l.txt", split="validation", k=3, checkpoint_path="run")

@@ -124,7 +124,7 @@ def test_a_field_that_was_renamed_is_read_under_its_new_name(monkeypatch):
 def test_a_later_version_is_refused():
     with pytest.raises(UserError, match=r"settings of version 2; this program reads up to 1"):
         settings.from_file({"version": 2})
-    with pytest.raises(UserError, match="no settings at all"):
+    with pytest.raises(UserError, match="content is not settings"):
         settings.from_file([])
 
 

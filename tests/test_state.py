@@ -37,7 +37,7 @@ def test_initial_parameters_have_the_releases_distribution(made):
     together = np.concatenate([x.ravel() for x in ratios])
     assert together.std() == pytest.approx(1, rel=0.01)
     assert abs(together.mean()) < 0.01
-    # Every kernel is a draw of its own.
+    # Kernels are independent of each other.
     firsts = [x.ravel()[0] for x in ratios]
     assert len(set(firsts)) == len(firsts)
 
@@ -60,7 +60,7 @@ def test_learning_rate_is_constant_then_falls_by_equal_steps():
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.5])
-def test_adam_is_adam(beta1):
+def test_adam_equals_optax(beta1):
     config = settings.OptimiserSettings(beta1=beta1, beta2=0.9)
     rng = np.random.default_rng(0)
     params = {"a": jnp.asarray(rng.normal(size=(2, 3))), "b": jnp.asarray(rng.normal(size=4))}
@@ -81,7 +81,7 @@ def test_the_table_of_parameters_adds_up(made):
     counts = [int(line.split()[1].replace(",", "")) for line in lines]
     everything = sum(leaf.size for leaf in jax.tree.leaves(made.params))
     assert sum(counts) == everything
-    assert total.split() == ["in", "all", f"{everything:,}"]
+    assert total.split() == ["total", f"{everything:,}"]
     for line, count in zip(lines, counts, strict=True):
         parts = line[line.index("(") + 1 : -1].split(", ")
         assert sum(int(part.split()[1].replace(",", "")) for part in parts) == count

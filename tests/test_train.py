@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +26,12 @@ from cocosnet_jax import (
     workdir,
 )
 from cocosnet_jax.checkpoint import Checkpoints
+from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.state import all_finite
 from tests import test_checkpoint
-from tests.conftest import LIMIT_S, ROOT, STEPS
+from tests.conftest import LIMIT_S, PLAIN, ROOT, STEPS
 from tests.data.conftest import colours, draw_label
 from tests.data.labels.test_label_maps import rgb
 
@@ -42,7 +45,7 @@ def final_state(folder):
     return jax.device_get(state)
 
 
-def test_a_run_leaves_what_it_should(trained):
+def test_a_run_writes_checkpoints_pictures_and_tensorboard(trained):
     state = final_state(trained)
     assert int(state.step) == STEPS
     assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["3", "6"]
@@ -85,28 +88,28 @@ def test_a_run_carries_the_colours_of_its_label_maps(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noted_once_and_the_handlers_come_back(number, capfd):
+def test_the_first_signal_is_noted_and_handlers_are_restored(number, capfd):
     before = signal.getsignal(number)
     with interrupt.Interruption() as interruption:
         assert interruption.signal == 0
         os.kill(os.getpid(), number)
         assert interruption.signal == number
-        # The second one is not held back.
+        # A second signal would end the program.
         assert signal.getsignal(number) == signal.SIG_DFL
     assert signal.getsignal(number) == before
     assert "finishing this step and saving" in capfd.readouterr().out
 
 
-def test_ctrl_c_is_the_systems_while_xla_compiles():
-    """Python would hear of it when the compiler is done, minutes later."""
+def test_ctrl_c_ends_at_once_while_xla_compiles():
+    """Python would react to it only after the compiler has finished, minutes later."""
     before = signal.getsignal(signal.SIGINT)
-    with interrupt.ends_at_once():
+    with interrupt.ctrl_c_ends_at_once():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_sigterm_removes_what_is_half_prepared(monkeypatch):
+def test_sigterm_removes_incomplete_files(monkeypatch):
     removed = []
 
     def prepare(_):
@@ -145,7 +148,7 @@ def test_a_signal_while_a_line_is_printed(monkeypatch, capfd):
     assert "interrupted: finishing this step" in capfd.readouterr().out
 
 
-def test_lines_that_nobody_reads_do_not_end_a_run(program):
+def test_a_closed_output_does_not_end_a_run(program):
     """Ctrl-C in `main | tee log` ends tee first."""
     code = """if True:
         import os, signal, sys
@@ -173,14 +176,18 @@ def test_lines_that_nobody_reads_do_not_end_a_run(program):
     process.stderr.close()
 
 
-def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, trained):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program, plain):
     folder = program.folder / "interrupted"
     arguments = program.train_arguments(
-        folder, train__stop_after=STEPS, train__log_every=1, train__images_every=STEPS
+        folder,
+        train__stop_after=STEPS,
+        train__log_every=1,
+        train__images_every=STEPS,
+        **PLAIN,
     )
 
     def stopped_after(line_begins):
-        """Exit status and what was said."""
+        """Exit status and output."""
         process = subprocess.Popen(
             program.command("main", *arguments),
             cwd=ROOT,
@@ -201,7 +208,7 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, tr
         said = "".join(lines)
         return process.returncode, said + process.stderr.read()
 
-    # Nothing is lost: it ends by the signal itself, and leaves the folder to the next start.
+    # The signal itself ends the process, which has written no settings or checkpoint.
     status, said = stopped_after("compiling")
     assert status == -signal.SIGTERM, said
     assert list((folder / "checkpoints").iterdir()) == []
@@ -209,14 +216,14 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run_to_the_bit(program, tr
 
     status, said = stopped_after("compiled, first step done")
     assert status == 128 + signal.SIGTERM, said
-    assert "run the same command again to go on" in said
+    assert "run the same command again to resume" in said
     stopped_at = max(int(path.name) for path in (folder / "checkpoints").iterdir())
     assert 1 <= stopped_at < STEPS
 
     again = program.run("main", *arguments)
     assert again.returncode == 0, again.stderr
     assert f"resuming at step {stopped_at}" in again.stdout
-    test_checkpoint.assert_same(final_state(trained), final_state(folder))
+    test_checkpoint.assert_same(final_state(plain), final_state(folder))
 
     done = program.run("main", *arguments)
     assert done.returncode == 0
@@ -235,11 +242,11 @@ def test_another_runs_workdir_is_refused(program, trained):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"data__source": "/nowhere"}, "config.data.source is '/nowhere', which is no folder"),
+        ({"data__source": "/nowhere"}, "config.data.source is '/nowhere', which is not a folder"),
         ({"vgg__weights": "no.pth", "vgg__width": 64}, "config.vgg.weights is 'no.pth'"),
     ],
 )
-def test_missing_files_are_said_before_anything_is_written(program, tmp_path, changed, said):
+def test_missing_files_are_an_error_before_anything_is_written(program, tmp_path, changed, said):
     done = program.run(
         "main",
         *program.train_arguments(tmp_path / "run", data__data_dir=tmp_path / "data", **changed),
@@ -252,7 +259,7 @@ def test_missing_files_are_said_before_anything_is_written(program, tmp_path, ch
 
 @pytest.fixture
 def loop(tmp_path, monkeypatch):
-    """The loop with a step that only counts, on a state of random numbers."""
+    """The training loop with a given step function, on a state of random numbers."""
     config = dataclasses.replace(
         test_checkpoint.SETTINGS,
         vgg=settings.VggSettings("random", 2),
@@ -266,8 +273,9 @@ def loop(tmp_path, monkeypatch):
         monkeypatch.setattr(train.partition, "compile_step", lambda *_: step)
         checkpoints = Checkpoints(folder, config)
         try:
-            begun = train.Run(config, None, folder, steps_per_epoch=10, last=20)
-            train.loop(begun, checkpoints, 0, test_checkpoint.state_of(0, config), {})
+            begun = train.Run(config, mock.Mock(Dataset), folder, steps_per_epoch=10, last=8)
+            weights = vgg_weights.load("random", 2)
+            train.loop(begun, checkpoints, 0, test_checkpoint.state_of(0, config), weights)
         finally:
             checkpoints.close()
 
@@ -275,9 +283,9 @@ def loop(tmp_path, monkeypatch):
 
 
 def good_until(loss, parameter):
-    """A step whose loss or parameters are not finite from the given steps on."""
+    """A step function whose loss or parameters are not finite from these steps on."""
 
-    # It is no compiled step, and computes with numbers of the host.
+    # Not compiled, and computes with numbers of the host.
     @jax.transfer_guard("allow")
     def step(state, weights, batch):
         number = int(state.step) + 1
@@ -297,12 +305,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(loop, tmp_pa
     assert all_finite(restored.state)
 
 
-def test_a_transfer_by_accident_in_a_step_is_an_error(loop):
+def test_an_accidental_transfer_in_a_step_is_an_error(loop):
     good, add = good_until(loss=99, parameter=99), jax.jit(jnp.add)
 
     def step(state, weights, batch):
         state, losses = good(state, weights, batch)
-        # From the host, at every step.
+        # A transfer from the host in each step.
         return state, losses | {"mask": add(losses["mask"], np.ones((), np.float32))}
 
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
@@ -331,8 +339,8 @@ def test_a_run_goes_on_without_tensorboard(broken, loop, tmp_path, monkeypatch, 
     else:
         monkeypatch.setattr(hooks.metric_writers, "SummaryWriter", _FullDisk)
     loop(good_until(loss=99, parameter=99))
-    assert checkpoint.restore_for_inference(tmp_path).step == 20
-    said = [line for line in capsys.readouterr().out.splitlines() if "TensorBoard's" in line]
+    assert checkpoint.restore_for_inference(tmp_path).step == 8
+    said = [line for line in capsys.readouterr().out.splitlines() if "TensorBoard files" in line]
     assert len(said) == 1
     assert {"folder": "Not a directory", "disk": "No space left"}[broken] in said[0]
 
@@ -346,7 +354,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         pass
 
 
-def test_a_run_that_could_not_begin_leaves_the_folder_free(loop, tmp_path):
+def test_a_run_that_could_not_start_leaves_the_folder_free(loop, tmp_path):
     def does_not_fit(*_):
         raise UserError("pictures do not fit")
 
@@ -358,7 +366,7 @@ def test_a_run_that_could_not_begin_leaves_the_folder_free(loop, tmp_path):
 
 
 def test_converted_weights_are_trained_further(tmp_path, monkeypatch):
-    """They lie in a checkpoint of step 0."""
+    """Converted weights are a checkpoint of step 0."""
     config = dataclasses.replace(
         test_checkpoint.SETTINGS,
         vgg=settings.VggSettings("random", 2),

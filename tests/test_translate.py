@@ -3,14 +3,15 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
 
-from cocosnet_jax import checkpoint, state
+from cocosnet_jax import checkpoint
 from cocosnet_jax.settings import DataSettings, LossSettings, ModelSettings, Settings
+from tests.conftest import PLAIN_LOSS, PLAIN_MODEL
+from tests.test_checkpoint import state_of
 
 DATA = DataSettings(dataset="ade20k", channels=6, exemplar_list="random")
 
@@ -33,7 +34,7 @@ def test_a_full_disk_is_one_line(program, trained, tmp_path, monkeypatch):
     done = program.run("translate", *arguments)
     assert done.stderr == (
         f"error: {program.folder}/full.png cannot be written ([Errno 28] No space left on device);"
-        " make room, or choose another place\n"
+        " free some space, or choose another folder\n"
     )
     assert done.returncode == 75
     assert not partial.is_symlink()
@@ -44,26 +45,19 @@ def test_a_checkpoint_that_takes_an_exemplar_says_so(program, trained, tmp_path)
     arguments = program.translation_arguments(trained, tmp_path / "out.png")
     done = program.run("translate", *[a for a in arguments if not a.startswith("--exemplar=")])
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --exemplar is missing: name the photograph whose style")
+    assert done.stderr.startswith("error: --exemplar is missing; name the photograph whose style")
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("given", [[], ["--exemplar=none.jpg"]])
 def test_a_plain_network_needs_no_exemplar(program, tmp_path, given):
-    zero = ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp")
     plain = Settings(
         data=dataclasses.replace(DATA, image_size=64, load_size=64),
-        model=ModelSettings(
-            base_filters=2,
-            generator_condition="input",
-            warped_mask="none",
-            mask_input="none",
-            non_local=False,
-        ),
-        loss=LossSettings(**dict.fromkeys(zero, 0.0)),
+        model=ModelSettings(**PLAIN_MODEL),
+        loss=LossSettings(**PLAIN_LOSS),
     )
     checkpoints = checkpoint.Checkpoints(epath.Path(tmp_path) / "plain", plain)
-    checkpoints.save(1, state.create_state(plain, jax.random.key(0), 1), force=True)
+    checkpoints.save(1, state_of(1, plain), force=True)
     checkpoints.close()
     done = program.run(
         "translate",
@@ -73,7 +67,7 @@ def test_a_plain_network_needs_no_exemplar(program, tmp_path, given):
         *given,
     )
     assert done.returncode == 0, done.stderr
-    note = "note: this checkpoint takes no exemplar: --exemplar is not read\n"
+    note = "note: --exemplar is ignored, because this checkpoint takes no exemplar\n"
     assert (note in done.stdout) is bool(given)
     picture = np.asarray(Image.open(tmp_path / "out.png"))
     assert picture.shape == (64, 64, 3)
@@ -97,5 +91,5 @@ def test_a_folder_without_checkpoint_is_one_line(program, tmp_path):
     flags = [f"--{name}={tmp_path}" for name in ("checkpoint", "input", "exemplar", "output")]
     done = program.run("translate", *flags)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path} holds no checkpoint")
+    assert done.stderr.startswith(f"error: {tmp_path} contains no checkpoint")
     assert done.stderr.count("\n") == 1

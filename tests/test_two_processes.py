@@ -1,34 +1,17 @@
-"""One run by two processes, as on two hosts: trained, stopped, resumed, measured."""
+"""One run by two processes, as on two hosts: trained, stopped, resumed.
+
+tests/test_evaluate.py has two processes measure a checkpoint.
+"""
 
 import contextlib
-import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from tests.conftest import ROOT, assert_same_numbers
-
-# A loaded machine is no failure: only what hangs comes near it.
-LIMIT_S = 1800
-
-
-def launched(program, *arguments):
-    """Both processes, by the script that users run."""
-    return subprocess.run(
-        ["launch/local_multiprocess.sh", "2", *arguments],
-        cwd=ROOT,
-        env=program.environment() | {"PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
+from tests.conftest import LIMIT_S, PLAIN, ROOT
 
 
 def arguments_of(program, workdir, stop_after):
@@ -37,6 +20,7 @@ def arguments_of(program, workdir, stop_after):
         train__stop_after=stop_after,
         train__evaluation_batch_size=2,
         train__log_every=1,
+        **PLAIN,
     )
 
 
@@ -88,7 +72,7 @@ def stopped(program, tmp_path_factory):
 def resumed(program, stopped):
     """The same run, resumed by the script for two more steps."""
     workdir, _, step = stopped
-    done = launched(program, *arguments_of(program, workdir, step + 2))
+    done = program.run_by_two(*arguments_of(program, workdir, step + 2))
     assert done.returncode == 0, done.stderr
     return workdir, done.stdout, step + 2
 
@@ -104,18 +88,21 @@ def test_both_stop_at_one_step_and_save_it(stopped):
     assert steps == [str(number) for number in range(1, step + 1)]
 
 
-def test_the_losses_are_those_of_one_process(program, stopped, tmp_path):
+def test_the_losses_are_those_of_one_process(stopped, plain):
     """The halves of the batch are different ones, and the mean is over both."""
-    done = program.run("main", *arguments_of(program, tmp_path / "run", 1))
-    assert done.returncode == 0, done.stderr
 
     def first_losses(said):
         [line] = [line for line in said.splitlines() if line.startswith("step 1/")]
         losses = re.findall(r"  ([a-z_]+) ([\d.e+-]+)(?=  |$)", line)
         return {name: float(value) for name, value in losses}
 
-    one = first_losses(done.stdout)
-    assert {"alignment", "adversarial", "discriminator_real", "generator_total"} <= one.keys()
+    one = first_losses((plain / "said.txt").read_text())
+    assert {
+        "adversarial",
+        "discriminator_features",
+        "discriminator_real",
+        "generator_total",
+    } <= one.keys()
     # Printed with four digits.
     assert first_losses(stopped[1]) == pytest.approx(one, rel=2e-3)
 
@@ -127,34 +114,13 @@ def test_resumed_by_two_processes(stopped, resumed):
     assert max(int(path.name) for path in (workdir / "checkpoints").iterdir()) == last
 
 
-def test_two_processes_measure_what_one_measures(program, resumed, tmp_path):
-    workdir, _, last = resumed
-    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
-    done = launched(program, *arguments_of(program, workdir, 0), "--mode=evaluate")
-    assert done.returncode == 0, done.stderr
-    alone = program.run("main", *arguments_of(program, tmp_path, 0), "--mode=evaluate")
-    assert alone.returncode == 0, alone.stderr
-    name = f"evaluation/step_{last:07d}"
-    shared, own = (json.loads((x / name / "metrics.json").read_text()) for x in (workdir, tmp_path))
-    assert own["images"] == 4
-    assert own["positions"] > 0
-    assert_same_numbers(shared, own)
-    pictures = sorted((tmp_path / name / "outputs").rglob("*.png"))
-    assert len(pictures) == 4
-    for path in pictures:
-        one, two = (
-            np.asarray(Image.open(x), int) for x in (path, workdir / path.relative_to(tmp_path))
-        )
-        assert np.abs(one - two).max() <= 1
-
-
 def test_processes_end_together_on_a_wrong_setting(program, tmp_path):
     arguments = program.train_arguments(
         tmp_path / "run", data__source="/nowhere", train__evaluation_batch_size=2
     )
-    done = launched(program, *arguments)
+    done = program.run_by_two(*arguments)
     assert done.returncode == 2, done.stderr
     # Both write to one place.
-    error = "error: config.data.source is '/nowhere', which is no folder"
+    error = "error: config.data.source is '/nowhere', which is not a folder"
     assert done.stderr.count(error) == done.stderr.count("error: ") == 2
     assert not (tmp_path / "run").exists()

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from cocosnet_jax import warp
 from cocosnet_jax.nn import streaming
 from cocosnet_jax.nn.resize import bilinear, from_patches, to_patches
+from tests.compiled import FAST, quickly
 
 RNG = np.random.default_rng(0)
 H, W, K = 3, 4, 5
@@ -38,13 +41,16 @@ def softmax(x, axis):
 def test_correlation_and_warp_by_formula(side, centre):
     theta, phi = RNG.normal(size=(2, H, W, K))
     values, back = RNG.normal(size=(2, H * W, 7))
+
+    def run(theta, phi, values, back):
+        a, b = (warp.matching_features(x[None], side, centre) for x in (theta, phi))
+        match = warp.DenseWarp(warp.correlation_logits(a, b, 0.01))
+        return match.logits[0], match.to_input(values[None])[0], match.to_exemplar(back[None])[0]
+
     with jax.enable_x64(True):
-        a, b = (warp.matching_features(jnp.asarray(x)[None], side, centre) for x in (theta, phi))
-        match = warp.Warp(warp.correlation_logits(a, b, 0.01))
-        carried = match.to_input(jnp.asarray(values)[None])[0]
-        returned = match.to_exemplar(jnp.asarray(back)[None])[0]
+        found, carried, returned = quickly(run)(theta, phi, values, back)
     logits = features_by_hand(theta, side, centre) @ features_by_hand(phi, side, centre).T / 0.01
-    np.testing.assert_allclose(match.logits[0], logits, atol=1e-10)
+    np.testing.assert_allclose(found, logits, atol=1e-10)
     np.testing.assert_allclose(carried, softmax(logits, 1) @ values, atol=1e-10)
     np.testing.assert_allclose(returned, softmax(logits.T, 1) @ back, atol=1e-10)
 
@@ -53,16 +59,16 @@ def test_correlation_and_warp_by_formula(side, centre):
 @pytest.mark.parametrize(
     ("side", "centre"), [(1, "channels"), (3, "channels"), (5, "channels"), (3, "positions")]
 )
-def test_streaming_is_the_dense_warp(side, centre, dtype, bound, monkeypatch):
+def test_streaming_equals_the_dense_warp(side, centre, dtype, bound, monkeypatch):
     monkeypatch.setattr(streaming, "BLOCK", 8)  # 1 x 2 grid rows do not hide a swap of the two
     rng = np.random.default_rng(1)
-    # Means as large as deviations: centring takes something off.
+    # Means as large as deviations, so that centring matters.
     theta, phi = rng.normal(1, 1, (2, 5, 6, 40)), rng.normal(-1, 1, (2, 6, 4, 40))
     values, back = rng.normal(size=(2, 24, 7)), rng.normal(size=(2, 30, 7))
     # 0.05 spreads the match over several positions, so that gradients are not all zero.
     temperature = 0.05
 
-    def run(theta, phi, values, back, correlation):
+    def run(correlation, theta, phi, values, back):
         match = warp.soft_match(
             theta, phi, temperature, match_kernel=side, centre=centre, correlation=correlation
         )
@@ -71,10 +77,14 @@ def test_streaming_is_the_dense_warp(side, centre, dtype, bound, monkeypatch):
 
     with jax.enable_x64(dtype == np.float64):
         arguments = [jnp.asarray(x, dtype) for x in (theta, phi, values, back)]
-        grad = jax.jit(
-            jax.value_and_grad(run, argnums=(0, 1, 2, 3), has_aux=True), static_argnums=4
+        dense, streamed = (
+            quickly(
+                jax.value_and_grad(
+                    functools.partial(run, correlation), argnums=(0, 1, 2, 3), has_aux=True
+                )
+            )(*arguments)
+            for correlation in ("dense", "streaming")
         )
-        dense, streamed = grad(*arguments, "dense"), grad(*arguments, "streaming")
     for a, b in zip(*(map(np.asarray, jax.tree.leaves(x)) for x in (dense, streamed)), strict=True):
         scale = np.abs(a).max()
         assert scale > 0
@@ -83,7 +93,7 @@ def test_streaming_is_the_dense_warp(side, centre, dtype, bound, monkeypatch):
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 0.3])
 def test_streaming_of_neighbourhoods_without_contrast(constant):
-    """Constant neighbourhoods have no direction: they match everything alike."""
+    """Constant neighbourhoods match all positions equally."""
     theta = jnp.full((1, 4, 5, 8), constant).at[:, 3, 4].set(jnp.arange(8.0))
     phi = jax.random.normal(jax.random.key(0), theta.shape)
     values = jax.random.normal(jax.random.key(1), (1, 20, 2))
@@ -92,7 +102,7 @@ def test_streaming_of_neighbourhoods_without_contrast(constant):
         match = warp.soft_match(theta, phi, 0.05, match_kernel=3, correlation="streaming")
         return jnp.sum(jnp.sin(match.to_input(values))), match.to_input(values)
 
-    gradient, carried = jax.grad(run, has_aux=True)(theta)
+    gradient, carried = quickly(jax.grad(run, has_aux=True))(theta)
     inside = 1 * 5 + 1  # a neighbourhood that has no padding either
     np.testing.assert_allclose(carried[0, inside], values[0].mean(0), atol=1e-4)
     assert np.abs(gradient).max() < 1e3
@@ -100,18 +110,18 @@ def test_streaming_of_neighbourhoods_without_contrast(constant):
 
 @pytest.mark.parametrize("ratio", [10, 100])
 def test_streaming_of_features_with_a_large_mean(ratio):
-    """What centring takes off may be much larger than what it leaves."""
+    """Centring may subtract much more than it leaves."""
     theta, phi = np.random.default_rng(2).normal(ratio, 1, (2, 1, 8, 8, 64))
     values = np.random.default_rng(3).normal(size=(1, 64, 3))
 
-    def run(theta, phi, values, correlation):
+    def run(correlation, theta, phi, values):
         match = warp.soft_match(theta, phi, 0.01, match_kernel=3, correlation=correlation)
         return match.to_input(values)
 
     arguments = [x.astype(np.float32) for x in (theta, phi, values)]
     with jax.enable_x64(True):
-        exact = run(*(jnp.asarray(x, jnp.float64) for x in arguments), "dense")
-    found = run(*map(jnp.asarray, arguments), "streaming")
+        exact = quickly(functools.partial(run, "dense"))(*(x.astype(float) for x in arguments))
+    found = quickly(functools.partial(run, "streaming"))(*arguments)
     np.testing.assert_allclose(found, exact, atol=1e-3)
 
 
@@ -121,22 +131,22 @@ def test_blocks_of_grids_that_do_not_divide_well():
 
     assert block(64, 64) == 32 * 65
     assert block(272, 272) == 8 * 273
-    # A block of one row would look at three.
+    # A block of one row would read three.
     assert block(67, 67) == 67 * 68
 
 
-def test_even_neighbourhoods_are_refused():
-    with pytest.raises(ValueError, match="side is 2; a neighbourhood with a centre has an odd one"):
+def test_even_neighbourhoods_are_an_error():
+    with pytest.raises(ValueError, match="must be odd, not 2"):
         streaming.Side.of_neighbourhoods(jnp.ones((1, 4, 4, 2)), 2)
 
 
-def test_streaming_where_positions_are_many(monkeypatch):
+def test_auto_streams_many_positions(monkeypatch):
     grid = jnp.ones((1, 2, 4, 1))
-    assert isinstance(warp.soft_match(grid, grid, 0.01), warp.Warp)
+    assert isinstance(warp.soft_match(grid, grid, 0.01), warp.DenseWarp)
     assert isinstance(
         warp.soft_match(grid, grid, 0.01, correlation="streaming"), warp.StreamingWarp
     )
-    # By neighbours there are fewer operations, which the dense correlation cannot have.
+    # Streaming by neighbourhoods needs fewer operations than the dense correlation.
     assert isinstance(warp.soft_match(grid, grid, 0.01, match_kernel=3), warp.StreamingWarp)
     monkeypatch.setattr(warp, "DENSE_POSITIONS", 7)
     assert isinstance(warp.soft_match(grid, grid, 0.01), warp.StreamingWarp)
@@ -152,7 +162,8 @@ def test_streaming_memory_at_1024_pixels(side):
         jax.ShapeDtypeStruct(shape, jnp.float32)
         for shape in ((1, 256, 256, 256), (1, 256, 256, 256), (1, 65_536, 3))
     ]
-    memory = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile().memory_analysis()
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile(FAST)
+    memory = compiled.memory_analysis()
     # One 65,536 x 65,536 matrix is 16 GiB.
     assert memory.temp_size_in_bytes < 2**30
 
@@ -161,7 +172,7 @@ def test_identical_features_warp_onto_themselves():
     x = jnp.asarray(RNG.normal(size=(1, 8, 8, 64)), jnp.float32)
     values = jnp.asarray(RNG.normal(size=(1, 64, 3)), jnp.float32)
     unit = warp.matching_features(x, 1, "channels")
-    match = warp.Warp(warp.correlation_logits(unit, unit, 0.01))
+    match = warp.DenseWarp(warp.correlation_logits(unit, unit, 0.01))
     np.testing.assert_allclose(match.to_input(values), values, atol=1e-5)
 
 
@@ -187,7 +198,9 @@ def test_bilinear_has_half_pixel_centres():
 @pytest.mark.parametrize("centre", ["channels", "positions"])
 def test_the_best_match_by_hand(side, centre):
     theta, phi = RNG.normal(size=(2, 2, H, W, K))
-    match = warp.best_match(theta, phi, side, centre)
+    match = quickly(lambda theta, phi: warp.best_match(theta, phi, side, centre))(
+        theta.astype(np.float32), phi.astype(np.float32)
+    )
     for i in range(2):
         cosines = (
             features_by_hand(theta[i], side, centre) @ features_by_hand(phi[i], side, centre).T

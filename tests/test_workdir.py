@@ -29,7 +29,7 @@ def test_another_runs_folder_is_refused_with_the_differences(tmp_path):
     with pytest.raises(UserError) as error:
         workdir.check(str(tmp_path), changed("optimiser", beta2=0.5, ema=0.99))
     assert "optimiser.beta2: 0.9, 0.5" in str(error.value)
-    assert f"--init_from={tmp_path} starts a new run from this one's weights" in str(error.value)
+    assert f"--init_from={tmp_path} can start from this run's weights" in str(error.value)
     assert "optimiser.ema: 0.0, 0.99" in str(error.value)
     assert (tmp_path / "settings.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
@@ -56,7 +56,7 @@ def test_colours_of_classes_may_not_change(tmp_path):
     # What a config says before the dataset is read.
     workdir.check(str(tmp_path), SETTINGS)
     workdir.check_colours(folder, before)
-    with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
+    with pytest.raises(UserError, match="class 0 is #00FF00 in the label maps, but was #0000FF"):
         workdir.check_colours(folder, changed("data", classes="sea #00FF00\nsky #0000FF"))
 
 
@@ -94,8 +94,8 @@ def test_a_folder_that_cannot_be_written_to_is_named():
     ("text", "says"),
     [
         ("{", r"settings\.json is damaged: it is not JSON"),
-        ('{"train": {"speed": 1}}', r"is of another version .*config\.train\.speed is unknown"),
-        ('{"version": 99}', r"is of another version .*of version 99; this program reads up to"),
+        ('{"train": {"speed": 1}}', r"is from another version .*config\.train\.speed is unknown"),
+        ('{"version": 99}', r"is from another version .*of version 99; this program reads up to"),
     ],
 )
 def test_settings_that_cannot_be_read_are_not_taken_for_none(tmp_path, text, says):

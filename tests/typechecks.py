@@ -1,6 +1,6 @@
-"""Checks annotated shapes and types of the networks and losses, whenever a test calls a function.
+"""Checks the annotated shapes and types of a function whenever a test calls it.
 
-tests/conftest.py imports it before the package. Programs that tests start run without it.
+tests/conftest.py imports this module before the package. Programs that tests start run without it.
 """
 
 import pathlib
@@ -13,16 +13,18 @@ import jaxtyping
 import numpy as np
 from etils import epath
 
-# Whose annotations hold shapes.
+# Modules that are checked: those through which arrays travel.
 CHECKED = (
     *("nn", "encode", "correspondence", "warp", "generator", "discriminator", "vgg", "model"),
-    *("losses", "steps", "metrics.warp_accuracy"),
+    *("losses", "state", "steps", "rng", "mesh", "partition", "fit", "hooks", "train"),
+    *("compile_check", "distributed", "interrupt", "metrics.warp_accuracy"),
+    *("data", "search", "pictures"),
 )
-# What is as good at run time as what is asked for.
+# Annotated type -> types that are accepted for it.
 _ACCEPTED: dict[Any, Any] = {
     int: int | np.integer,
     float: float | int | np.floating | np.integer,
-    # A number of NumPy is an array without axes.
+    # NumPy's scalars are arrays without axes.
     np.ndarray: np.ndarray | np.generic,
     epath.Path: epath.Path | pathlib.Path,
     # io.BytesIO and mmap are read like IO, but lack some of what it declares.
@@ -35,9 +37,9 @@ _dataclass = flax.struct.dataclass
 
 
 def _unchecked_fields(cls: type, **options: Any) -> type:
-    """Flax's dataclass, whose methods are checked, but not what its fields are made of.
+    """Flax's dataclass, with checked methods but unchecked fields.
 
-    They are pytrees: `jax.tree.map` makes them of whatever its function returns.
+    Dataclasses are pytrees, and `jax.tree.map` puts any results of its function into their fields.
     """
     made: Any = _dataclass(cls, **options)
     made.__no_type_check__ = True
@@ -45,7 +47,7 @@ def _unchecked_fields(cls: type, **options: Any) -> type:
 
 
 flax.struct.dataclass = _unchecked_fields  # type: ignore[assignment]
-# What takes JAX's arrays takes NumPy's as well; tests call it with both.
+# Functions that take JAX's arrays take NumPy's as well; tests call them with both.
 jaxtyping.Array = jax.Array | np.ndarray  # type: ignore[misc, assignment]
 jaxtyping.install_import_hook(
     [f"cocosnet_jax.{name}" for name in CHECKED], "tests.typechecks.check"

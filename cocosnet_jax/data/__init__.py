@@ -1,12 +1,12 @@
 """Datasets and the input pipeline.
 
-    found_classes(settings)                    the classes in one's own label maps
-    dataset = prepare(settings)                checks a dataset's files, makes its TFDS records
-    dataset = open(settings)                   the records that were made before
-    pipeline.training_batches(dataset, ...)    endless batches, exact in (seed, step)
+    count_classes(settings)                    counts the classes in the user's label maps
+    dataset = prepare(settings)                checks a dataset's files, writes its TFDS records
+    dataset = open(settings)                   opens records that exist
+    pipeline.training_batches(dataset, ...)    endless batches, determined by (seed, step)
     pipeline.evaluation_batches(dataset, ...)  every image exactly once
 
-Importing this package is light: TensorFlow is loaded by the first function that needs it.
+Importing this package is fast: the first function that needs TensorFlow imports it.
 """
 
 from __future__ import annotations
@@ -17,38 +17,39 @@ from cocosnet_jax.settings import DataSettings
 
 if TYPE_CHECKING:
     import numpy as np
+    from jaxtyping import Int64
 
     from cocosnet_jax.data.dataset import Dataset
 
 
-def found_classes(settings: DataSettings) -> np.ndarray:
-    """How many pixels each class has in one's own label maps, (classes,) int64.
+def count_classes(settings: DataSettings) -> Int64[np.ndarray, classes]:
+    """Counts the pixels of each class in the user's label maps, (classes,) int64.
 
     Args:
-      settings: whose dataset is `folder`; `channels` may be 0.
+      settings: with dataset `folder`; `channels` may be 0.
 
     Raises:
-      UserError: label maps cannot be read, or hold class numbers that are too high.
+      UserError: label maps cannot be read, or contain class numbers that are too high.
     """
     from cocosnet_jax.data import builders
 
     builder = builders.open_builder(settings)
     assert isinstance(builder, builders.Folder)
-    return builder.found_classes()
+    return builder.count_classes()
 
 
 def prepare(settings: DataSettings) -> Dataset:
-    """Makes the dataset's records where they are missing, after checking all of its files.
+    """Writes the dataset's records if they are missing, after checking all of its files.
 
-    Exemplar lists are checked as well, on every call: before anything is made, that they can be
-    read; after it, that they fit. Interrupted preparation leaves nothing that counts as prepared.
-    Where several processes share a data folder, let one of them call first.
+    Every call also checks the exemplar lists: that they can be read, before records are written,
+    and that they match the images, afterwards. An interrupted preparation leaves nothing that
+    counts as prepared. If several processes share a data folder, let one of them call first.
 
     Returns:
       The dataset; its `notes` are lines for the user.
 
     Raises:
-      UserError: everything that is wrong, at once: files, lists and settings.
+      UserError: lists everything that is wrong with files, lists and settings.
     """
     from cocosnet_jax.data import dataset
 
@@ -56,7 +57,7 @@ def prepare(settings: DataSettings) -> Dataset:
 
 
 def open(settings: DataSettings) -> Dataset:
-    """The dataset as it was prepared.
+    """Opens a prepared dataset.
 
     Raises:
       UserError: it has not been prepared.

@@ -1,6 +1,6 @@
-"""A prepared dataset: its splits, and who is whose exemplar in them.
+"""A prepared dataset: its splits, and the exemplars of each image.
 
-It is opened once and handed on, so that every part of a program sees the same records and lists.
+A program opens it once and passes it on, so that all parts use the same records and lists.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from cocosnet_jax.data import builders, exemplars, problems, records
 from cocosnet_jax.data.pair_builder import PairBuilder
@@ -16,29 +17,29 @@ from cocosnet_jax.data.records import Split
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
-# The first word of the NumPy seeds that draw validation exemplars.
+# The first word of the NumPy seeds for validation exemplars.
 _VALIDATION = 2
 
 
 class Dataset:
-    """The records of a dataset and its exemplar lists; each is read when it is first needed.
+    """The records of a dataset and its exemplar lists; each is read when first needed.
 
     Attributes:
-      settings: of the data, with those fields that the dataset's own files decide. Translation from
-        a checkpoint has only the settings: classes and their colours travel in them.
+      settings: the data settings, with the fields that the dataset's own files determine (classes
+        and their colours). A checkpoint stores them, so translation needs no dataset.
     """
 
     def __init__(self, settings: DataSettings, builder: PairBuilder):
-        """`builder`'s records must be there (`records.check_prepared`)."""
-        found = builder.info.metadata.get("settings", {})
-        self.settings = dataclasses.replace(settings, **found)
+        """The records of `builder` must exist (`records.check_prepared`)."""
+        from_files = builder.info.metadata.get("settings", {})
+        self.settings = dataclasses.replace(settings, **from_files)
         self._builder = builder
         self._splits: dict[str, Split] = {}
         self._evaluations: dict[str, EvaluationPairs] = {}
 
     @property
     def folder(self) -> str:
-        """Where the records lie."""
+        """The folder of the records."""
         return str(self._builder.data_dir)
 
     @property
@@ -48,15 +49,15 @@ class Dataset:
 
     @property
     def content(self) -> str:
-        """A digest of the files that the records were made of; empty where they are drawn."""
-        # Records of the first version have a digest of names, sizes and times alone.
+        """A digest of the files that the records come from; empty for generated data."""
+        # The first version kept a digest of names, sizes and times only.
         return self._metadata.get("content", self._metadata.get("fingerprint", ""))
 
     def split(self, name: str) -> Split:
-        """The pairs of `train`, `validation` or `exemplars`, by position.
+        """Opens `train`, `validation` or `exemplars`.
 
         Raises:
-          UserError: there is no such split, or its records cannot be read.
+          UserError: the dataset has no such split, or its records cannot be read.
         """
         if name not in self._splits:
             self._splits[name] = records.open_split(self._builder, name)
@@ -64,26 +65,26 @@ class Dataset:
 
     @functools.cached_property
     def training(self) -> "TrainingPairs":
-        """The images of an epoch of training, and what may be their exemplars.
+        """The images of a training epoch, and their possible exemplars.
 
         Raises:
-          UserError: a list does not fit.
+          UserError: a list does not match the images.
         """
         settings, split = self.settings, self.split("train")
         views = _self_pairs(settings.self_pair_list, split.keys)
-        every = np.arange(len(split))
+        all_images = np.arange(len(split))
         if settings.exemplar_probability == 0:
-            return TrainingPairs(every, {}, views)
+            return TrainingPairs(all_images, {}, views)
         if settings.exemplar_list == "random":
-            return TrainingPairs(every, None, views)
+            return TrainingPairs(all_images, None, views)
         listed, note = _resolve(settings.exemplar_list, "training images", split, split.keys)
         return TrainingPairs(np.array(list(listed)), listed, views, note)
 
     def evaluation(self, name: str = "validation") -> "EvaluationPairs":
-        """The images of an evaluation of a split, and their exemplars.
+        """The images for evaluation on a split, and their exemplars.
 
         Raises:
-          UserError: the list does not fit.
+          UserError: the list does not match the images.
         """
         if name not in self._evaluations:
             self._evaluations[name] = self._evaluation_pairs(name)
@@ -91,7 +92,7 @@ class Dataset:
 
     @property
     def notes(self) -> list[str]:
-        """Lines for the user: which images the exemplar lists leave out."""
+        """Lines for the user about images without a line in the exemplar lists."""
         notes = self.training.note, self.evaluation("validation").note
         return [note for note in notes if note]
 
@@ -121,22 +122,23 @@ class Dataset:
         pool = Pool([images, *(self.split(other) for other in sorted(others))])
         path, what = settings.validation_exemplar_list, f"{name} images"
         listed, note = _resolve(path, what, images, pool.keys, first_only=True)
-        first: dict[int, int | None] = {index: found[0] for index, found in listed.items()}
+        first: dict[int, int | None] = {index: refs[0] for index, refs in listed.items()}
         return EvaluationPairs(images, pool, first, note)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPairs:
-    """What training takes; its length is that of an epoch, in images.
+    """Images and exemplars for training; its length is the number of images in an epoch.
 
     Attributes:
       images: positions of the images of an epoch.
-      listed: for each of them the positions of its exemplars; None where any other image will do.
-      views: for each image that has them, the positions of other views by `self_pair_list`.
-      note: which images are left out, or None.
+      listed: image position -> positions of its exemplars; None: any other image is an exemplar.
+      views: image position -> positions of its other views, from `self_pair_list`; images without
+        another view are absent.
+      note: a line about images that the list leaves out, or None.
     """
 
-    images: np.ndarray
+    images: Int[np.ndarray, "images"]
     listed: dict[int, tuple[int, ...]] | None
     views: dict[int, tuple[int, ...]]
     note: str | None = None
@@ -169,14 +171,13 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationPairs:
-    """What an evaluation takes; its length is the number of its images.
+    """Images and exemplars for evaluation; its length is the number of images.
 
     Attributes:
       images: the split.
-      pool: what exemplars are taken from.
-      references: position of each image -> that of its exemplar in `pool`, or None for the image
-        itself.
-      note: which images are left out, or None.
+      pool: the records that exemplars come from.
+      references: image position -> position of its exemplar in `pool`, or None: the image itself.
+      note: a line about images that the list leaves out, or None.
     """
 
     images: Split
@@ -189,27 +190,27 @@ class EvaluationPairs:
 
 
 def open_dataset(settings: DataSettings) -> Dataset:
-    """The dataset as it was prepared; see `cocosnet_jax.data.open`."""
+    """Opens a prepared dataset; see `cocosnet_jax.data.open`."""
     builder = builders.open_builder(settings)
     records.check_prepared(builder)
     return Dataset(settings, builder)
 
 
 def prepare(settings: DataSettings) -> Dataset:
-    """Makes what is missing and checks the lists; see `cocosnet_jax.data.prepare`."""
+    """Writes missing records and checks the lists; see `cocosnet_jax.data.prepare`."""
     builder = builders.open_builder(settings)
-    # Preparation takes hours.
-    _read_lists(settings)
+    # Before the records, which can take hours.
+    _check_lists_readable(settings)
     records.prepare(builder)
-    # Anew, because another process may have written the records.
+    # A new builder, because another process may have written the records.
     dataset = open_dataset(settings)
-    # Here, so that a list that does not fit is an error before anything else is begun.
+    # Resolves all lists, so that one that does not match is an error now.
     _ = dataset.notes
     return dataset
 
 
-def _read_lists(settings: DataSettings) -> None:
-    """Raises a `UserError` that says which exemplar lists are no lists; needs no prepared data."""
+def _check_lists_readable(settings: DataSettings) -> None:
+    """Raises a `UserError` for exemplar lists that cannot be read; needs no prepared data."""
     lists = {
         "exemplar_list": settings.exemplar_list if settings.exemplar_probability else "",
         "validation_exemplar_list": settings.validation_exemplar_list,
@@ -217,7 +218,7 @@ def _read_lists(settings: DataSettings) -> None:
     }
     wrong = []
     for field, path in lists.items():
-        # These are no files.
+        # Keywords, not files.
         if path in ("", "names" if field == "self_pair_list" else "random"):
             continue
         try:
@@ -228,42 +229,42 @@ def _read_lists(settings: DataSettings) -> None:
 
 
 def _self_pairs(path: str, keys: list[str]) -> dict[int, tuple[int, ...]]:
-    """For each image that has them, the positions of other views by `self_pair_list`.
+    """Image position -> positions of its other views, from `self_pair_list`.
 
-    The list may name images outside the split, which are passed over: DeepFashion's lists serve
-    training and validation.
+    Names of images outside the split are ignored: DeepFashion's lists cover training and validation
+    images.
 
     Raises:
-      UserError: the list is not as it should be, or fits no image at all.
+      UserError: the list is malformed, or matches no image.
     """
     if not path:
         return {}
-    found: dict[int, tuple[int, ...]] = {}
+    views_of: dict[int, tuple[int, ...]] = {}
     if path == "names":
         looks: dict[str, list[int]] = {}
         for index, key in enumerate(keys):
             if (look := exemplars.same_look(key)) is not None:
                 looks.setdefault(look, []).append(index)
         for group in looks.values():
-            found |= {index: tuple(i for i in group if i != index) for index in group}
-        # One view of each is nothing wrong; no such name is.
-        fits = bool(looks)
+            views_of |= {index: tuple(i for i in group if i != index) for index in group}
+        # A single view per look is fine; no name in either form is not.
+        matches = bool(looks)
     else:
         listed = exemplars.resolve(path, keys, keys, pass_missing=True).references
-        found = {i: tuple(view for view in views if view != i) for i, views in listed.items()}
-        fits = bool(listed)
-    if not fits:
+        views_of = {i: tuple(view for view in views if view != i) for i, views in listed.items()}
+        matches = bool(listed)
+    if not matches:
         raise UserError(
-            f"config.data.self_pair_list is {path!r}, which fits none of the {len(keys)} training"
-            f" images ({keys[0]}, ...); name DeepFashion's list, or set it to ''"
+            f"config.data.self_pair_list is {path!r}, which matches none of the {len(keys)}"
+            f" training images ({keys[0]}, ...); name DeepFashion's list, or set it to ''"
         )
-    return {index: views for index, views in found.items() if views}
+    return {index: views for index, views in views_of.items() if views}
 
 
 def _resolve(
     path: str, what: str, split: Split, references: list[str], *, first_only: bool = False
 ) -> tuple[dict[int, tuple[int, ...]], str | None]:
-    """The images of a split that a list names with their exemplars, and a line on the others."""
+    """Listed image position -> exemplar positions, and a note about unlisted images or None."""
     pairing = exemplars.resolve(path, split.keys, references, first_only=first_only)
-    exemplars.require_any(path, pairing, split.keys, what)
-    return pairing.references, exemplars.left_out(path, pairing, split.keys, what)
+    exemplars.require_match(path, pairing, split.keys, what)
+    return pairing.references, exemplars.left_out_note(path, pairing, split.keys, what)

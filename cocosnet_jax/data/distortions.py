@@ -1,9 +1,9 @@
-"""Pseudo exemplars: an image under a geometric distortion is its own exemplar.
+"""Pseudo exemplars: a geometrically distorted image is its own exemplar.
 
 The paper (section 3.4, "pseudo exemplar pairs") distorts the photograph geometrically, for
-instance by a random flip; we take an affine map and a smooth non-rigid warp. A distortion is drawn
-in NumPy, and applied in the TensorFlow graph as one sampling grid, so that the photograph and its
-label map move under exactly the same map.
+instance by a random flip; we use an affine map and a smooth non-rigid warp. NumPy draws the random
+parameters. The TensorFlow graph applies them as one sampling grid to the photograph and its label
+map, so that both move alike.
 """
 
 from typing import NamedTuple
@@ -16,8 +16,8 @@ ROTATION = np.radians(12.0)
 SCALE = 1.15  # zoom between 1 / SCALE and SCALE
 SHEAR = 0.1
 TRANSLATION = 0.06  # of the side
-# Largest displacement of a control point, of the side. The points lie 1 / 4 apart: neighbours
-# approach each other by at most a third of that, so the warp never folds.
+# Largest displacement of a control point, as a fraction of the side. The points are 1 / 4 apart:
+# neighbours approach each other by at most a third of that, so the warp never folds.
 DISPLACEMENT = 0.04
 CONTROL_POINTS = 5
 
@@ -36,7 +36,7 @@ class Distortion(NamedTuple):
 
 
 def draw(rng: np.random.Generator) -> Distortion:
-    """A random distortion."""
+    """Draws a random distortion."""
     angle = rng.uniform(-ROTATION, ROTATION)
     zoom = SCALE ** rng.uniform(-1, 1)
     shear = rng.uniform(-SHEAR, SHEAR)

@@ -2,11 +2,11 @@
 
 A list is UTF-8 text, one line per image, `key,ref1,ref2,...`, best first. Names are paths relative
 to the dataset, with or without leading folders and extension, or just a unique file name. Windows
-line ends and backslashes are read as they are.
+line ends and backslashes are accepted.
 
-One rule holds in training, evaluation and translation: a list pairs the images that it names, and
+Training, evaluation and translation follow one rule: a list pairs the images that it names, and
 images without a line are left out. A list that names none of the images is an error. Lines for
-images that are not there are passed over, so that one list serves a dataset and parts of it.
+absent images are ignored, so one list works for a dataset and for parts of it.
 """
 
 import os
@@ -33,10 +33,10 @@ class Line(NamedTuple):
 
 
 def read_list(path: str | os.PathLike[str]) -> list[Line]:
-    """The lines of a list file; empty lines are passed over, names are as written.
+    """Reads a list file; empty lines are ignored, names are as written.
 
     Raises:
-      UserError: the file is missing, empty or not UTF-8, or lines name no exemplar.
+      UserError: the file is missing, empty or not UTF-8, or lines have no exemplar.
     """
     try:
         text = epath.Path(path).expanduser().read_bytes().decode("utf-8-sig")
@@ -53,9 +53,9 @@ def read_list(path: str | os.PathLike[str]) -> list[Line]:
         if key and references:
             lines.append(Line(number, key, tuple(references)))
         elif row.strip():
-            wrong.append(f"line {number}: {row!r} is not 'key,ref1,ref2,...'")
+            wrong.append(f"line {number}: {row!r} must be 'key,ref1,ref2,...'")
     if not lines and not wrong:
-        wrong.append("it is empty; write one line 'key,ref1,ref2,...' per image")
+        wrong.append("the file is empty; write one line 'key,ref1,ref2,...' per image")
     problems.raise_if_any(f"exemplar list {path}", wrong)
     return lines
 
@@ -71,26 +71,29 @@ def write_list(path: str | os.PathLike[str], references: Mapping[str, Sequence[s
 
 
 def problem_of_name(name: str) -> str | None:
-    """Why no list can hold a photograph's name, or None."""
+    """Why a list cannot contain a photograph's name, or None if it can."""
     if not name.isprintable():
         return f"{name!r} cannot be written as text; rename it"
     if "," in name or name != name.strip():
-        return f"{name!r} has a comma or a space at its end, which lists cannot hold; rename it"
+        return (
+            f"{name!r} contains a comma, or a space at its start or end, which exemplar lists"
+            " cannot; rename it"
+        )
     return None
 
 
 def same_look(key: str) -> str | None:
-    """What the names of all images in one look share; None where a name does not tell.
+    """The part of a name that all images in one look share; None without it.
 
-    DeepFashion's views of one person in the same clothes are named `.../PERSON/NN_V_VIEW.jpg`,
-    where NN counts the person's outfits; drawn scenes of one style `style-NN/...`.
+    DeepFashion names views of one person in the same clothes `.../PERSON/NN_V_VIEW.jpg`, where NN
+    counts the person's outfits; drawn scenes of one style are named `style-NN/...`.
     """
     match = re.fullmatch(r"(.*/id_\d+/\d+)_\d+_[^/]+|(style-\d+)/[^/]+", normalise(key))
     return match[1] or match[2] if match else None
 
 
 def normalise(name: str) -> str:
-    """A name as it is compared: forward slashes, no leading `./` or `/`, composed Unicode."""
+    """The form of a name used to compare it: forward slashes, no leading `./` or `/`, NFC."""
     name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
@@ -101,10 +104,10 @@ def _stem(name: str) -> str:
 
 
 class KeyIndex:
-    """Finds the position of a key by any of the names that a list may use for it."""
+    """Finds the position of a key by any name that a list may use for it."""
 
     def __init__(self, keys: Iterable[str]):
-        # Every trailing part of every key, with and without extension; -1 where it is ambiguous.
+        # All trailing parts of all keys, with and without extension; -1: ambiguous.
         self._full: dict[str, int] = {}
         self._tail: dict[str, int] = {}
         for position, key in enumerate(keys):
@@ -121,7 +124,7 @@ class KeyIndex:
             table[name] = -1
 
     def find(self, name: str) -> int | None:
-        """The position of the key that `name` means; None if there is none, -1 if several."""
+        """The position of the key that `name` refers to; None: no key, -1: several."""
         name = normalise(name)
         for form in (name, _stem(name)):
             if (position := self._full.get(form)) is not None and position >= 0:
@@ -129,7 +132,7 @@ class KeyIndex:
         for form in (name, _stem(name)):
             if (position := self._tail.get(form)) is not None:
                 return position
-            # The list's folders may begin above the dataset's.
+            # Names in the list may start with folders above the dataset.
             parts = form.split("/")
             for start in range(1, len(parts)):
                 if (position := self._full.get("/".join(parts[start:]))) is not None:
@@ -138,16 +141,16 @@ class KeyIndex:
 
 
 class Pairing(NamedTuple):
-    """What a list says of the images that are there.
+    """A list, resolved to positions.
 
     Attributes:
-      references: position of each image that the list names -> positions of its exemplars, best
-        first; in the order of the images.
-      passed_over: how many lines are for images that are not there.
+      references: position of a listed image -> positions of its exemplars, best first; in the
+        order of the images.
+      ignored: number of lines for absent images.
     """
 
     references: dict[int, tuple[int, ...]]
-    passed_over: int
+    ignored: int
 
 
 def resolve(
@@ -159,41 +162,42 @@ def resolve(
     pass_missing: bool = False,
     place: str = "the dataset",
 ) -> Pairing:
-    """A list file as positions: of each image in `keys` that it names, exemplars in `references`.
+    """Resolves a list file: the images it names, as positions in `keys`, and their exemplars.
 
     Args:
       path: the list file.
       keys: of the images.
-      references: keys of what may be an exemplar.
+      references: keys of the possible exemplars.
       first_only: read only the first exemplar of each line.
-      pass_missing: also pass over exemplars that are not in `references`.
+      pass_missing: ignore exemplars that are not in `references`.
       place: where the exemplars are, for messages.
 
     Raises:
       UserError: lists every line that names a missing or ambiguous exemplar, an ambiguous image,
-        or an image that an earlier line has named.
+        or an image that already has a line.
     """
     key_index = KeyIndex(keys)
     reference_index = key_index if references is keys else KeyIndex(references)
     resolved: dict[int, tuple[int, ...]] = {}
     first_line: dict[int, int] = {}
     wrong: list[str] = []
-    passed_over = 0
-    ambiguous = "means several images; write its folder as well"
+    ignored = 0
+    ambiguous = "matches several images; add its folder to the name"
     for number, key, names in read_list(path):
         position = key_index.find(key)
         if position is None:
-            passed_over += 1
+            ignored += 1
             continue
         if position < 0:
             wrong.append(f"line {number}: image {key!r} {ambiguous}")
             continue
         if position in resolved:
             wrong.append(
-                f"line {number}: image {key!r} was named in line {first_line[position]} already"
+                f"line {number}: image {key!r} already has line {first_line[position]}; keep one"
+                " of the two"
             )
             continue
-        found = []
+        positions = []
         for name in names[:1] if first_only else names:
             reference = reference_index.find(name)
             if reference is None:
@@ -202,36 +206,36 @@ def resolve(
             elif reference < 0:
                 wrong.append(f"line {number}: exemplar {name!r} {ambiguous}")
             else:
-                found.append(reference)
-        resolved[position], first_line[position] = tuple(found), number
+                positions.append(reference)
+        resolved[position], first_line[position] = tuple(positions), number
     problems.raise_if_any(f"exemplar list {path}", wrong)
-    return Pairing(dict(sorted(resolved.items())), passed_over)
+    return Pairing(dict(sorted(resolved.items())), ignored)
 
 
-def require_any(
+def require_match(
     path: str | os.PathLike[str], pairing: Pairing, keys: Sequence[str], what: str
 ) -> None:
-    """Raises a `UserError` where a list names none of the images, `what` in the plural."""
+    """Raises a `UserError` if a list names none of the images; `what` is their plural noun."""
     if not pairing.references:
         first = read_list(path)[0]
         raise UserError(
-            f"exemplar list {path} names none of the {len(keys)} {what} ({keys[0]}, ...): line"
-            f" {first.number} is for {first.key!r}; name another list"
+            f"exemplar list {path} names none of the {len(keys)} {what} ({keys[0]}, ...); its line"
+            f" {first.number} is for {first.key!r}: use another list"
         )
 
 
-def left_out(
+def left_out_note(
     path: str | os.PathLike[str], pairing: Pairing, keys: Sequence[str], what: str
 ) -> str | None:
-    """One line that says which images a list leaves out; None where it names all of them."""
+    """A line for the user about images without a line in a list; None if it names all of them."""
     missing = [key for position, key in enumerate(keys) if position not in pairing.references]
     if not missing:
         return None
     names = ", ".join(missing[:3]) + (", ..." if missing[3:] else "")
     line = (
         f"note: exemplar list {path} has lines for {len(pairing.references)} of the {len(keys)}"
-        f" {what}; left out, without a line: {len(missing)} ({names})"
+        f" {what}; the other {len(missing)} are left out ({names})"
     )
-    if pairing.passed_over:
-        line += f"; lines for images that are not there: {pairing.passed_over}"
+    if pairing.ignored:
+        line += f"; lines for absent images: {pairing.ignored}"
     return line

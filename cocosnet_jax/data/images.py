@@ -1,7 +1,7 @@
-"""Reading and resizing single photographs and label maps, exactly as Pillow does it.
+"""Reads and resizes single photographs and label maps, exactly as Pillow does.
 
 Preparation and translation share these functions, so a file gives the same pixels in both
-(SPEC section 1). Neither TensorFlow nor JAX is needed here.
+(SPEC section 1). This module needs neither TensorFlow nor JAX.
 """
 
 import io
@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int32, Integer, Shaped, UInt8
 from PIL import Image
 
 from cocosnet_jax.errors import UserError
 
 FileName = str | os.PathLike[str]
+Photograph = UInt8[np.ndarray, "height width 3"]
+ClassMap = Int32[np.ndarray, "height width"]  # Class numbers, or colours.
 
-# EXIF orientations, as what turns an array (H, W) or (H, W, channels) upright. From 5 on they
-# exchange width and height.
+# EXIF orientation -> function that turns an array (H, W) or (H, W, channels) upright. From 5 on,
+# they swap width and height.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda a: np.flip(a, 1),
     3: lambda a: np.rot90(a, 2),
@@ -29,9 +32,9 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: lambda a: np.rot90(a),
 }
 _ORIENTATION = 0x0112
-# A class map travels in bytes, and one-hot maps of more classes fit no accelerator.
+# Class maps are stored in bytes, and one-hot maps of more classes do not fit any accelerator.
 MAX_CLASSES = 255
-# Of files that are taken for photographs or maps.
+# Extensions of photographs and maps.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -45,7 +48,7 @@ def _read(path: FileName) -> tuple[Image.Image, int]:
         raise UserError(f"{path} does not exist; check the name, or put the file there") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; name an image file") from None
-    # Pillow's decoders raise nearly anything on damaged files.
+    # Damaged files make Pillow's decoders raise nearly anything.
     except Exception as error:
         reason = str(error).replace(str(path), "").strip() or type(error).__name__
         raise UserError(
@@ -54,26 +57,26 @@ def _read(path: FileName) -> tuple[Image.Image, int]:
 
 
 def _upright(image: Image.Image, orientation: int) -> np.ndarray:
-    """The pixels, turned here: Pillow would write the EXIF block anew, which damaged ones fail."""
+    """The pixels, turned upright. Pillow's own function rewrites EXIF data and fails if damaged."""
     array = np.asarray(image)
     turn = _TURNS.get(orientation)
     return array if turn is None else np.ascontiguousarray(turn(array))
 
 
-def read_photograph(path: FileName) -> np.ndarray:
+def read_photograph(path: FileName) -> Photograph:
     """A photograph as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit images are converted; an alpha channel is dropped.
 
     Raises:
-      UserError: the file is missing, truncated or no image, or does not say what white is.
+      UserError: the file is missing, truncated or no image, or has no defined white level.
     """
     image, orientation = _read(path)
     if image.mode in ("F", "I"):
         numbers = "floating-point numbers" if image.mode == "F" else "32-bit integers"
         raise UserError(
-            f"{path} holds {numbers} (mode {image.mode}), of which none is known to be white; save"
-            " it as an 8-bit picture"
+            f"{path} contains {numbers} (mode {image.mode}), which have no defined white level;"
+            " save it as an 8-bit picture"
         )
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -87,25 +90,25 @@ def decode_photograph(content: bytes) -> np.ndarray:
 
 
 class LabelImage(NamedTuple):
-    """A label map as its file holds it.
+    """A label map as stored in its file.
 
     Attributes:
       numbers: (H, W) int32; grey levels, indices into the palette, or 0 and 1 of a 1-bit image.
-      palette: (256, 3) uint8 RGB, the colour of each index; None where there is no palette.
-      bilevel: whether it is a 1-bit image, black and white.
+      palette: (256, 3) uint8 RGB, the colour of each index; None without a palette.
+      bilevel: whether it is a 1-bit black-and-white image.
     """
 
-    numbers: np.ndarray
-    palette: np.ndarray | None
+    numbers: ClassMap
+    palette: UInt8[np.ndarray, "256 3"] | None
     bilevel: bool
 
 
 class ColourError(UserError):
-    """A label map is in colour where class numbers are needed."""
+    """A label map is in colour, but class numbers are required."""
 
 
 def read_label_image(path: FileName) -> LabelImage:
-    """A label map whose pixels are class numbers.
+    """Reads a label map whose pixels are class numbers.
 
     Raises:
       ColourError: it is in colour.
@@ -125,37 +128,37 @@ def read_label_image(path: FileName) -> LabelImage:
         array = array[..., 0] if np.array_equal(array[..., 0], array[..., 2]) else array
     if array.ndim != 2 or array.dtype.kind not in "bui":
         raise ColourError(
-            f"{path} is a colour image (mode {image.mode}); a label map has one channel that"
-            " holds the class number of each pixel: save the numbers as an 8-bit grey PNG"
+            f"{path} is a colour image (mode {image.mode}), but a label map has one channel with"
+            " the class number of each pixel; save the numbers as an 8-bit grey PNG"
         )
     return LabelImage(array.astype(np.int32), palette, image.mode == "1")
 
 
-def read_label_map(path: FileName) -> np.ndarray:
+def read_label_map(path: FileName) -> ClassMap:
     """The numbers of `read_label_image`, (H, W) int32; raises what it raises."""
     return read_label_image(path).numbers
 
 
-def read_colours(path: FileName) -> np.ndarray:
-    """The colours of a label map of any kind, (H, W) int32: red * 65536 + green * 256 + blue.
+def read_colours(path: FileName) -> ClassMap:
+    """Reads a label map of any kind as colours, (H, W) int32: red * 65536 + green * 256 + blue.
 
-    Grey levels are colours with three equal channels; an alpha channel is dropped.
+    Grey levels become colours with three equal channels; an alpha channel is dropped.
 
     Raises:
       UserError: the file is missing, truncated, no image, lossy, a mask in an alpha channel, or
-        holds numbers of more than 8 bits that are no colours.
+        contains numbers that are not 8-bit levels.
     """
     image, orientation = _read_lossless(path)
     if image.mode.startswith("I"):
         numbers = np.asarray(image)
-        # The levels of 8 bits, or the same in 16.
+        # 8-bit levels, stored as such or scaled to 16 bits.
         levels, rest = np.divmod(numbers, 257 if numbers.max() > 255 else 1)
         if not rest.any() and levels.min() >= 0 and levels.max() <= 255:
             image = Image.fromarray(levels.astype(np.uint8))
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise UserError(
-            f"{path} holds numbers (mode {image.mode}) where colours are needed; save it as an"
-            " 8-bit picture in colour"
+            f"{path} contains numbers (mode {image.mode}), but colours are required; save it as"
+            " an 8-bit colour picture"
         )
     red, green, blue = np.moveaxis(
         _upright(image.convert("RGB"), orientation).astype(np.int32), 2, 0
@@ -168,22 +171,22 @@ def _read_lossless(path: FileName) -> tuple[Image.Image, int]:
     image, orientation = _read(path)
     if kind := _lossy_kind(path, image):
         raise UserError(
-            f"{path} is a {kind}, whose compression changes class numbers and colours; save the map"
-            " as PNG, from where it was drawn"
+            f"{path} is stored as {kind}, and lossy compression changes class numbers and colours;"
+            " export the original map as PNG"
         )
     if image.mode in ("LA", "RGBA"):
         *colours, alpha = image.split()
         uniform = all(len(set(band.getextrema())) == 1 for band in colours)
         if uniform and len(set(alpha.getextrema())) == 2:
             raise UserError(
-                f"{path} has one colour everywhere and its mask in the alpha channel, which is not"
-                " read; save the mask itself as a grey PNG without alpha channel"
+                f"{path} has its mask in the alpha channel, which is not read; save the mask as a"
+                " grey PNG without alpha channel"
             )
     return image, orientation
 
 
 def _lossy_kind(path: FileName, image: Image.Image) -> str:
-    """What messages call a file whose compression changes pixels; empty if it does not."""
+    """The name of a file's lossy format; empty if it is lossless."""
     if image.format in ("JPEG", "MPO"):
         return "JPEG"
     if image.format == "TIFF" and image.info.get("compression") in ("jpeg", "tiff_jpeg"):
@@ -194,7 +197,7 @@ def _lossy_kind(path: FileName, image: Image.Image) -> str:
 
 
 def _chunks(webp: bytes) -> list[bytes]:
-    """The names of a WebP's chunks: pixels are in `VP8 ` if it is lossy, else in `VP8L`."""
+    """The names of a WebP file's chunks; lossy pixels are in `VP8 `, lossless ones in `VP8L`."""
     names, place = [], 12
     while place + 8 <= len(webp):
         names.append(webp[place : place + 4])
@@ -203,11 +206,11 @@ def _chunks(webp: bytes) -> list[bytes]:
     return names
 
 
-def read_pair(photograph: FileName, label: FileName) -> tuple[np.ndarray, np.ndarray]:
-    """A photograph and its label map, which must be of one size.
+def read_pair(photograph: FileName, label: FileName) -> tuple[Photograph, ClassMap]:
+    """Reads a photograph and its label map, which must have the same size.
 
-    A label map that was drawn on a photograph's stored pixels, before the EXIF orientation turned
-    it by 90 degrees, is turned as well.
+    If the EXIF orientation turns the photograph by 90 degrees and the label map has the size of the
+    stored pixels, the map is turned as well.
 
     Returns:
       (H, W, 3) uint8 and (H, W) int32.
@@ -220,12 +223,21 @@ def read_pair(photograph: FileName, label: FileName) -> tuple[np.ndarray, np.nda
 
 
 def align(
-    photograph: FileName, size: tuple[int, int], array: np.ndarray, path: FileName
-) -> np.ndarray:
-    """A map as its upright photograph of `size` (H, W) lies; `path` is what errors call it.
+    photograph: FileName,
+    size: tuple[int, int],
+    array: Shaped[np.ndarray, "rows columns"],
+    path: FileName,
+) -> Shaped[np.ndarray, "height width"]:
+    """Turns a map as its photograph is turned, if needed.
+
+    Args:
+      photograph: its file.
+      size: (H, W) of the upright photograph.
+      array: the map, (H, W) or (W, H).
+      path: the map's file, for messages.
 
     Raises:
-      UserError: the map has another size, and turning does not help.
+      UserError: the map has another size, turned or not.
     """
     if array.shape == size:
         return array
@@ -233,25 +245,27 @@ def align(
         orientation = int(file.getexif().get(_ORIENTATION, 1))
     if not 5 <= orientation <= 8 or array.shape != size[::-1]:
         raise UserError(
-            f"{photograph} has {size[1]}x{size[0]} pixels (width x height) but"
-            f" its label map {path} has {array.shape[1]}x{array.shape[0]}; make them the"
-            " same size"
+            f"{photograph} has {size[1]}x{size[0]} pixels (width x height), but its label map"
+            f" {path} has {array.shape[1]}x{array.shape[0]}; make them the same size"
         )
     return _TURNS[orientation](array)
 
 
 def check_classes(
-    path: FileName, label: np.ndarray, classes: int, also: str = "", advice: str = ""
+    path: FileName,
+    label: Integer[np.ndarray, "height width"],
+    classes: int,
+    also: str = "",
+    advice: str = "",
 ) -> None:
-    """Raises a `UserError` where a class map holds values outside 0 to `classes` - 1.
+    """Raises a `UserError` if a class map contains values outside 0 to `classes` - 1.
 
     Args:
-      path: what the message calls the map.
+      path: the map's file, for the message.
       label: (H, W) integers.
       classes: number of classes.
-      also: what the message says is allowed as well.
-      advice: what the message says is to be done; if empty, to correct the map, or the setting
-        where that can be.
+      also: further allowed values, for the message.
+      advice: what the message tells the user to do; by default to correct the map or the setting.
     """
     if label.min() >= 0 and label.max() < classes:
         return
@@ -267,24 +281,28 @@ def check_classes(
         if values[0] >= 0 and values[-1] < MAX_CLASSES:
             advice = f"correct the map, or set config.data.channels={values[-1] + 1}"
     raise UserError(
-        f"{path} holds the values {', '.join(outside[:5])}{more}; allowed are 0 to"
+        f"{path} contains the values {', '.join(outside[:5])}{more}; allowed are 0 to"
         f" {classes - 1}{also}: {advice}"
     )
 
 
-def resize_photograph(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8 to (h, w, 3): Pillow's bicubic filter with antialiasing.
+def resize_photograph(
+    image: Photograph, size: tuple[int, int]
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    """Resizes (H, W, 3) uint8 to (h, w, 3) with Pillow's antialiased bicubic filter.
 
-    Along x first, then along y, with rounding in between, as every Pillow did at the time of the
-    release; newer ones choose the order by size, which changes a few pixels.
+    Along x first, then along y, with rounding in between, as all versions of Pillow did at the time
+    of the release; newer ones choose the order by size, which changes a few pixels.
     """
     height, width = size
-    across = Image.fromarray(image).resize((width, image.shape[0]), Image.Resampling.BICUBIC)
-    return np.asarray(across.resize((width, height), Image.Resampling.BICUBIC))
+    rows = Image.fromarray(image).resize((width, image.shape[0]), Image.Resampling.BICUBIC)
+    return np.asarray(rows.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) integers to (h, w), same dtype: Pillow's nearest neighbour."""
+def resize_label(
+    label: Shaped[np.ndarray, "height width"], size: tuple[int, int]
+) -> Shaped[np.ndarray, "new_height new_width"]:
+    """Resizes (H, W) integers to (h, w), same dtype, with Pillow's nearest neighbour."""
     height, width = size
     resized = Image.fromarray(label.astype(np.int32)).resize(
         (width, height), Image.Resampling.NEAREST

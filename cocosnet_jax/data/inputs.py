@@ -1,33 +1,34 @@
-"""One input of a translation from its file, as a dataset is prepared (SPEC section 1).
+"""Reads one translation input from its file, as preparation reads a dataset (SPEC section 1).
 
-What a file may be follows from the dataset that a model was trained on:
+The dataset that the model was trained on determines the accepted files:
 
     label maps (ade20k, drawn_scenes, flickr, folder, toy_scenes)   a label map
     celebahq                a label map of the 19 face parts, or a photograph in CelebA-HQ-img
-    celebahqedge            a photograph in CelebA-HQ-img: edges need it and its parts
+    celebahqedge            a photograph in CelebA-HQ-img: edges are made from it and its parts
     deepfashion, folder_poses   OpenPose's file, or a photograph in the dataset's layout or with
                             OpenPose's file beside it
     drawn_edges             an edge map
     folder_edges            an edge map, or a photograph in the dataset's layout
 
-A photograph lies in its dataset's layout when the folder of annotations stands beside its own.
-Neither TensorFlow nor JAX is needed here.
+A photograph is in its dataset's layout if the folder of annotations is beside its own folder.
+This module needs neither TensorFlow nor JAX.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64, Shaped, UInt8
 
 from cocosnet_jax.data import images
 from cocosnet_jax.data.labels import edges, face_parts, label_maps, pose_canvas, pose_drawing, poses
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 
-# Whose label maps mark what is unknown by 255, which becomes the last class.
-UNMARKED = {"ade20k": 255, "ade20k_outdoor": 255, "flickr": 255}
-_ADVICE = "the model knows no other classes, so correct the map (0 is unknown)"
-# Of each dataset whose photographs can stand for their annotations: the folders of both.
+# Datasets whose label maps mark void pixels by this value, which becomes the last class.
+VOID_VALUES = {"ade20k": 255, "ade20k_outdoor": 255, "flickr": 255}
+_ADVICE = "the model knows no other classes; correct the map (0 is unknown)"
+# Datasets whose photographs can be given instead of their annotations: the folders of the two.
 _LAYOUTS = {
     "celebahq": ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno"),
     "celebahqedge": ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno"),
@@ -35,9 +36,9 @@ _LAYOUTS = {
     "folder_edges": ("images", "edges"),
     "folder_poses": ("images", "poses"),
 }
-# What messages call the canvas that a checkpoint says.
+# Name of the checkpoint's canvas size in messages.
 _POSE_SIZE = "the checkpoint's config.data.pose_size"
-# Larger than any picture.
+# Larger than any picture: every joint is inside.
 _ANY_CANVAS = (2**31, 2**31)
 _POSE_LAYOUTS = tuple(_LAYOUTS[dataset] for dataset in POSE_DATASETS)
 
@@ -47,17 +48,17 @@ class Input(NamedTuple):
 
     Attributes:
       planes: (S, S, p) uint8, as in `Batch.label`.
-      size: (height, width) of what was read; of a pose its photograph's, where there is one.
-      reach: of a pose in its photograph, where nothing else says in which picture it lies.
+      size: (height, width) of the file's picture; for a pose, of its photograph if there is one.
+      reach: how far a pose reaches in its photograph, if only the photograph tells its canvas.
     """
 
-    planes: np.ndarray
+    planes: UInt8[np.ndarray, "side side planes"]
     size: tuple[int, int]
     reach: pose_canvas.Reach | None = None
 
 
 def is_input(data: DataSettings, path: Path) -> bool:
-    """Whether a file of a folder of inputs is one, by its name."""
+    """Whether a file in a folder of inputs is an input, by its name."""
     if data.dataset in POSE_DATASETS:
         name = path.name.lower()
         return name.endswith((".json", "_candidate.txt", *images.EXTENSIONS))
@@ -66,13 +67,13 @@ def is_input(data: DataSettings, path: Path) -> bool:
     return path.suffix.lower() == ".png"
 
 
-def stands_for_itself(data: DataSettings, photograph: Path) -> bool:
-    """Whether a photograph lies in its dataset's layout, so that its own input can be read."""
+def has_annotation(data: DataSettings, photograph: Path) -> bool:
+    """Whether the annotation of a photograph is found by the dataset's layout, or beside it."""
     return _place(data, photograph) is not None or _has_pose_beside(data, photograph)
 
 
 def photograph_of(data: DataSettings, path: Path) -> Path | None:
-    """The photograph of a pose file, by the dataset's layout or beside it; None without it."""
+    """The photograph of a pose file, by the dataset's layout or beside it; None without one."""
     if data.dataset not in POSE_DATASETS or path.suffix.lower() in images.EXTENSIONS:
         return None
     path = path.absolute()
@@ -92,25 +93,25 @@ def photograph_of(data: DataSettings, path: Path) -> Path | None:
 
 
 def annotation_in(data: DataSettings, folder: Path, photograph: Path) -> Path:
-    """The map or pose of a photograph in a folder of them; `photograph` is its path below that."""
+    """The annotation of a photograph in `folder`; `photograph` is a relative path."""
     if data.dataset in POSE_DATASETS:
         return poses.find_pose(folder / photograph.with_suffix(""))
     return folder / photograph.with_suffix(".png")
 
 
 def list_name(data: DataSettings, name: str) -> str:
-    """The name by which an exemplar list knows an input: a pose file by its photograph's."""
+    """The name of an input in an exemplar list: for a pose file, the stem of its photograph."""
     return poses.stem_of(name) if data.dataset in POSE_DATASETS else name
 
 
 def annotations_of(data: DataSettings, photograph: Path) -> Path | None:
-    """The folder of annotations of a photograph that lies in its dataset's layout, or None."""
+    """The annotation folder of a photograph in its dataset's layout, or None."""
     place = _place(data, photograph)
     return None if place is None else place.annotations
 
 
-def finds_edges(data: DataSettings, path: Path) -> bool:
-    """Whether a picture is a photograph in whose layout edges are found, not given."""
+def computes_edges(data: DataSettings, path: Path) -> bool:
+    """Whether a picture is a photograph in a layout without edge maps, so that Canny is used."""
     return (
         data.dataset == "folder_edges"
         and _place(data, path) is None
@@ -129,16 +130,16 @@ def read_input(
     """Reads an input.
 
     Args:
-      data: of the model.
-      path: see above.
-      side: S, of the planes; 0 for the side of the model's training.
-      photograph: what a label map is of, where there is one: both must lie alike (not so
-        CelebA-HQ's, which are smaller). What a pose is of, where it is not found by its file.
-      pose_size: translate's `--pose-size`, instead of the model's `data.pose_size`.
+      data: the model's data settings.
+      path: the file, see above.
+      side: S of the planes; 0 for the model's training size.
+      photograph: the photograph of a label map, if known: the map must have its size (except
+        CelebA-HQ's, which are smaller); or of a pose, if its file does not lead to it.
+      pose_size: the value of `--pose-size`, which replaces the model's `data.pose_size`.
 
     Raises:
-      UserError: the file cannot be read, is of another kind, or holds what the model does not
-        know.
+      UserError: the file cannot be read, is of the wrong kind, or contains classes or colours that
+        the model does not know.
     """
     size = (side or data.image_size,) * 2
     if data.dataset in POSE_DATASETS:
@@ -149,12 +150,16 @@ def read_input(
     if data.dataset == "celebahqedge":
         if place is None:
             raise UserError(
-                f"{path} does not lie in a folder CelebA-HQ-img with CelebAMask-HQ-mask-anno beside"
-                " it: edges are made of a photograph and the masks of its face parts"
+                f"{path} is not in a folder CelebA-HQ-img with a folder CelebAMask-HQ-mask-anno"
+                " beside it; edges are made from a photograph and its face part masks, so name a"
+                " photograph in such a folder"
             )
         parts = face_parts.read_parts(place.annotations, _number(path), edges.EDGE_PARTS)
         if not parts:
-            raise UserError(f"{path} has no face parts in {place.annotations}")
+            raise UserError(
+                f"{path} has no face part masks in {place.annotations}; add them, or name another"
+                " photograph"
+            )
         face = images.read_photograph(path)
         return Input(edges.face_edges(face, parts, size), _size(face))
     if data.dataset == "celebahq":
@@ -173,22 +178,22 @@ def read_input(
     return Input(images.resize_label(label, size).astype(np.uint8)[..., None], _size(label))
 
 
-def _read_label_map(data: DataSettings, path: Path) -> np.ndarray:
-    """The class of each pixel, (H, W) int32, as the model's training numbered classes."""
+def _read_label_map(data: DataSettings, path: Path) -> images.ClassMap:
+    """The class of each pixel, (H, W) int32, numbered as in training."""
     classes = label_maps.parse_classes(data.classes, "config.data.classes of the checkpoint")
-    unlisted = "which no class of the model has: correct the map"
-    if_numbers = "draw the map in the colours of the training's maps"
+    unlisted = "which no class of the model has; correct the map"
+    if_numbers = "draw the map in the colours of the training maps"
     label = label_maps.read(path, classes, data.value_255, unlisted, if_numbers)
     if classes.colours:
         return label
-    label_maps.check_palette(path, label_maps.parse_palette(data.palette), "the training's maps")
-    if (unmarked := UNMARKED.get(data.dataset)) is not None:
-        label[label == unmarked] = data.channels - 1
+    label_maps.check_palette(path, label_maps.parse_palette(data.palette), "the training maps")
+    if (void := VOID_VALUES.get(data.dataset)) is not None:
+        label[label == void] = data.channels - 1
     return label
 
 
 class _Place(NamedTuple):
-    """Where a photograph of a dataset lies: the annotation folder, and the name below both."""
+    """A photograph in its dataset's layout: the annotation folder, and the name relative to it."""
 
     annotations: Path
     stem: str
@@ -221,7 +226,7 @@ def _pose(
     photograph: Path | None,
     pose_size: str,
 ) -> Input:
-    asked = photograph is None  # --pose-size is not said of exemplars.
+    is_input = photograph is None  # Only exemplars come with one; --pose-size is not for them.
     if path.suffix.lower() in images.EXTENSIONS:
         photograph, place = path, _place(data, path)
         if place is not None:
@@ -231,67 +236,72 @@ def _pose(
         else:
             folders = " and ".join(_LAYOUTS[data.dataset])
             raise UserError(
-                f"{path} is a photograph and its pose is not known: name OpenPose's file instead,"
-                " put it beside the photograph, or lay photographs and poses out in the folders"
-                f" {folders}"
+                f"{path} is a photograph without a pose; name OpenPose's file instead, put it"
+                f" beside the photograph, or use the folders {folders}"
             )
     elif photograph is None:
         photograph = photograph_of(data, path)
     if pose_size == "photograph" and photograph is None:
         raise UserError(
-            f"--pose-size is photograph, but {path} has none: put {poses.stem_of(path.name)}.jpg"
-            " beside it, or set --pose-size=WIDTHxHEIGHT to its size"
+            f"--pose-size is photograph, but {path} has no photograph; put"
+            f" {poses.stem_of(path.name)}.jpg beside it, or set --pose-size=WIDTHxHEIGHT to the"
+            " photograph's size"
         )
-    its_size = None if photograph is None else _size(images.read_photograph(photograph))
-    said = pose_size or data.pose_size
-    # Without photograph a file's own canvas says more than the checkpoint.
-    canvas = pose_canvas.canvas_of(path, its_size, said if its_size else pose_size, "--pose-size")
+    photograph_size = None if photograph is None else _size(images.read_photograph(photograph))
+    setting = pose_size or data.pose_size
+    # Without a photograph, the file's own canvas takes precedence over the checkpoint's size.
+    canvas = pose_canvas.canvas_of(
+        path, photograph_size, setting if photograph_size else pose_size, "--pose-size"
+    )
     canvas = canvas or pose_canvas.parse_size(data.pose_size)
     if canvas is None:
-        poses.read_pose(path, _ANY_CANVAS)  # What is wrong with the file itself is said first.
+        poses.read_pose(path, _ANY_CANVAS)  # Reports a damaged file first.
         raise UserError(
-            f"{path} does not say how large the picture is that its pose lies in, and there is no"
-            f" photograph {poses.stem_of(path.name)}.jpg beside it: set --pose-size=WIDTHxHEIGHT"
-            " to the size of that picture"
+            f"{path} does not state its picture's size, and there is no photograph"
+            f" {poses.stem_of(path.name)}.jpg beside it; set --pose-size=WIDTHxHEIGHT to the size"
+            " of the picture in which the pose was detected"
         )
     joints = poses.read_pose(
         path,
         canvas,
-        called=pose_canvas.name_of(
-            canvas, its_size, said, "--pose-size" if pose_size else _POSE_SIZE
+        canvas_name=pose_canvas.name_of(
+            canvas, photograph_size, setting, "--pose-size" if pose_size else _POSE_SIZE
         ),
         setting="--pose-size",
     )
-    if asked and not pose_size and its_size and its_size != canvas:
-        _check_larger_canvas(path, joints, canvas, its_size)
+    if is_input and not pose_size and photograph_size and photograph_size != canvas:
+        _check_larger_canvas(path, joints, canvas, photograph_size)
     reach = None
-    if not said and canvas == its_size:
+    if not setting and canvas == photograph_size:
         reach = pose_canvas.reach_of(path, joints, canvas)
-    return Input(pose_drawing.draw_pose(joints, canvas, size), its_size or canvas, reach)
+    return Input(pose_drawing.draw_pose(joints, canvas, size), photograph_size or canvas, reach)
 
 
 def _check_larger_canvas(
-    path: Path, joints: np.ndarray, canvas: tuple[int, int], photograph: tuple[int, int]
+    path: Path,
+    joints: Float64[np.ndarray, "18 2"],
+    canvas: tuple[int, int],
+    photograph: tuple[int, int],
 ) -> None:
-    """Raises a `UserError` where a pose may lie in its photograph or in a larger canvas."""
+    """Raises a `UserError` if a pose fits both its photograph and a larger canvas."""
     height, width = photograph
     larger = canvas[0] >= height and canvas[1] >= width
     if larger and (np.nanmax(joints, axis=0) <= (width, height)).all():
-        said = f"{canvas[1]}x{canvas[0]}"
+        size = f"{canvas[1]}x{canvas[0]}"
         raise UserError(
-            f"{path} has all joints within its photograph of {width}x{height} pixels (width x"
-            f" height), which is smaller than {said}, the size of the pictures in which this"
-            " checkpoint's poses were detected: set --pose-size=photograph if this pose was"
-            f" detected in the photograph, or --pose-size={said}"
+            f"{path} may belong to its photograph of {width}x{height} pixels (width x height) or to"
+            f" a picture of {size}, the size in which this checkpoint's poses were detected: all"
+            " joints are inside both. Set --pose-size=photograph if the pose was detected in the"
+            f" photograph, else --pose-size={size}"
         )
 
 
 def _edges(data: DataSettings, path: Path, size: tuple[int, int]) -> Input:
     place = _place(data, path)
     if place is not None:
-        named = [place.annotations / f"{place.stem}{ending}" for ending in images.EXTENSIONS]
-        path = next((file for file in named if file.exists()), named[0])
-    elif finds_edges(data, path):
+        candidates = [place.annotations / f"{place.stem}{ending}" for ending in images.EXTENSIONS]
+        path = next((file for file in candidates if file.exists()), candidates[0])
+    elif computes_edges(data, path):
         picture = images.read_photograph(path)
         return Input(edges.own_edges(picture, None, size), _size(picture))
     lines = edges.check_lines(path, images.read_photograph(path).max(axis=-1))
@@ -302,5 +312,5 @@ def _number(path: Path) -> int:
     return face_parts.number_of(path.name)
 
 
-def _size(array: np.ndarray) -> tuple[int, int]:
+def _size(array: Shaped[np.ndarray, "height width *channels"]) -> tuple[int, int]:
     return array.shape[0], array.shape[1]

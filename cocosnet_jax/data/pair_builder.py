@@ -1,22 +1,22 @@
-"""How prepared data lies on disk: one layout for every dataset, written and read by TFDS.
+"""The format of prepared data on disk, the same for every dataset, written and read by TFDS.
 
 Every dataset is a `PairBuilder`: pairs of a photograph and its input-domain map, resized once
-when they are prepared, in ArrayRecord files that are read by position. An example holds
+during preparation, in ArrayRecord files with random access. An example has the features
 
     key    text, the photograph's path relative to the dataset, with forward slashes
     image  PNG, (S, S, 3) uint8
-    label  PNG, (p * S, S, 1) uint8: the p planes of `Batch.label` one below the other
+    label  PNG, (p * S, S, 1) uint8: the p planes of `Batch.label`, stacked vertically
 
-Splits, where `load_size` and `image_size` are those of `DataSettings`:
+Splits, with `load_size` and `image_size` of `DataSettings`:
 
     train       at load_size: training crops are taken from it
     validation  at image_size
     exemplars   the photographs of `train` at image_size, for validation images whose exemplar is
-                a training photograph. Optional: a dataset whose validation exemplars all come
-                from `validation` leaves it out.
+                a training photograph. A dataset whose validation exemplars all come from
+                `validation` leaves it out.
 
-Examples keep the order of their keys, and the keys of every split lie in `metadata.json` beside
-the records, so that a key is found without reading a record.
+Examples are in the order of their keys. `metadata.json`, beside the records, lists the keys of
+every split, so that looking up a key reads no record.
 """
 
 import abc
@@ -34,24 +34,28 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
+from jaxtyping import UInt8
 from PIL import Image
 
 from cocosnet_jax import files
 from cocosnet_jax.data import source_files
 from cocosnet_jax.settings import DataSettings
 
+# A photograph and the planes of its input map.
+ImagePair = tuple[UInt8[np.ndarray, "side side 3"], UInt8[np.ndarray, "side side planes"]]
+
 
 @dataclasses.dataclass(kw_only=True)
 class PairConfig(tfds.core.BuilderConfig):
-    """What decides the bytes that are prepared; another value is another folder.
+    """The values that determine the prepared bytes; each combination has its own folder.
 
     Attributes:
       load_size: side of the images of `train`, in pixels.
       image_size: side of the images of the other splits, in pixels.
-      classes: number of classes that a label map may hold.
-      source: absolute folder with the dataset's own files; empty where they are drawn.
-      value_255: what 255 means in one's own label maps, as in `DataSettings`.
-      pose_size: in which pictures poses were detected, as in `DataSettings`.
+      classes: number of classes that a label map may contain.
+      source: absolute folder with the dataset's own files; empty for generated data.
+      value_255: meaning of 255 in the user's label maps, as in `DataSettings`.
+      pose_size: size of the pictures in which poses were detected, as in `DataSettings`.
     """
 
     load_size: int
@@ -63,7 +67,7 @@ class PairConfig(tfds.core.BuilderConfig):
 
 
 def pair_config(settings: DataSettings) -> PairConfig:
-    """The builder config of these settings, with a name that no other values share."""
+    """The builder config of these settings, under a name unique to its values."""
     name = f"{settings.load_size}_{settings.image_size}_{settings.channels}"
     if settings.value_255:
         name += f"_255-{settings.value_255}"
@@ -86,48 +90,48 @@ def pair_config(settings: DataSettings) -> PairConfig:
 
 
 class PairBuilder(tfds.core.GeneratorBasedBuilder):
-    """A dataset of pairs. A subclass names its keys and makes the pair of a key.
+    """A dataset of pairs. A subclass lists its keys and makes the pair of a key.
 
     Construct with `config=pair_config(settings)` and `file_format="array_record"`.
     """
 
-    # Of the code that makes pixels and planes. It is part of the folder's name, so a new number
-    # leaves records of older code alone. `tests/data/test_version.py` says when one is due.
+    # Version of the code that makes pixels and planes, part of the folder's name: a new version
+    # does not reuse older records. `tests/data/test_version.py` fails when a new one is due.
     VERSION: ClassVar[tfds.core.Version] = tfds.core.Version("1.0.0")
-    # What `data.condition` must be.
+    # The required value of `data.condition`.
     condition: ClassVar[str] = "labels"
-    # Nothing is downloaded. Said here, because TFDS looks for a list of addresses beside the
-    # module otherwise, with a package (importlib_resources) that it does not require.
+    # Nothing is downloaded. Without this, TFDS looks for a list of URLs beside the module, using a
+    # package (importlib_resources) that it does not require.
     url_infos: ClassVar[dict[str, Any]] = {}
 
     @abc.abstractmethod
     def split_keys(self) -> Mapping[str, Sequence[str]]:
-        """The keys of every split, in their order; at least `train` and `validation`."""
+        """The keys of every split, in order; at least `train` and `validation`."""
 
     @abc.abstractmethod
-    def make_pair(self, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """The pair of a key, called from many threads.
+    def make_pair(self, split: str, key: str) -> ImagePair:
+        """Makes the pair of a key; called from many threads.
 
         Returns:
           Image (S, S, 3) uint8 and label (S, S, p) uint8, with S = `self.side(split)`.
         """
 
     def check(self) -> None:
-        """Raises a `UserError` that lists everything wrong with the dataset's own files."""
+        """Raises a `UserError` that lists all problems of the dataset's own files."""
 
     def own_files(self) -> Sequence[Path]:
-        """The dataset's own files that records are made of, below the source folder, in order.
+        """The files below the source folder that records are made from, in order.
 
-        Empty where the data are drawn, or the source is not there.
+        Empty for generated data, or if the source folder does not exist.
         """
         return ()
 
-    def found_settings(self) -> dict[str, str]:
-        """Fields of `DataSettings` that the dataset's own files decide."""
+    def settings_from_files(self) -> dict[str, str]:
+        """Fields of `DataSettings` that the dataset's own files determine."""
         return {}
 
     def side(self, split: str) -> int:
-        """S of a split's images, in pixels."""
+        """The side S of a split's images, in pixels."""
         config = self.builder_config
         return config.load_size if split == "train" else config.image_size
 
@@ -151,7 +155,7 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         del dl_manager
         keys = {split: list(keys) for split, keys in self.split_keys().items()}
         self.info.metadata["keys"] = keys
-        self.info.metadata["settings"] = self.found_settings()
+        self.info.metadata["settings"] = self.settings_from_files()
         if paths := self.own_files():
             folder = Path(self.builder_config.source)
             self.info.metadata["files"] = source_files.quick_digest(folder, paths)
@@ -159,8 +163,8 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split, keys[split]) for split in keys}
 
     def _generate_examples(self, split: str, keys: list[str]) -> Iterator[tuple[int, Any]]:
-        # Threads suffice: decoding, resizing and encoding leave the interpreter lock alone.
-        # A window of tasks, not all of them at once, bounds the memory.
+        # Threads suffice: decoding, resizing and encoding release the interpreter lock.
+        # A window of tasks, instead of all at once, bounds memory.
         workers = os.cpu_count() or 1
         progress = tqdm.tqdm(total=len(keys), desc=f"{self.name} {split}", unit=" images")
         pool = concurrent.futures.ThreadPoolExecutor(workers)
@@ -170,8 +174,8 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
             for index in range(len(keys)):
                 for key in itertools.islice(waiting, 4 * workers - len(window)):
                     window.append(pool.submit(self._encode, split, key))
-                # TFDS sorts by these numbers, in buckets of equal parts of 128 bits: spread over
-                # them, so that it never holds more than a thousandth of the split in memory.
+                # TFDS sorts by these numbers in equal buckets of the 128-bit range. Spread over all
+                # buckets, at most a thousandth of the split is in memory at a time.
                 yield index * (2**128 // len(keys)), window.popleft().result()
                 progress.update()
         finally:
@@ -189,9 +193,9 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         return {"key": key, "image": _png(image), "label": _png(stacked)}
 
 
-def _png(array: np.ndarray) -> io.BytesIO:
+def _png(array: UInt8[np.ndarray, "height width *rgb"]) -> io.BytesIO:
     file = io.BytesIO()
-    # Level 1: a tenth larger than the default, and several times faster to write.
+    # Level 1 is several times faster to write than the default, and a tenth larger.
     Image.fromarray(array).save(file, "png", compress_level=1)
     file.seek(0)
     return file

@@ -1,8 +1,8 @@
-"""Files of a translation: which input takes which exemplar, and whether all can be read.
+"""Pairs the files of a translation, checks them, and reads them.
 
-`find_pairs` matches files, `check` reads every one of them once, `read` reads a pair as what the
-networks take. The messages name the flags of the commands that translate (`--input`, `--exemplar`,
-...). Neither TensorFlow nor JAX is needed here.
+`find_pairs` pairs inputs with exemplars, `check` reads every file once, and `read` reads a pair as
+arrays for the networks. Messages name the flags of the translating commands (`--input`,
+`--exemplar`, ...). This module needs neither TensorFlow nor JAX.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 
 
 class Pair(NamedTuple):
-    """One translation to make, as files; what the model does not take is None."""
+    """The files of one translation; those that the model does not use are None."""
 
     label: Path
     exemplar: Path | None
@@ -29,76 +29,68 @@ class Pair(NamedTuple):
 
 
 def find_pairs(
-    labels: Path,
-    exemplar: Path | None,
-    exemplar_label: Path | None,
-    list_file: str,
-    output: Path,
-    data: DataSettings,
-    *,
-    needs_label: bool,
+    places: Pair, list_file: str, data: DataSettings, *, needs_label: bool
 ) -> list[Pair]:
-    """Matches inputs with exemplars.
+    """Pairs inputs with exemplars.
 
     Args:
-      labels: an input, or a folder of them.
-      exemplar: a photograph, or a folder that `list_file` names photographs in; None where the
-        model takes none.
-      exemplar_label: the same of its label maps, under the photographs' names with .png, or poses.
+      places: the user's files or folders. With a list, `exemplar` is a folder of photographs, and
+        `exemplar_label` a folder of their label maps (same names, .png) or poses.
       list_file: exemplar list, or empty.
-      output: where to write.
-      data: of the model, which say what an input is.
+      data: the model's data settings, which determine the kind of input.
       needs_label: whether the model takes the exemplar's label map.
 
     Raises:
-      UserError: something is missing or does not fit together.
+      UserError: a file is missing, or the arguments contradict each other.
     """
+    labels, exemplar, exemplar_label, output = places
     if not labels.exists():
-        raise UserError(f"--input={labels} does not exist")
-
-    def map_of(photograph: Path | None, given: Path | None) -> Path | None:
-        if photograph is None or given is not None or not needs_label:
-            return given
-        if inputs.stands_for_itself(data, photograph):
-            return photograph
-        raise UserError(
-            "--exemplar-label is missing: this checkpoint matches label maps as well as pictures"
-            " (model.mask_input), so it takes the exemplar's label map; a run of"
-            " configs/ade20k.py:noise or configs/ade20k.py needs none"
-        )
-
+        raise UserError(f"--input={labels} does not exist; name a file or a folder of inputs")
     if not labels.is_dir():
         if list_file:
-            raise UserError(f"--list goes with a folder of inputs, and --input={labels} is a file")
+            raise UserError(
+                f"--list needs a folder of inputs, but --input={labels} is a file; leave --list"
+                " out, or name a folder"
+            )
         if output.is_dir():
             output = output / f"{labels.stem}.png"
-        return [Pair(labels, exemplar, map_of(exemplar, exemplar_label), _as_png(output))]
-
+        if output.suffix.lower() != ".png":
+            raise UserError(f"--output={output} must end in .png, or be a folder that exists")
+        label = _exemplar_label(exemplar, exemplar_label, data, needs_label)
+        return [Pair(labels, exemplar, label, output)]
     names = _inputs_in(labels, data)
     if not names:
-        raise UserError(f"--input={labels} holds no inputs for a model of {data.dataset}")
+        raise UserError(f"--input={labels} contains no inputs for a model of {data.dataset}")
     if output.suffix.lower() in images.EXTENSIONS or output.is_file():
         raise UserError(f"--output={output} must be a folder, because --input={labels} is one")
-    if not list_file:
-        if exemplar is not None and exemplar.is_dir():
-            raise UserError(
-                f"--exemplar={exemplar} is a folder: name one photograph for all inputs, or say"
-                " with --list which input takes which"
-            )
-        its_map = map_of(exemplar, exemplar_label)
-        return [
-            Pair(labels / name, exemplar, its_map, (output / name).with_suffix(".png"))
-            for name in names
-        ]
+    if list_file:
+        return _listed_pairs(places, names, list_file, data, needs_label)
+    if exemplar is not None and exemplar.is_dir():
+        raise UserError(
+            f"--exemplar={exemplar} is a folder; name one photograph for all inputs, or give each"
+            " input its exemplar with --list"
+        )
+    label = _exemplar_label(exemplar, exemplar_label, data, needs_label)
+    return [
+        Pair(labels / name, exemplar, label, (output / name).with_suffix(".png")) for name in names
+    ]
 
+
+def _listed_pairs(
+    places: Pair, names: list[str], list_file: str, data: DataSettings, needs_label: bool
+) -> list[Pair]:
+    """The pairs of an exemplar list, for inputs with these names."""
+    labels, exemplar, exemplar_label, output = places
     if exemplar is None or not exemplar.is_dir():
         raise UserError(f"--exemplar={exemplar} must be a folder, because --list is given")
     if exemplar_label is not None and not exemplar_label.is_dir():
-        raise UserError(f"--exemplar-label={exemplar_label} must be a folder: --list is given")
+        raise UserError(
+            f"--exemplar-label={exemplar_label} must be a folder, because --list is given"
+        )
     photographs = [
         name for name in files_below(exemplar) if name.lower().endswith(images.EXTENSIONS)
     ]
-    # A label map that lies beside its photograph is no photograph.
+    # A .png beside a photograph of the same name is its label map.
     others = {str(Path(name).with_suffix("")) for name in photographs if not name.endswith(".png")}
     photographs = [
         name
@@ -109,34 +101,42 @@ def find_pairs(
     pairing = exemplars.resolve(
         list_file, keys, photographs, first_only=True, place=f"--exemplar={exemplar}"
     )
-    exemplars.require_any(list_file, pairing, names, "inputs")
-    if note := exemplars.left_out(list_file, pairing, names, "inputs"):
+    exemplars.require_match(list_file, pairing, names, "inputs")
+    if note := exemplars.left_out_note(list_file, pairing, names, "inputs"):
         print(note)
     pairs = []
-    for place, (found, *_) in pairing.references.items():
-        photograph = Path(photographs[found])
+    for index, (reference, *_) in pairing.references.items():
+        photograph = Path(photographs[reference])
         given = inputs.annotation_in(data, exemplar_label, photograph) if exemplar_label else None
-        label = map_of(exemplar / photograph, given)
-        target = (output / names[place]).with_suffix(".png")
-        pairs.append(Pair(labels / names[place], exemplar / photograph, label, target))
+        label = _exemplar_label(exemplar / photograph, given, data, needs_label)
+        target = (output / names[index]).with_suffix(".png")
+        pairs.append(Pair(labels / names[index], exemplar / photograph, label, target))
     return pairs
 
 
+def _exemplar_label(
+    photograph: Path | None, given: Path | None, data: DataSettings, needs_label: bool
+) -> Path | None:
+    """The file of an exemplar's map: the given one, or the photograph if its layout leads to it."""
+    if photograph is None or given is not None or not needs_label:
+        return given
+    if inputs.has_annotation(data, photograph):
+        return photograph
+    raise UserError(
+        "--exemplar-label is missing; this checkpoint needs the exemplar's label map"
+        " (model.mask_input). Runs of configs/ade20k.py and configs/ade20k.py:noise do not"
+    )
+
+
 def _inputs_in(folder: Path, data: DataSettings) -> list[str]:
-    """The inputs below a folder; the pose of a photograph that is an input itself is none."""
+    """The inputs below a folder, without the pose files of photographs that are inputs."""
     names = [name for name in files_below(folder) if inputs.is_input(data, folder / name)]
-    every = {(folder / name).absolute() for name in names}
-    return [name for name in names if inputs.photograph_of(data, folder / name) not in every]
-
-
-def _as_png(output: Path) -> Path:
-    if output.suffix.lower() != ".png":
-        raise UserError(f"--output={output} must end in .png, or be a folder that exists")
-    return output
+    paths = {(folder / name).absolute() for name in names}
+    return [name for name in names if inputs.photograph_of(data, folder / name) not in paths]
 
 
 def files_below(folder: Path) -> list[str]:
-    """Paths below a folder, relative to it, in alphabetical order."""
+    """All files below a folder, as relative paths in alphabetical order."""
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
@@ -145,19 +145,19 @@ def files_below(folder: Path) -> list[str]:
 def check(
     pairs: list[Pair], data: DataSettings, *, warped: bool = False, pose_size: str = ""
 ) -> None:
-    """Reads every file once, and looks at where results go.
+    """Reads every file once, and checks that no output replaces an input.
 
     Args:
-      pairs: what to translate.
-      data: of the model.
+      pairs: the translations.
+      data: the model's data settings.
       warped: whether warped exemplars are written as well.
-      pose_size: of the inputs, `--pose-size`.
+      pose_size: `--pose-size`, for the inputs.
 
     Raises:
-      UserError: lists what cannot be read, and what would be written over; or poses seem to be of
-        smaller pictures than their photographs.
+      UserError: lists files that cannot be read or would be overwritten; or poses seem to have been
+        detected in pictures smaller than their photographs.
     """
-    wrong = _written_over(pairs, data, warped)
+    wrong = _overwritten(pairs, data, warped)
     photographs = sorted({pair.exemplar for pair in pairs if pair.exemplar})
     maps = {
         (pair.exemplar_label, pair.exemplar)
@@ -175,7 +175,7 @@ def check(
 
     reads: list[Callable[[], Any]]
     reads = [partial(read_own, path) for path in sorted({pair.label for pair in pairs})]
-    # A pose is nothing without its photograph.
+    # Label maps are also read alone; poses always need their photograph.
     alone = {path for path, _ in maps} if data.dataset not in POSE_DATASETS else set()
     reads += [partial(inputs.read_input, data, path) for path in sorted(alone)]
     reads += [partial(images.read_photograph, path) for path in photographs]
@@ -186,58 +186,61 @@ def check(
         except UserError as error:
             if str(error) not in wrong:
                 wrong.append(str(error))
-    problems.raise_if_any("this translation", wrong)
+    problems.raise_if_any("the translation", wrong)
     pose_canvas.check_reach([reach for reach in reaches if reach], "--pose-size")
     corner = next((reach for reach in exemplar_reaches if reach and reach.in_corner), None)
     if corner is not None:
         print(
-            f"note: the joints of an exemplar lie in a corner of it ({corner.text}): if its pose"
-            " was detected in a smaller picture, detect it in --exemplar itself"
+            f"note: all joints of an exemplar are in one corner of it ({corner.text}). If its pose"
+            " was detected in a smaller picture, detect it in the file of --exemplar instead"
         )
-    found = [pair.label for pair in pairs if inputs.finds_edges(data, pair.label)]
-    if found:
+    computed = [pair.label for pair in pairs if inputs.computes_edges(data, pair.label)]
+    if computed:
         print(
-            f"note: {found[0]}{' and others' if found[1:] else ''} in a folder images, without"
-            " edges beside it: taken for photographs, in which edges are found"
+            f"note: {computed[0]}{' and others' if computed[1:] else ''}: a photograph in a folder"
+            " images without a folder edges beside it; its edges are detected by Canny"
         )
 
 
-def _written_over(pairs: list[Pair], data: DataSettings, warped: bool) -> list[str]:
-    """Files that a result would replace: what is read, or another result."""
+def _overwritten(pairs: list[Pair], data: DataSettings, warped: bool) -> list[str]:
+    """Problems of outputs that would replace an input or another output."""
     given = {path for pair in pairs for path in pair[:-1] if path is not None}
-    # A pose is drawn in its photograph's size.
+    # The size of a pose's canvas may come from its photograph.
     given |= {path for pair in pairs if (path := inputs.photograph_of(data, pair.label))}
     read = {path.resolve() for path in given}
-    found = {inputs.annotations_of(data, pair.label) for pair in pairs}
-    annotations = [folder.resolve() for folder in found if folder is not None]
+    folders = {inputs.annotations_of(data, pair.label) for pair in pairs}
+    annotations = [folder.resolve() for folder in folders if folder is not None]
     inputs_of: dict[Path, Path] = {}
     wrong = []
     for pair in pairs:
         for path in (pair.output, *([warped_file(pair.output)] if warped else [])):
             full = path.expanduser().resolve()
             if full in read or any(full.is_relative_to(folder) for folder in annotations):
-                wrong.append(f"--output: {path} would replace a file that is read")
+                wrong.append(
+                    f"--output: {path} would replace an input file; choose another --output"
+                )
             elif full in inputs_of:
                 wrong.append(
-                    f"{inputs_of[full]} and {pair.label} would both become {path}; rename one"
+                    f"{inputs_of[full]} and {pair.label} would both be written to {path}; rename"
+                    " one of them"
                 )
             inputs_of.setdefault(full, pair.label)
     return wrong
 
 
 def warped_file(output: Path) -> Path:
-    """Where the warped exemplar of a result goes."""
+    """The file of the warped exemplar that belongs to an output."""
     return output.with_name(f"{output.stem}_warped.png")
 
 
 class Planes(NamedTuple):
-    """A pair of files as a batch of one, at the size S that is drawn.
+    """A pair as arrays: a batch of one, at the size S of the translation.
 
     Attributes:
       label: (1, S, S, p), as in `Batch.label`.
       exemplar: (1, S, S, 3), or None.
       exemplar_label: (1, S, S, p), or None.
-      original_size: (height, width) of the input itself.
+      original_size: (height, width) of the input's file.
     """
 
     label: UInt8[np.ndarray, "1 height width planes"]
@@ -250,10 +253,10 @@ def read(pair: Pair, data: DataSettings, size: int, *, pose_size: str = "") -> P
     """Reads the files of a pair.
 
     Args:
-      pair: which `check` has found readable.
-      data: of the model.
+      pair: the files, which `check` has read before.
+      data: the model's data settings.
       size: S.
-      pose_size: of the inputs, `--pose-size`.
+      pose_size: `--pose-size`, for the inputs.
 
     Raises:
       UserError: a file cannot be read.

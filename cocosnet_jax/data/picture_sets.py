@@ -130,8 +130,8 @@ def find(
         listed = exemplars.resolve(
             list_file, ours, candidates, first_only=True, place=f"--exemplars={exemplar_folder}"
         )
-        exemplars.require_any(list_file, listed, ours, "pictures")
-        if note := exemplars.left_out(list_file, listed, ours, "pictures"):
+        exemplars.require_match(list_file, listed, ours, "pictures")
+        if note := exemplars.left_out_note(list_file, listed, ours, "pictures"):
             print(note)
         named = [candidates[places[0]] for places in listed.references.values()]
         ours = [ours[place] for place in listed.references]

@@ -1,8 +1,8 @@
-"""From prepared records to batches (SPEC section 1), by tf.data.
+"""Makes batches from prepared records with tf.data (SPEC section 1).
 
-Everything random about a training sample follows from (seed, position), where position =
-step * batch_size + row counts samples since the start of training. So a run resumes at any step at
-no cost, and the samples do not depend on how many processes share them.
+The random choices for a training sample depend only on (seed, position), where position =
+step * batch_size + row counts samples since the start of training. So a run can resume at any step
+at no cost, and the samples do not depend on the number of processes.
 """
 
 import functools
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from jaxtyping import Bool, Int64
 
 from cocosnet_jax.data import distortions, records
 from cocosnet_jax.data.dataset import Dataset
@@ -18,7 +19,7 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 from cocosnet_jax.types import Batch
 
-# Random streams, the second word of every NumPy seed.
+# Random streams: the second word of every NumPy seed.
 _ORDER, _SAMPLE = range(2)
 
 
@@ -31,29 +32,29 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Training batches without end, from `start_step` on.
+    """Endless training batches, from `start_step` on.
 
-    Every epoch takes every image once, in a new order; with an exemplar list, every image that it
-    names. Image and label share a random crop of
-    image_size out of load_size and a flip, exemplar and exemplar label share another. With
-    `exemplar_probability` the exemplar comes from the list; otherwise it is another view of the
-    same person by `self_pair_list`, drawn at random where there are several, or the image itself,
-    distorted as `settings.distortion` says; `self_reference` is 1 for both.
+    Every epoch uses every image once, in a new order; with an exemplar list, every image that the
+    list names. Image and label share a random flip and a random crop of image_size from load_size;
+    exemplar and exemplar label share another. With `exemplar_probability` the exemplar comes from
+    the list. Otherwise it is a random other view of the same person from `self_pair_list`, or the
+    image itself, distorted according to `settings.distortion`; `self_reference` is 1 for both.
 
     Args:
       dataset: the data and their settings.
-      seed: of everything random.
+      seed: determines all random choices.
       batch_size: samples per step over all processes.
-      start_step: the first batch is that of this step.
+      start_step: step of the first batch.
       process_index: this process, of `process_count`; it gets the rows from
         process_index * batch_size / process_count on.
-      process_count: how many processes share a batch.
+      process_count: number of processes that share a batch.
 
     Returns:
       An iterator of `Batch` with NumPy leaves.
 
     Raises:
-      UserError: an exemplar list does not fit the data, or the batch cannot be shared evenly.
+      UserError: an exemplar list does not match the data, or the batch size is not a multiple of
+        `process_count`.
     """
     rows = _rows("config.train.batch_size", batch_size, process_index, process_count)
     settings, split, pairs = dataset.settings, dataset.split("train"), dataset.training
@@ -90,19 +91,21 @@ def training_batches(
             [position],
             [tf.string, tf.string, tf.float32, tf.bool, tf.int32, tf.float32, tf.float32],
         )
-        image, label = _cut(*records.decode(split.features, record), cuts[0], size)
-        exemplar, exemplar_label = _cut(*records.decode(split.features, reference), cuts[1], size)
+        image, label = _crop_and_flip(*records.decode(split.features, record), cuts[0], size)
+        exemplar, exemplar_label = _crop_and_flip(
+            *records.decode(split.features, reference), cuts[1], size
+        )
         if geometric:
-            grid_of = distortions.Distortion(affine, displacement)
+            distortion = distortions.Distortion(affine, displacement)
 
             def distorted() -> tuple[tf.Tensor, tf.Tensor]:
-                grid = distortions.sampling_grid(grid_of, size)
+                grid = distortions.sampling_grid(distortion, size)
                 return (
                     tf.ensure_shape(distortions.sample_image(exemplar, grid), (size, size, 3)),
                     distortions.sample_label(exemplar_label, grid),
                 )
 
-            # Another view is distorted enough as it is.
+            # Another view is not distorted; it already differs.
             exemplar, exemplar_label = tf.cond(same, distorted, lambda: (exemplar, exemplar_label))
         return Batch(image, exemplar, label, exemplar_label, tf.ensure_shape(self_reference, ()))
 
@@ -123,12 +126,12 @@ def evaluation_batches(
     split: str = "validation",
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[tuple[Batch, np.ndarray, list[str]]]:
+) -> Iterator[tuple[Batch, Bool[np.ndarray, "b"], list[str]]]:
     """Every image of the split exactly once over all processes, uncropped, with its exemplar.
 
-    The exemplar is the first entry of the image's line in `validation_exemplar_list`, and images
-    without a line are left out; with `random` it is another image of the split, the same at every
-    call; without a list the image itself.
+    The exemplar is the first entry of the image's line in `validation_exemplar_list`; images
+    without a line are left out. With `random` it is another image of the split, the same at every
+    call. Without a list it is the image itself.
 
     Args:
       dataset: the data and their settings.
@@ -138,8 +141,9 @@ def evaluation_batches(
       process_count: as in `training_batches`.
 
     Returns:
-      An iterator over (batch, valid, keys). The last batches are filled up with the last image;
-      valid, (b,) bool, is False there, and the key empty. All processes get the same number.
+      An iterator over (batch, valid, keys). Copies of the last image fill the last batches; their
+      entry in valid, (b,) bool, is False, and their key is empty. All processes get the same number
+      of batches.
 
     Raises:
       UserError: as `training_batches`.
@@ -178,12 +182,14 @@ def evaluation_batches(
     )
 
 
-def _rows(field: str, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
+def _rows(
+    field: str, batch_size: int, process_index: int, process_count: int
+) -> Int64[np.ndarray, "rows"]:
     """The rows of a batch that a process loads."""
     if batch_size % process_count:
         raise UserError(
-            f"{field} is {batch_size}, which {process_count} processes cannot share evenly; make"
-            f" it a multiple of {process_count}"
+            f"{field} is {batch_size}, but it must be a multiple of the number of processes,"
+            f" {process_count}"
         )
     share = batch_size // process_count
     return np.arange(process_index * share, (process_index + 1) * share, dtype=np.int64)
@@ -197,7 +203,7 @@ def _draw_exemplar(
     rng: np.random.Generator,
 ) -> int:
     """The position of the exemplar of image `index`."""
-    # All numbers are drawn whether needed or not, so that what follows does not depend on it.
+    # Always draw all numbers, so that later draws do not depend on which are needed.
     foreign = rng.random() < settings.exemplar_probability
     hard = rng.random() < settings.hard_probability
     other = int(rng.integers(max(count - 1, 1)))
@@ -209,14 +215,14 @@ def _draw_exemplar(
 
 
 def _bytes(text: bytes) -> np.ndarray:
-    # As an object: NumPy's own byte strings lose zeros at their end.
+    # dtype object, because NumPy's byte strings lose trailing zeros.
     return np.array(text, dtype=object)
 
 
-def _cut(
+def _crop_and_flip(
     image: tf.Tensor, label: tf.Tensor, cut: tf.Tensor, size: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Crop and flip of image and label; `cut` is (top, left, flip)."""
+    """Crops and flips image and label; `cut` is (top, left, flip)."""
     top, left, flip = tf.unstack(tf.ensure_shape(cut, (3,)))
 
     def apply(array: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,7 @@
-"""A contact sheet that lets a user see that pairs and distortions are right."""
+"""A contact sheet, on which a user can check pairs and distortions."""
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from cocosnet_jax import pictures
@@ -12,11 +13,11 @@ _ROWS = 8
 _CAPTION = 16  # pixels
 
 
-def contact_sheet(dataset: Dataset, rows: int = _ROWS) -> np.ndarray:
-    """Pairs and distortions as training sees them, from the start of seed 0.
+def contact_sheet(dataset: Dataset, rows: int = _ROWS) -> UInt8[np.ndarray, "height width 3"]:
+    """Draws the first training samples of seed 0.
 
-    Each row shows one sample: its input, the image, the exemplar of its list (or the image itself,
-    where there is none), the image distorted into its own exemplar, and the input under the same
+    Each row shows one sample: its input, the image, the exemplar from the list (or the image itself
+    without a list), the image distorted into its own exemplar, and the input under the same
     distortion.
 
     Args:
@@ -26,20 +27,20 @@ def contact_sheet(dataset: Dataset, rows: int = _ROWS) -> np.ndarray:
     Returns:
       (caption + rows * H, 5 * H, 3) uint8.
     """
-    # Both see the same images and crops: a sample's random numbers do not depend on its pairing.
+    # The two have the same images and crops: a sample's random numbers do not depend on pairing.
     settings = dataset.settings
-    always, never = (
+    with_list, without_list = (
         dataset.replace(exemplar_probability=probability)
         for probability in (1.0 if settings.exemplar_list else 0.0, 0.0)
     )
-    paired = next(pipeline.training_batches(always, seed=0, batch_size=rows))
-    itself = next(pipeline.training_batches(never, seed=0, batch_size=rows))
+    paired = next(pipeline.training_batches(with_list, seed=0, batch_size=rows))
+    distorted = next(pipeline.training_batches(without_list, seed=0, batch_size=rows))
     columns = [
         pictures.show_input(np.asarray(paired.label), settings.condition),
         paired.image,
         paired.exemplar,
-        itself.exemplar,
-        pictures.show_input(np.asarray(itself.exemplar_label), settings.condition),
+        distorted.exemplar,
+        pictures.show_input(np.asarray(distorted.exemplar_label), settings.condition),
     ]
     grid = np.concatenate([np.concatenate(list(column), axis=0) for column in columns], axis=1)
     sheet = Image.new("RGB", (grid.shape[1], grid.shape[0] + _CAPTION), "white")

@@ -1,4 +1,4 @@
-"""Reporting everything that is wrong at once, without flooding the terminal."""
+"""Reports all problems at once, without flooding the terminal."""
 
 import concurrent.futures
 import os
@@ -14,14 +14,14 @@ _Item = TypeVar("_Item")
 
 
 def find(check: Callable[[_Item], str | None], items: Sequence[_Item], unit: str) -> list[str]:
-    """What `check` says is wrong with each item, in order; on all cores, with progress."""
+    """The problems that `check` reports for items, in order; on all cores, with progress."""
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     try:
         checked = pool.map(check, items)
         progress = tqdm.tqdm(checked, total=len(items), desc="checking files", unit=f" {unit}")
         return [problem for problem in progress if problem]
     finally:
-        # On Ctrl-C, the items that are still waiting are not checked first.
+        # On Ctrl-C, do not check the remaining items first.
         pool.shutdown(cancel_futures=True)
 
 

@@ -1,6 +1,6 @@
-"""Prepared records: writing them, whether they are there and up to date, and reading them.
+"""Prepared records: writes them, checks that they exist and are up to date, and reads them.
 
-`cocosnet_jax.data.pair_builder` says what they hold.
+`cocosnet_jax.data.pair_builder` describes their format.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from etils import epath
 
 from cocosnet_jax import files
 from cocosnet_jax.data import source_files
-from cocosnet_jax.data.pair_builder import PairBuilder, pair_config
+from cocosnet_jax.data.pair_builder import ImagePair, PairBuilder, pair_config
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import DataSettings
 
-# The accelerator belongs to JAX: TensorFlow would take its memory.
+# The accelerator is for JAX: TensorFlow would take its memory.
 tf.config.set_visible_devices([], "GPU")
 
 
-_INFO = "dataset_info.json"  # by TFDS
+_INFO = "dataset_info.json"  # TFDS's name
 
 
 @contextlib.contextmanager
 def _quiet_absl() -> Iterator[None]:
-    """Keeps TFDS's log of every step to itself, which says nothing that we don't."""
+    """Hides TFDS's log of its steps, which tells users nothing new."""
     before = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:
@@ -43,7 +43,7 @@ def _quiet_absl() -> Iterator[None]:
 def decode(
     features: tfds.features.FeaturesDict, record: tf.Tensor | bytes
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Image (S, S, 3) uint8 and label (S, S, p) uint8 of a record's bytes, in the graph."""
+    """Decodes a record into image (S, S, 3) uint8 and label (S, S, p) uint8, in the graph."""
     example = features.deserialize_example(record)
     side = tf.shape(example["image"])[0]
     label = tf.reshape(example["label"], (-1, side, side))
@@ -51,7 +51,7 @@ def decode(
 
 
 def open_builder(builder_class: type[PairBuilder], settings: DataSettings) -> PairBuilder:
-    """A builder of that class for these settings."""
+    """Makes a builder of that class for these settings."""
     with _quiet_absl():
         return builder_class(
             config=pair_config(settings),
@@ -61,50 +61,50 @@ def open_builder(builder_class: type[PairBuilder], settings: DataSettings) -> Pa
 
 
 def is_prepared(builder: PairBuilder) -> bool:
-    """Whether the records are there, complete: TFDS renames their folder when all is written."""
+    """Whether complete records exist: TFDS gives their folder its name after the last write."""
     return (epath.Path(builder.data_dir) / _INFO).exists()
 
 
 def check_prepared(builder: PairBuilder) -> None:
-    """Raises a `UserError` where the records are not there."""
+    """Raises a `UserError` if the records do not exist."""
     if not is_prepared(builder):
         raise UserError(
-            f"there is no prepared data in {builder.data_dir}: run python -m"
-            " cocosnet_jax.prepare with the same config and data folder first"
+            f"there is no prepared data in {builder.data_dir}; first run python -m"
+            " cocosnet_jax.prepare with the same config and data folder"
         )
 
 
 def prepare(builder: PairBuilder) -> None:
-    """Checks the dataset's files and writes the records, unless they are there already.
+    """Checks the dataset's files and writes the records, unless they exist.
 
     Raises:
-      UserError: what is wrong with the files, or why the records cannot be written.
+      UserError: the files have problems, or the records cannot be written.
     """
     if is_prepared(builder):
-        if not _is_of_these_files(builder):
+        if not _matches_sources(builder):
             raise UserError(
                 f"the files in {builder.builder_config.source} have changed since they were"
-                f" prepared: delete {builder.data_dir} to prepare them again"
+                f" prepared; delete {builder.data_dir} to prepare them again"
             )
         return
     if files.is_url(builder.data_dir):
         root = builder.data_dir_root
         raise UserError(
-            f"there is no prepared data in {builder.data_dir}, and records are written to folders"
-            " of this machine only: run python -m cocosnet_jax.prepare with the same config and"
-            f" --config.data.data_dir=FOLDER, then copy it: gcloud storage cp -r"
+            f"there is no prepared data in {builder.data_dir}, and records cannot be written to a"
+            " bucket directly; run python -m cocosnet_jax.prepare with the same config and"
+            " --config.data.data_dir=FOLDER, then copy the result: gcloud storage cp -r"
             f" FOLDER/{builder.name} {root}/"
         )
     builder.check()
     try:
         with _quiet_absl(), contextlib.redirect_stdout(io.StringIO()):
-            tfds.disable_progress_bar()  # ours knows how much there is to do
+            tfds.disable_progress_bar()  # Ours knows the total.
             builder.download_and_prepare()
     except (OSError, RuntimeError) as error:
-        # Another process may have been faster: both then try to give the folder its name.
+        # Another process may have prepared the same folder first.
         if is_prepared(builder):
             return
-        # A disk that is full is a RuntimeError to the library that writes records.
+        # ArrayRecord reports a full disk as a RuntimeError.
         if isinstance(error, RuntimeError) and "writing" not in str(error):
             raise
         raise StorageError(
@@ -113,37 +113,38 @@ def prepare(builder: PairBuilder) -> None:
         ) from error
 
 
-# Beside the records: quick digests of copies whose content was compared and is the same.
+# Beside the records: quick digests of copies of the source files with the same content.
 _SAME = "same_files.json"
-_COPIES = 100  # of which the newest are kept
+_COPIES = 100  # The newest are kept.
 
 
-def _is_of_these_files(builder: PairBuilder) -> bool:
-    """Whether the records were made of the files that lie in the source folder now."""
+def _matches_sources(builder: PairBuilder) -> bool:
+    """Whether the records come from the files that are in the source folder now."""
     paths, folder = builder.own_files(), Path(builder.builder_config.source)
     if not paths:
         return True
-    metadata, place = builder.info.metadata, epath.Path(builder.data_dir)
+    metadata, records_folder = builder.info.metadata, epath.Path(builder.data_dir)
     if "content" not in metadata:
-        # Records of the first version, which kept no digest of the content.
-        return not source_files.changed_after(paths, (place / _INFO).stat().mtime)
-    same = json.loads((place / _SAME).read_text()) if (place / _SAME).exists() else []
+        # The first version kept no digest of the content.
+        return not source_files.changed_after(paths, (records_folder / _INFO).stat().mtime)
+    same_file = records_folder / _SAME
+    same = json.loads(same_file.read_text()) if same_file.exists() else []
     quick = source_files.quick_digest(folder, paths)
     if quick in (metadata["files"], *same):
         return True
     if source_files.content_digest(folder, paths) != metadata["content"]:
         return False
-    # The next start need not read them again. Where this cannot be written, it does.
+    # Saves the next start from reading the files. If writing fails, it reads them again.
     with contextlib.suppress(StorageError):
-        files.write(place / _SAME, json.dumps([*same, quick][-_COPIES:]).encode())
+        files.write(same_file, json.dumps([*same, quick][-_COPIES:]).encode())
     return True
 
 
 class Split:
-    """The records of a split: `keys`, their number, and each by position.
+    """The records of a split, with random access.
 
-    `split[i]` is the pair: image (S, S, 3) uint8 and label (S, S, p) uint8. `siblings` names all
-    splits of the dataset. Reading is safe from several threads.
+    `split[i]` is a pair: image (S, S, 3) uint8 and label (S, S, p) uint8. `keys` names the images,
+    `siblings` all splits of the dataset. Reading is thread-safe.
     """
 
     def __init__(self, builder: PairBuilder, name: str):
@@ -155,10 +156,10 @@ class Split:
             name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
         try:
-            self.record(0)  # Files are opened by the first record that is read.
+            self.record(0)  # Reading a record opens the files.
         except RuntimeError as error:
             raise UserError(
-                f"the records in {builder.data_dir} cannot be read ({error}); copy them anew, or"
+                f"the records in {builder.data_dir} cannot be read ({error}); copy them again, or"
                 " delete the folder to prepare them again"
             ) from error
 
@@ -169,14 +170,14 @@ class Split:
         """The bytes of a record, for `decode`."""
         return self._source[index]
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> ImagePair:
         example = self.features.deserialize_example_np(self.record(index))
         side = example["image"].shape[0]
         return example["image"], np.moveaxis(example["label"].reshape(-1, side, side), 0, -1)
 
 
 def open_split(builder: PairBuilder, name: str) -> Split:
-    """A split of prepared data.
+    """Opens a split of prepared data.
 
     Raises:
       UserError: the dataset has not been prepared, or has no such split.
@@ -184,5 +185,5 @@ def open_split(builder: PairBuilder, name: str) -> Split:
     check_prepared(builder)
     keys = builder.info.metadata["keys"]
     if name not in keys:
-        raise UserError(f"dataset {builder.name} has no split {name!r}, only {', '.join(keys)}")
+        raise UserError(f"dataset {builder.name} has no split {name!r}; it has {', '.join(keys)}")
     return Split(builder, name)

@@ -1,8 +1,8 @@
-"""A dataset's own files: what there are, and whether they are still those that were prepared.
+"""A dataset's own files: lists them, and detects changes since preparation.
 
-Two digests tell whether they are the same. The quick one is of names, sizes and times; where it is
-the same, the files are. Where it is not, the other one decides, which is of names and content: a
-copy of the same files is the same data, wherever and whenever it was made.
+Two digests detect changes. The quick one covers names, sizes and times; if it is unchanged, so are
+the files. Otherwise the second one decides, which covers names and content: a copy of the same
+files is the same data, wherever and whenever it was made.
 """
 
 import concurrent.futures
@@ -18,10 +18,10 @@ from cocosnet_jax.errors import UserError
 
 
 def files_below(folder: str | Path, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every file below a folder with its size and time (`os.stat`), in alphabetical order.
+    """Every file below a folder with its `os.stat` result, in alphabetical order.
 
-    Links are followed, but not into a folder that one is in already (inode numbers `above`). A
-    link to nothing counts as a file, so that whoever reads it says so.
+    Links are followed, except to a folder above (inode numbers `above`). A broken link counts as a
+    file, so that reading it reports the problem.
     """
     here = (*above, os.stat(folder).st_ino)
     with os.scandir(folder) as entries:
@@ -34,7 +34,7 @@ def files_below(folder: str | Path, above: tuple[int, ...] = ()) -> Iterator[tup
 
 
 def read_text(path: Path) -> str:
-    """A text file; raises a `UserError`."""
+    """Reads a UTF-8 text file; raises a `UserError` if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -42,18 +42,18 @@ def read_text(path: Path) -> str:
 
 
 def quick_digest(folder: Path, paths: Sequence[Path]) -> str:
-    """Of names below `folder`, sizes and times; reads no file."""
+    """Digest of names below `folder`, sizes and times; reads no file."""
     digest = hashlib.sha256()
     for path in paths:
-        seen = path.stat() if path.exists() else None
-        # The second time is the system's own, which no program sets back.
-        facts = (seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns) if seen else None
+        stat = path.stat() if path.exists() else None
+        # Programs can set mtime back, but not ctime.
+        facts = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if stat else None
         digest.update(f"{os.fsencode(path.relative_to(folder))!r} {facts}\n".encode())
     return digest.hexdigest()
 
 
 def content_digest(folder: Path, paths: Sequence[Path]) -> str:
-    """Of names below `folder` and all bytes; on all cores, with progress."""
+    """Digest of names below `folder` and all bytes; on all cores, with progress."""
     digest = hashlib.sha256()
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     try:
@@ -62,13 +62,13 @@ def content_digest(folder: Path, paths: Sequence[Path]) -> str:
         for path, content in zip(paths, progress, strict=True):
             digest.update(f"{os.fsencode(path.relative_to(folder))!r} {content}\n".encode())
     finally:
-        # On Ctrl-C, the files that are still waiting are not read first.
+        # On Ctrl-C, do not read the remaining files first.
         pool.shutdown(cancel_futures=True)
     return digest.hexdigest()
 
 
 def changed_after(paths: Sequence[Path], second: int) -> bool:
-    """Whether a file, or a folder that files were added to or taken from, is newer."""
+    """Whether a file or its folder (where files were added or removed) changed after `second`."""
     places = {*paths, *(path.parent for path in paths)}
     return any(int(place.stat().st_mtime) > second for place in places if place.exists())
 
@@ -78,4 +78,4 @@ def _digest_of(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        return ""  # A link to nothing.
+        return ""  # A broken link.

@@ -1,1 +1,1 @@
-"""Layers of the networks."""
+"""Layers that the networks are built from."""

@@ -1,4 +1,4 @@
-"""The residual block of the feature block, and the non-local block (SPEC sections 2 and 3)."""
+"""Residual block of the feature block, and the non-local block (SPEC sections 2 and 3)."""
 
 from typing import Literal
 
@@ -15,13 +15,13 @@ from cocosnet_jax.nn.streaming import DENSE_POSITIONS, Side, attend
 
 
 class ResidualBlock(nn.Module):
-    """Reflect-padded conv3, norm, PReLU, conv3, norm, add, PReLU at one width.
+    """Conv3, norm, PReLU, conv3, norm, add, PReLU, all of one width; padding is by reflection.
 
-    One PReLU slope serves both places, as in the release.
+    Both PReLUs share one slope, as in the release.
 
     Attributes:
       norm: `instance` (release) or `batch` (paper, section E).
-      spectral: spectral norm on both convolutions; the release has none here.
+      spectral: whether both convolutions have spectral norm; in the release they do not.
       dtype: of the activations.
     """
 
@@ -56,17 +56,17 @@ class ResidualBlock(nn.Module):
 
 
 class NonLocalBlock(nn.Module):
-    """Self-attention in which every position attends to 2x2 max-pooled ones (SPEC section 2).
+    """Self-attention of every position to 2x2 max-pooled positions (SPEC section 2).
 
-    The gain `gamma` starts at 0, so that the block starts as the identity.
+    The gain `gamma` is initially 0, which makes the block the identity.
 
     Attributes:
-      dtype: of the activations; the softmax is taken in float32 or wider.
-      over: devices that share the positions of each picture, where they are many, or None.
+      dtype: of the activations; the softmax is computed in float32 or wider.
+      mesh: devices that split the positions of each image when attention is streamed, or None.
     """
 
     dtype: Dtype | None = None
-    over: Mesh | None = None
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
@@ -86,7 +86,7 @@ class NonLocalBlock(nn.Module):
         if h * w > DENSE_POSITIONS:
             rows, columns = (Side.of_vectors(y.astype(wide)) for y in (theta, phi))
             values = g.astype(wide)
-            attended = attend(rows, columns, values, 1.0, precision=None, over=self.over)
+            attended = attend(rows, columns, values, 1.0, precision=None, mesh=self.mesh)
         else:
             logits = jnp.einsum("bnk,bmk->bnm", theta, phi, preferred_element_type=wide)
             attention = jax.nn.softmax(logits, -1).astype(g.dtype)

@@ -1,6 +1,6 @@
-"""What SPADE and the adaptors read, and convolutions of it that need not make one-hot channels.
+"""Condition maps, which SPADE and the adaptors read, and how to convolve them.
 
-A 3 x 3 convolution of one-hot channels picks nine rows of its kernel and adds them up.
+A 3 x 3 convolution of one-hot channels is the sum of nine rows of its kernel.
 """
 
 import math
@@ -20,13 +20,13 @@ from cocosnet_jax.nn.resize import nearest, resize
 
 @flax.struct.dataclass
 class Condition:
-    """A map of numbers and, as its last channels, of classes.
+    """A map with dense channels, followed by one-hot channels that are stored as class labels.
 
     Attributes:
-      dense: (b, h, w, k), channels that are numbers; k may be 0.
-      labels: (b, h, w), classes that stand for one-hot channels; None where there are none. A
-        number that is no class stands for zeros.
-      classes: how many channels the labels stand for.
+      dense: (b, h, w, k), the dense channels; k may be 0.
+      labels: (b, h, w), the class at each position, or None without one-hot channels. A label
+        outside of 0 to classes - 1 stands for zeros in all of them.
+      classes: number of one-hot channels.
     """
 
     dense: Float[Array, "b h w k"]
@@ -39,11 +39,11 @@ class Condition:
 
     @property
     def positions(self) -> int:
-        """Of all samples."""
+        """Number of positions in the whole batch."""
         return math.prod(self.dense.shape[:3])
 
     def tensor(self) -> Float[Array, "b h w channels"]:
-        """All channels, made."""
+        """All channels as one array, one-hot channels included."""
         if self.labels is None:
             return self.dense
         one_hot = jax.nn.one_hot(self.labels, self.classes, dtype=self.dense.dtype)
@@ -52,7 +52,7 @@ class Condition:
     def resize(
         self, height: int, width: int, method: Literal["nearest", "bilinear"]
     ) -> "Condition":
-        """The map at another size; between classes there is nothing, so `bilinear` makes them."""
+        """Resizes the map; `bilinear` makes the one-hot channels: labels cannot be averaged."""
         if self.labels is None or method == "bilinear":
             return Condition(resize(self.tensor(), height, width, method))
         dense, labels = (nearest(x, height, width) for x in (self.dense, self.labels))
@@ -65,15 +65,15 @@ def convolve_condition(
     padding: Literal["zeros", "reflect"],
     dtype: Dtype | None = None,
 ) -> Float[Array, "b h w cout"]:
-    """Cross-correlation with one pixel of padding on every side.
+    """3 x 3 cross-correlation of a condition map, padded by one pixel on every side.
 
-    Classes carry no gradient, and none is computed for their channels.
+    The one-hot channels get no gradient.
 
     Args:
-      condition: what is read.
-      weights: of a kernel of 3 x 3 and all channels.
-      padding: zeros, in no class; or one mirrored pixel.
-      dtype: of the product; None computes in the promoted type of numbers and weights.
+      condition: the map.
+      weights: with a 3 x 3 kernel for all of its channels.
+      padding: `zeros` in all channels, or `reflect`.
+      dtype: of the product; None for the promoted type of the dense channels and the kernel.
     """
 
     def pad(x: Array, value: int) -> Array:
@@ -86,15 +86,15 @@ def convolve_condition(
     if labels is not None:
         labels = pad(labels[..., None], condition.classes)[..., 0]
 
-    def of(kernel: Float[Array, "3 3 channels cout"]) -> Float[Array, "b h w cout"]:
+    def product(kernel: Float[Array, "3 3 channels cout"]) -> Float[Array, "b h w cout"]:
         if labels is None:
             return convolve(dense, kernel)
         return checkpoint_name(_convolve(dense, labels, kernel), PRODUCT)
 
-    # Of sums of rows, sigma divides the sum: XLA would make one sum of it and of a mean that
-    # follows, over nine times as many numbers.
+    # With labels, sigma divides the sum of rows: otherwise XLA fuses that sum with a mean that
+    # follows it, and adds up nine times as many numbers.
     divide_output = labels is not None or weights.rows > condition.positions
-    return weights.convolve(of, dtype, divide_output=divide_output)
+    return weights.convolve(product, dtype, divide_output=divide_output)
 
 
 @jax.custom_vjp
@@ -103,7 +103,7 @@ def _convolve(
     labels: Int[Array, "b height width"],
     kernel: Float[Array, "3 3 channels cout"],
 ) -> Float[Array, "b h w cout"]:
-    """Without padding. CPUs pick rows in a tenth of the time; accelerators multiply."""
+    """Convolves a padded map. On CPUs, summing kernel rows takes a tenth of a product's time."""
     return jax.lax.platform_dependent(dense, labels, kernel, cpu=_by_rows, default=_by_product)
 
 
@@ -114,16 +114,19 @@ def _by_product(dense: Array, labels: Array, kernel: Array) -> Float[Array, "b h
 
 def _by_rows(dense: Array, labels: Array, kernel: Array) -> Float[Array, "b h w cout"]:
     k = dense.shape[-1]
-    # One row more, of zeros, for what is no class.
+    # The added row of zeros is for labels that are no class.
     rows = jnp.pad(kernel[:, :, k:], ((0, 0), (0, 0), (0, 1), (0, 0)))
-    places = _places(labels, rows.shape[2])
-    # A sum over an axis is made once; XLA would repeat a chain of additions, or keep its terms.
-    summed = jnp.take(rows.reshape(-1, rows.shape[-1]), places, 0, mode="clip").sum(-2)
+    index = _row_index(labels, rows.shape[2])
+    # One sum over an axis: XLA would recompute a chain of additions, or keep all of its terms.
+    summed = jnp.take(rows.reshape(-1, rows.shape[-1]), index, 0, mode="clip").sum(-2)
     return summed if k == 0 else summed + convolve(dense, kernel[:, :, :k])
 
 
-def _places(labels: Int[Array, "b height width"], rows: int) -> Int[Array, "b h w 9"]:
-    """Which of 3 x 3 times `rows` rows each position adds up; the last is for what is no class."""
+def _row_index(labels: Int[Array, "b height width"], rows: int) -> Int[Array, "b h w 9"]:
+    """Indices of the nine kernel rows that each position sums, of 9 * rows.
+
+    The last of each `rows` is for labels that are no class.
+    """
     h, w = labels.shape[1] - 2, labels.shape[2] - 2
     labels = jnp.where((labels >= 0) & (labels < rows), labels, rows - 1)
     shifts = [labels[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
@@ -134,16 +137,16 @@ def _forward(dense: Array, labels: Array, kernel: Array) -> tuple[Array, tuple[A
     return _convolve(dense, labels, kernel), (dense, labels, kernel)
 
 
-def _backward(kept: tuple[Array, ...], grad: Array) -> tuple[Array, None, Array]:
-    dense, labels, kernel = kept
+def _backward(residuals: tuple[Array, ...], grad: Array) -> tuple[Array, None, Array]:
+    dense, labels, kernel = residuals
     k = dense.shape[-1]
 
     def by_rows(dense: Array, labels: Array, grad: Array) -> Float[Array, "3 3 channels cout"]:
         rows = kernel.shape[2] - k + 1
-        places, flat = _places(labels, rows).reshape(-1, 9), grad.reshape(-1, grad.shape[-1])
-        # One number at a time is added: in bfloat16 a sum would stop to grow.
+        index, flat = _row_index(labels, rows).reshape(-1, 9), grad.reshape(-1, grad.shape[-1])
+        # segment_sum adds one number at a time: a large bfloat16 sum would stop growing.
         flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
-        sums = [jax.ops.segment_sum(flat, places[:, i] - i * rows, rows) for i in range(9)]
+        sums = [jax.ops.segment_sum(flat, index[:, i] - i * rows, rows) for i in range(9)]
         to_rows = jnp.stack(sums).reshape(3, 3, rows, -1)[:, :, :-1].astype(grad.dtype)
         if k == 0:
             return to_rows

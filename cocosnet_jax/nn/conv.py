@@ -1,4 +1,4 @@
-"""Convolution with the release's padding and spectral norm."""
+"""Convolution with zero or reflection padding and spectral norm (SPEC section 2)."""
 
 import functools
 import math
@@ -17,16 +17,23 @@ from cocosnet_jax.nn.positions import spread
 from cocosnet_jax.nn.remat import PRODUCT, SPECTRAL
 
 Dtype = jnp.dtype | type
+
+
+def activation_dtype(name: Literal["float32", "bfloat16"]) -> Dtype | None:
+    """The type of activations that a setting names; None promotes inputs and parameters."""
+    return jnp.bfloat16 if name == "bfloat16" else None
+
+
 SPECTRAL_EPS = 1e-12
 
 
 class Weights(NamedTuple):
-    """What a convolution multiplies by, divides by and adds.
+    """The weights of a convolution, before spectral normalisation.
 
     Attributes:
       kernel: (kh, kw, cin, cout), as learned.
-      sigma: its largest singular value, which the kernel is to be divided by, or one for each
-        output; None where there is no spectral norm.
+      sigma: the kernel's largest singular value, by which it is to be divided, or one value per
+        output channel; None without spectral norm.
       bias: (cout,) or None.
     """
 
@@ -36,7 +43,7 @@ class Weights(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Numbers that make one of an output's."""
+        """Number of products that are summed for each output number, kh * kw * cin."""
         return math.prod(self.kernel.shape[:-1])
 
     def convolve(
@@ -49,10 +56,10 @@ class Weights(NamedTuple):
         """`product(kernel / sigma) + bias`.
 
         Args:
-          product: a convolution with a kernel of `dtype`.
+          product: convolves with a kernel of type `dtype`.
           dtype: of the product and of the output.
-          divide_output: whether sigma divides the output, and not the kernel: less work where a
-            kernel has more `rows` than the output has positions.
+          divide_output: whether sigma divides the output instead of the kernel, which is less
+            work if the kernel has more `rows` than the output has positions.
         """
         kernel, sigma, bias = self
         if sigma is not None and not divide_output:
@@ -65,18 +72,18 @@ class Weights(NamedTuple):
         return y.astype(dtype)
 
 
-def put_together(layers: Sequence[Weights]) -> Weights:
-    """What convolves one map with several layers' weights; the outputs lie one behind another."""
+def concatenate_weights(layers: Sequence[Weights]) -> Weights:
+    """Weights of one convolution whose output is the layers' outputs, concatenated."""
     kernels, sigmas, biases = zip(*layers, strict=True)
 
     def join(parts: Sequence[Float[Array, "..."] | None]) -> Float[Array, "cout"] | None:
-        found = [
+        per_output = [
             jnp.broadcast_to(part, kernel.shape[-1:])
             for part, kernel in zip(parts, kernels, strict=True)
             if part is not None
         ]
-        assert len(found) in (0, len(layers))
-        return jnp.concatenate(found) if found else None
+        assert len(per_output) in (0, len(layers))
+        return jnp.concatenate(per_output) if per_output else None
 
     return Weights(jnp.concatenate(kernels, -1), join(sigmas), join(biases))
 
@@ -89,8 +96,8 @@ def convolve(
 ) -> Float[Array, "b h w cout"]:
     """Cross-correlation with `padding` zeros on every side.
 
-    In float64 it is written as patches and one matrix product: XLA has no fast float64
-    convolution on CPUs, where the parity tests run.
+    In float64, patches are multiplied by the kernel as a matrix: on CPUs, where the parity tests
+    run, XLA has no fast float64 convolution.
     """
     if x.dtype == jnp.float64:
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -106,7 +113,7 @@ def convolve(
     return checkpoint_name(convolved, PRODUCT)
 
 
-# Patches are several times as large as the image: the backward pass makes them again.
+# Patches are several times as large as the image, so the backward pass recomputes them.
 @functools.partial(jax.checkpoint, static_argnums=2)
 def _convolve_patches(
     x: Float[Array, "b height width cin"], kernel: Float[Array, "kh kw cin cout"], stride: int
@@ -124,16 +131,16 @@ def _convolve_patches(
 
 @jax.custom_vjp
 def reflect_pad(x: Shaped[Array, "b height width c"]) -> Shaped[Array, "b h w c"]:
-    """One mirrored pixel on every side; a border is repeated only where there is nothing else.
+    """Pads by one reflected pixel on every side; an axis of length 1 repeats its only pixel.
 
-    On CPUs pixels are picked by index, so that what makes x is computed where it is read and
-    nothing is copied; accelerators are slow at that, and CPUs at its gradient.
+    On CPUs pixels are gathered by index, which XLA fuses with the computation of x, so that nothing
+    is copied. The gradient, and accelerators, use slices: gathering would be slow there.
     """
     return jax.lax.platform_dependent(x, cpu=_pad_by_index, default=_pad_by_slices)
 
 
 def _mirrored(size: int) -> tuple[int, int]:
-    """Which pixels stand before the first and behind the last."""
+    """Indices of the pixels that pad an axis before its first and after its last pixel."""
     return min(1, size - 1), max(size - 2, 0)
 
 
@@ -170,20 +177,21 @@ def _unit(x: Float[Array, "k"]) -> Float[Array, "k"]:
 
 
 class Conv(nn.Module):
-    """A convolution whose weight may be divided by its largest singular value.
+    """A convolution, optionally with spectral norm.
 
-    Spectral norm (SPEC section 2): in training each call makes one power iteration from the
-    stored vector `u` and stores `u` and `v` in the collection `spectral`; in evaluation the
-    stored vectors are used as they are. Linen's own `SpectralNorm` iterates in evaluation too.
+    Spectral norm divides the kernel by its largest singular value (SPEC section 2). Each training
+    call makes one power iteration from the stored vector `u` and stores `u` and `v` in the
+    collection `spectral`; evaluation uses the stored vectors unchanged. Linen's own `SpectralNorm`
+    iterates in evaluation too.
 
     Attributes:
       features: output channels.
       kernel: side of the square kernel.
       stride: step between output positions.
-      padding: zeros added on every side, in pixels, or `reflect`: one mirrored pixel.
+      padding: pixels of zeros on every side, or `reflect` for one reflected pixel.
       use_bias: whether a bias is added.
-      spectral: whether the weight is normalised.
-      dtype: of the product; None computes in the promoted type of input and weight.
+      spectral: whether the kernel has spectral norm.
+      dtype: of the product; None for the promoted type of input and kernel.
     """
 
     features: int
@@ -196,7 +204,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def weights(self, channels: int, *, train: bool) -> Weights:
-        """What it convolves an input of so many channels with."""
+        """The weights for an input with this number of channels."""
         shape = (self.kernel, self.kernel, channels, self.features)
         kernel = self.param("kernel", blank, shape)
         sigma = self._sigma(kernel.reshape(-1, self.features), train) if self.spectral else None
@@ -213,13 +221,13 @@ class Conv(nn.Module):
         if padding == "reflect":
             x, padding = reflect_pad(x), 0
 
-        def of(kernel: Float[Array, "kh kw cin cout"]) -> Float[Array, "b h w cout"]:
+        def product(kernel: Float[Array, "kh kw cin cout"]) -> Float[Array, "b h w cout"]:
             return convolve(x, kernel, self.stride, padding)
 
-        return weights.convolve(of, dtype, divide_output=weights.rows > positions)
+        return weights.convolve(product, dtype, divide_output=weights.rows > positions)
 
     def _sigma(self, matrix: Float[Array, "rest cout"], train: bool) -> Float[Array, ""]:
-        """The largest singular value, as the stored vectors see it; they carry no gradient."""
+        """Estimates the largest singular value from `u` and `v`, which get no gradient."""
         u = self.variable("spectral", "u", blank, matrix.shape[1:])
         v = self.variable("spectral", "v", blank, matrix.shape[:1])
         fixed = jax.lax.stop_gradient(matrix)
@@ -230,8 +238,8 @@ class Conv(nn.Module):
             new_u = _unit(jnp.dot(new_v, fixed, precision=highest))
             if not self.is_initializing():
                 u.value, v.value = new_u, new_v
-        # Computed again, sigma would also be fused with sums of the kernel's gradient: gradients
-        # would wait for one another on their way between devices.
+        # Recomputed in the backward pass, sigma would be fused with sums of the kernel's gradient,
+        # and the gradients' all-reduces would wait for one another.
         new_u, new_v = (checkpoint_name(vector, SPECTRAL) for vector in (new_u, new_v))
         sigma = jnp.dot(new_v, jnp.dot(matrix, new_u, precision=highest), precision=highest)
         return checkpoint_name(sigma, SPECTRAL)

@@ -1,6 +1,6 @@
-"""What parameters and stored statistics start at, by the name of the leaf (SPEC section 2).
+"""Initial values of parameters and stored statistics, by the name of the leaf (SPEC section 2).
 
-Modules declare their leaves' shapes with `blank`; `initialise` fills them from `LEAVES`.
+Modules declare the shapes of their leaves with `blank`; `initialise` fills them as in `LEAVES`.
 """
 
 import math
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-# Random numbers drawn at once.
+# How many random numbers one draw makes.
 DRAW = 2**20
 
 # Standard normal noise of a leaf's shape -> the leaf's initial value.
@@ -60,14 +60,14 @@ def blank(*arguments: Any) -> Float[Array, "..."]:
 
 
 def initialise(module: nn.Module, key: jax.Array, *arguments: Any) -> dict[str, PyTree]:
-    """Returns the initial variables of `module`, as `module.init(...)` would.
+    """Returns the initial variables of `module`, in the structure that `module.init` returns.
 
-    Every random leaf is cut from one draw: Linen draws each of some 400 leaves by a program of its
-    own, which takes XLA minutes to compile.
+    All random leaves are slices of one sequence of numbers: with `module.init`, XLA compiles a
+    generator for each of some 400 leaves, which takes minutes.
 
     Args:
-      module: whose `__call__` takes `arguments` and `train`.
-      key: of everything random.
+      module: its `__call__` takes `arguments` and `train`.
+      key: of all random leaves.
       arguments: arrays, or their shapes.
 
     Raises:
@@ -76,7 +76,7 @@ def initialise(module: nn.Module, key: jax.Array, *arguments: Any) -> dict[str, 
     shapes = jax.eval_shape(partial(module.init, train=False), key, *arguments)
     leaves, structure = jax.tree_util.tree_flatten_with_path(dict(shapes))
     total = sum(leaf.size for _, leaf in leaves)
-    # Piece by piece: a draw needs several times the memory of what it yields.
+    # In several draws, since each needs several times the memory of its result.
     keys = jax.random.split(key, -(-total // DRAW))
     noise = jax.lax.map(lambda piece: jax.random.normal(piece, (DRAW,)), keys).reshape(-1)
     filled, start = [], 0

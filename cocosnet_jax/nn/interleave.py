@@ -1,4 +1,4 @@
-"""Two batches through one call."""
+"""Joins two batches so that one call of a network processes both."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from jaxtyping import Array, Float, PyTree
 def interleave(
     a: Float[Array, "b height width c"], b: Float[Array, "b height width c"]
 ) -> Float[Array, "b2 height width c"]:
-    """One batch, samples of both by turns: what is sharded over devices stays where it is."""
+    """Alternates the samples of two batches, so that sharded samples stay on their devices."""
     return jnp.stack([a, b], 1).reshape(-1, *a.shape[1:])
 
 
 def separate(interleaved: PyTree) -> tuple[PyTree, PyTree]:
-    """Undoes `interleave`, for every array of a tree."""
+    """The inverse of `interleave`, for every array of a tree."""
     return jax.tree.map(lambda x: x[0::2], interleaved), jax.tree.map(
         lambda x: x[1::2], interleaved
     )

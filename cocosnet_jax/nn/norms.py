@@ -1,4 +1,7 @@
-"""Norms without learned scale or shift (SPEC section 2); statistics are float32 or wider."""
+"""Positional, instance and batch norm without learned scale or shift (SPEC section 2).
+
+Statistics are computed in float32 or wider.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.positions import mean_over_positions, spread
 
 EPS = 1e-5
-# What the release adds to an L2 norm before it divides, in every precision.
+# The release adds this to an L2 norm before dividing by it, in every precision.
 FLOAT64_EPS = float(jnp.finfo(jnp.float64).eps)
 
 
@@ -17,7 +20,10 @@ def _widen(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def positional_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Normalises each position over its channels, unbiased variance (paper section 3.2)."""
+    """Positional norm: normalises each position over its channels (paper section 3.2).
+
+    The variance is unbiased.
+    """
     wide = _widen(x)
     centred = wide - wide.mean(-1, keepdims=True)
     variance = jnp.square(centred).sum(-1, keepdims=True) / (x.shape[-1] - 1)
@@ -25,7 +31,7 @@ def positional_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 
 
 def instance_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Normalises each channel of each sample over its positions, biased variance."""
+    """Normalises each channel of each sample over its positions; the variance is biased."""
     wide = _widen(x)
     centred = wide - spread(mean_over_positions(wide), x.shape)
     variance = mean_over_positions(jnp.square(centred))
@@ -33,9 +39,9 @@ def instance_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 
 
 def unit_length(x: Float[Array, "... k"]) -> Float[Array, "... k"]:
-    """Divides vectors on the last axis by their L2 norm plus float64's epsilon.
+    """Divides each vector of the last axis by its L2 norm plus float64's epsilon.
 
-    A zero vector is divided by 1: it stays zero, and its gradient is finite.
+    A zero vector stays zero, with a finite gradient.
     """
     square = jnp.sum(jnp.square(x), -1, keepdims=True)
     positive = square > 0
@@ -46,9 +52,9 @@ def unit_length(x: Float[Array, "... k"]) -> Float[Array, "... k"]:
 class BatchNorm(nn.Module):
     """Batch norm over the global batch, without learned scale and shift.
 
-    Running statistics move by a tenth of the difference per training call; the running variance
-    is unbiased, the batch's own is not (SPEC section 2). Under `jit` over a mesh the means
-    are over all devices: this is synchronised batch norm.
+    Each training call moves the running statistics by `momentum` times their difference from the
+    batch's. The running variance is unbiased; the batch's own is not (SPEC section 2). Under `jit`
+    with a mesh this is synchronised batch norm, since means are over all devices.
     """
 
     momentum: float = 0.1

@@ -1,4 +1,4 @@
-"""What the backward pass keeps of the forward pass; the rest it computes again."""
+"""Rematerialisation: what the backward pass keeps of the forward pass, and what it recomputes."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -7,20 +7,19 @@ import flax.linen as nn
 from jax.ad_checkpoint import checkpoint_policies
 from jaxtyping import Array, Float, PyTree
 
-# By `checkpoint_name`, what is dear to compute again: what convolutions yield; and what spectral
-# norm finds, which is small enough to be kept always.
-PRODUCT = "product"
-SPECTRAL = "spectral"
+# Names (`checkpoint_name`) of results that are expensive to recompute.
+PRODUCT = "product"  # of a convolution
+SPECTRAL = "spectral"  # vectors and sigma of spectral norm: small, and always kept
 Rematerialise = Literal["nothing", "elementwise", "blocks"]
 
 
 def rematerialise(function: Callable[..., Any], what: Rematerialise) -> Callable[..., Any]:
-    """`function(module, *arrays)`, of which the backward pass computes `what` again.
+    """Returns `function`, changed so that the backward pass recomputes `what`.
 
     Args:
-      function: takes a Linen module and arrays. Its arrays are kept.
-      what: `nothing`; what is `elementwise`: norms, activations, padding, all but what is named
-        `PRODUCT` or `SPECTRAL`; or `blocks`, all but what is named `SPECTRAL`.
+      function: takes a Linen module and arrays. The arrays are kept.
+      what: `nothing`; `elementwise`, which is norms, activations, padding and all else that is not
+        named `PRODUCT` or `SPECTRAL`; or `blocks`, which is all that is not named `SPECTRAL`.
     """
     if what == "nothing":
         return function
@@ -31,12 +30,12 @@ def rematerialise(function: Callable[..., Any], what: Rematerialise) -> Callable
 def apply(
     module: nn.Module, *arrays: PyTree, train: bool, what: Rematerialise
 ) -> Float[Array, "..."]:
-    """`module(*arrays, train=train)`, of which the backward pass computes `what` again.
+    """Calls `module(*arrays, train=train)` so that the backward pass recomputes `what`.
 
     Args:
       module: a Linen module that takes arrays and `train`.
-      arrays: of any shapes, or trees of them; they are kept.
-      train: the module's.
+      arrays: arrays of any shapes, or trees of them; they are kept.
+      train: passed to the module.
       what: see `rematerialise`.
     """
 

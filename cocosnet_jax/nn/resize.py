@@ -1,4 +1,4 @@
-"""Changes of resolution, NHWC."""
+"""Resizing, pooling and patches of maps, NHWC."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Shaped
 
 
 def nearest(x: Shaped[Array, "b height width *c"], height: int, width: int) -> Shaped[Array, "..."]:
-    """Resize that picks index floor(i * in / out), as PyTorch does (SPEC, symbols)."""
+    """Nearest resize: output i takes index floor(i * in / out), as in PyTorch (SPEC, symbols)."""
     for axis, size in ((1, height), (2, width)):
         old = x.shape[axis]
         if size == old:
@@ -39,17 +39,17 @@ def resize(
     width: int,
     method: Literal["nearest", "bilinear"],
 ) -> Float[Array, "b new_height new_width c"]:
-    """`nearest` or `bilinear`, by name."""
+    """Resizes by the method of this name."""
     return (nearest if method == "nearest" else bilinear)(x, height, width)
 
 
 def average_pool(x: Float[Array, "b height width c"], side: int) -> Float[Array, "b h w c"]:
-    """Means of side x side blocks."""
+    """Averages side x side blocks."""
     return nn.avg_pool(x, (side, side), (side, side))
 
 
 def to_patches(x: Float[Array, "b height width c"], side: int) -> Float[Array, "b h w k"]:
-    """Whole side x side patches as vectors of side * side * c numbers."""
+    """Flattens each side x side patch to a vector of side * side * c numbers."""
     b, height, width, c = x.shape
     x = x.reshape(b, height // side, side, width // side, side, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, height // side, width // side, -1)

@@ -1,4 +1,4 @@
-"""Spatially adaptive denormalisation, SPADE, and the residual block made of it (SPEC section 2)."""
+"""SPADE, spatially adaptive denormalisation, and its residual block (paper 3.2, SPEC section 2)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,28 +9,28 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.condition import Condition, convolve_condition
-from cocosnet_jax.nn.conv import Conv, Dtype, Weights, put_together
+from cocosnet_jax.nn.conv import Conv, Dtype, Weights, concatenate_weights
 from cocosnet_jax.nn.norms import BatchNorm, positional_norm
 
-SLOPE = 0.2  # of every leaky ReLU
+SLOPE = 0.2  # of all leaky ReLUs
 
 
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Leaky ReLU with the slope that all networks use."""
+    """Leaky ReLU with slope 0.2, as in all networks."""
     return nn.leaky_relu(x, SLOPE)
 
 
 class Spade(nn.Module):
-    """norm(x) * (1 + gamma) + beta, gamma and beta read from a condition map (equation 5).
+    """norm(x) * (1 + gamma) + beta, with gamma and beta computed from a condition map (equation 5).
 
-    The condition is read outside, by `reading()`'s weights: what several layers read from one map
-    takes one convolution.
+    The caller convolves the condition map with `shared_weights`, since one convolution can serve
+    several layers that read the same map.
 
     Attributes:
       features: channels of x.
-      hidden: channels between the condition and gamma, beta.
-      norm: positional norm, or batch norm in its place.
-      spectral: spectral norm on the three convolutions; the release has none here.
+      hidden: channels between the condition map and gamma, beta.
+      norm: positional norm (paper), or batch norm.
+      spectral: whether the three convolutions have spectral norm; in the release they do not.
       dtype: of the activations.
     """
 
@@ -49,14 +49,20 @@ class Spade(nn.Module):
         if self.norm == "batch":
             self.batch_norm = BatchNorm()
 
-    def reading(self, channels: int, *, train: bool) -> Weights:
-        """What turns a condition of so many channels into `hidden`."""
+    def shared_weights(self, channels: int, *, train: bool) -> Weights:
+        """Weights of the first convolution, from `channels` of the condition map to `hidden`."""
         return self.shared.weights(channels, train=train)
 
     def __call__(
         self, x: Float[Array, "b h w c"], shared: Float[Array, "b h w hidden"], *, train: bool
     ) -> Float[Array, "b h w c"]:
-        """Modulates x by what was read from the condition, after its ReLU."""
+        """Modulates x.
+
+        Args:
+          x: the activations.
+          shared: the condition map after the first convolution and ReLU.
+          train: see `Conv` and `BatchNorm`.
+        """
         if self.norm == "positional":
             normed = positional_norm(x)
         else:
@@ -69,27 +75,27 @@ class Spade(nn.Module):
 def convolve_together(
     x: Condition, layers: Sequence[Weights], dtype: Dtype | None
 ) -> list[Float[Array, "b h w k"]]:
-    """The outputs of several reflect-padded convolutions of one map.
+    """The outputs of several 3 x 3 convolutions of one map, padded by reflection.
 
-    They are one convolution, unless the map has no classes and the kernels are larger than it: then
-    they are dearer to put together than the map is to read again.
+    They are computed as one convolution, except for a dense map that is smaller than the kernels,
+    where concatenating the kernels costs more than reading the map again.
     """
     kernels = [layer.kernel for layer in layers]
     if x.labels is None and sum(kernel.size for kernel in kernels) > x.dense.size:
         return [convolve_condition(x, layer, "reflect", dtype) for layer in layers]
     ends = np.cumsum([kernel.shape[-1] for kernel in kernels])
-    together = convolve_condition(x, put_together(layers), "reflect", dtype)
+    together = convolve_condition(x, concatenate_weights(layers), "reflect", dtype)
     return jnp.split(together, ends[:-1].tolist(), -1)
 
 
 class SpadeBlock(nn.Module):
-    """Residual block of two SPADE-conditioned convolutions, cin -> features.
+    """Residual block of two convolutions, each after a SPADE layer.
 
     Attributes:
-      features: output channels; where they differ from the input's, the shortcut is a 1x1
-        convolution with a SPADE of its own.
-      condition_resize: how the condition comes to the size of the activation.
-      spectral_everywhere: also on SPADE's own convolutions.
+      features: output channels; if they differ from the input's, the shortcut has a SPADE layer
+        and a 1x1 convolution of its own.
+      condition_resize: how the condition map is resized to the activations.
+      spectral_everywhere: whether SPADE's own convolutions have spectral norm, too.
       hidden, norm, dtype: see `Spade`.
     """
 
@@ -120,12 +126,12 @@ class SpadeBlock(nn.Module):
             for name, width in widths.items()
         }
         condition = condition.resize(x.shape[1], x.shape[2], self.condition_resize)
-        read = convolve_together(
+        convolved = convolve_together(
             condition,
-            [spade.reading(condition.channels, train=train) for spade in spades.values()],
+            [spade.shared_weights(condition.channels, train=train) for spade in spades.values()],
             self.dtype,
         )
-        shared = {name: nn.relu(y) for name, y in zip(spades, read, strict=True)}
+        shared = {name: nn.relu(y) for name, y in zip(spades, convolved, strict=True)}
 
         def modulate(name: str, y: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
             return spades[name](y, shared[name], train=train)

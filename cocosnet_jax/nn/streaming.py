@@ -1,8 +1,8 @@
-"""Softmax attention made block by block, in memory that does not grow with rows x columns.
+"""Softmax attention computed block by block, in memory that does not grow with rows x columns.
 
-Rows are compared with columns by unit vectors, or by the neighbourhoods of two grids of positions.
+Rows and columns are compared by unit vectors, or by neighbourhoods of positions in two grids.
 
-Longer than other files: the forward pass, both ways to compare and their gradients are one
+Longer than other files: forward pass, both kinds of comparison and their gradients are one
 algorithm.
 """
 
@@ -21,16 +21,16 @@ from jaxtyping import Array, Float
 from cocosnet_jax.nn.norms import FLOAT64_EPS
 
 _Precision = jax.lax.Precision | None
-# Logits are cosines times 100: rounding a product to bf16 or TF32 would move them by tenths.
+# Logits are cosines times 100, so products in bfloat16 or TF32 would change them by tenths.
 PRECISION = jax.lax.Precision.HIGHEST
-# Up to so many rows (256 x 256 pixels at stride 4) all pairs are held.
+# Up to this number of positions (256 x 256 pixels at stride 4), attention holds all pairs.
 DENSE_POSITIONS = 4096
-# Above it: about how many rows and columns a block has; of neighbourhoods, twice the columns.
+# Approximate rows and columns of a block; with neighbourhoods, blocks have twice the columns.
 BLOCK = 2048
 
 
 def neighbourhoods(x: Float[Array, "b h w k"], side: int) -> Float[Array, "b h w k_side"]:
-    """Each position's side x side neighbourhood, zero padded, stacked into one vector."""
+    """Concatenates the vectors of each position's side x side neighbourhood, with zero padding."""
     if side == 1:
         return x
     reach = side // 2
@@ -41,11 +41,11 @@ def neighbourhoods(x: Float[Array, "b h w k"], side: int) -> Float[Array, "b h w
 
 
 class _Grid(NamedTuple):
-    """A grid of positions, laid out in one line for comparison by neighbourhoods.
+    """A grid of positions, flattened to one line for comparison by neighbourhoods.
 
-    After each of its rows comes as much padding as a neighbourhood reaches beyond its centre, and
-    before and after all of them as much as the first and last neighbourhoods need. So a neighbour
-    lies at the same distance from every position.
+    Each grid row is followed by the padding that a neighbourhood reaches beyond its centre, and the
+    line has as much padding at both ends as the first and the last neighbourhood need. A neighbour
+    then has the same offset in the line from every position.
     """
 
     height: int
@@ -58,12 +58,12 @@ class _Grid(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Positions in line, without the padding before and after."""
+        """Length of the line, without the padding at its ends."""
         return self.height * self.stride
 
     @property
     def halo(self) -> int:
-        """How many positions more than its own a block looks at, before and after together."""
+        """Positions that a block reads besides its own, before and after it together."""
         return (self.side - 1) * (self.stride + 1)
 
     def in_line(self, x: Float[Array, "b n k"]) -> Float[Array, "b length k"]:
@@ -76,7 +76,7 @@ class _Grid(NamedTuple):
         return x.reshape(b, self.height, self.stride, k)[:, :, : self.width].reshape(b, -1, k)
 
     def block(self, near: int, parts: int = 1) -> int:
-        """Positions in line of one block: whole grid rows that divide a part, `near` so many."""
+        """Length of a block of whole grid rows, about `near` positions, that divides each part."""
         rows = min(
             _divisors(self.height // parts),
             key=lambda rows: abs(math.log(rows * self.width / near)),
@@ -85,12 +85,12 @@ class _Grid(NamedTuple):
 
 
 class _Compared(NamedTuple):
-    """What positions in line are compared by.
+    """Features by which the positions of a line are compared.
 
     Attributes:
-      features: (b, before + length + after, k), unit vectors or what neighbourhoods are made of.
-      mean: (b, length, 1), of each neighbourhood; None for unit vectors.
-      scale: (b, length, 1), by which each neighbourhood, centred, becomes a unit vector, or None.
+      features: (b, before + length + after, k), unit vectors, or the vectors in neighbourhoods.
+      mean: (b, length, 1), mean of each neighbourhood; None for unit vectors.
+      scale: (b, length, 1), 1 / length of each centred neighbourhood; None for unit vectors.
     """
 
     features: Float[Array, "b before_length_after k"]
@@ -99,28 +99,28 @@ class _Compared(NamedTuple):
 
 
 def _by_neighbourhood(x: Float[Array, "b h w k"], side: int) -> _Compared:
-    """What gives the products of `matching_features` centred over channels, without making them.
+    """Prepares products of `warp.matching_features`, centred over channels, without making those.
 
-    The product of two neighbourhoods is the sum, over neighbours, of their own vectors' products.
-    What centring takes off it is the product of the means, as often as there are numbers.
+    The product of two neighbourhoods is the sum of their vectors' products. Centring subtracts the
+    product of their means times the number of their channels.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     b, h, w, k = x.shape
     grid = _Grid(h, w, side)
-    # A constant added to all numbers, padding included, is taken off by centring: without what
-    # positions have in common little is left for the products of means to cancel.
+    # Subtracting one constant from all numbers, padding included, changes no centred vector, and
+    # makes the products of means small, so that little is lost by cancellation.
     offset = jax.lax.stop_gradient(x.mean((1, 2, 3), keepdims=True))
 
     def neighbours(y: Float[Array, "b h w"]) -> Float[Array, "b n side_side"]:
         return neighbourhoods(y[..., None], side).reshape(b, h * w, -1)
 
-    # The squared length from differences, where nothing cancels.
+    # Squared length of the centred neighbourhood, as a sum of squares, without cancellation.
     own = x.mean(-1)
     means = neighbours(own) - offset[..., 0]
     mean = means.mean(-1, keepdims=True)
     within = neighbours(jnp.sum(jnp.square(x - own[..., None]), -1))
     square = jnp.sum(within + k * jnp.square(means - mean), -1, keepdims=True)
-    # What rounding leaves of a neighbourhood without contrast has no direction.
+    # In a constant neighbourhood, only rounding errors remain: they are not scaled to length 1.
     rounding = jnp.finfo(x.dtype).eps * (jnp.abs(mean) + jnp.abs(offset[..., 0]))
     contrast = square > k * side**2 * jnp.square(rounding)
     length = jnp.sqrt(jnp.where(contrast, square, 1)) + FLOAT64_EPS
@@ -133,36 +133,36 @@ def _by_neighbourhood(x: Float[Array, "b h w k"], side: int) -> _Compared:
 
 @flax.struct.dataclass
 class Side:
-    """Rows or columns of a correlation."""
+    """The rows or the columns of a correlation matrix."""
 
     compared: _Compared
     grid: _Grid = flax.struct.field(pytree_node=False)
 
     @classmethod
     def of_vectors(cls, x: Float[Array, "b n k"]) -> "Side":
-        """What is compared by vectors as they are."""
+        """Positions that are compared by these vectors, unchanged."""
         return cls(_Compared(x), _Grid(x.shape[1], 1, 1))
 
     @classmethod
     def of_neighbourhoods(cls, x: Float[Array, "b h w k"], side: int) -> "Side":
-        """What is compared by `warp.matching_features` of x, centred over channels.
+        """Positions that are compared by `warp.matching_features` of x, centred over channels.
 
         Raises:
-          ValueError: neighbourhoods of an even side have no centre.
+          ValueError: the side is even, so that neighbourhoods have no centre.
         """
         if side % 2 == 0:
-            raise ValueError(f"side is {side}; a neighbourhood with a centre has an odd one")
-        # The backward pass keeps x, and makes again what else is as large.
+            raise ValueError(f"the side of a neighbourhood must be odd, not {side}")
+        # The backward pass keeps x, and recomputes the other arrays of that size.
         compared = jax.checkpoint(_by_neighbourhood, static_argnums=1)(x, side)
         return cls(compared, _Grid(x.shape[1], x.shape[2], side))
 
 
 class _Blocks(NamedTuple):
-    """How the correlation is cut into blocks, and what one is made of.
+    """How the correlation matrix is split into blocks, and how a block is computed.
 
     Attributes:
-      high, wide: rows and columns of one block.
-      rows, columns: the grids that they are positions of; a block holds whole grid rows of both.
+      high, wide: number of rows and columns of a block.
+      rows, columns: the grids of the positions; a block consists of whole grid rows of both.
       temperature: divides the cosines.
       precision: of the matrix products.
     """
@@ -175,7 +175,7 @@ class _Blocks(NamedTuple):
     precision: _Precision
 
     def logits(self, queries: _Compared, keys: _Compared) -> Float[Array, "b high wide"]:
-        """One block: equations 3 and 4."""
+        """One block of the correlation, divided by the temperature (equations 3 and 4)."""
         products = jnp.einsum(
             "bnk,bmk->bnm", queries.features, keys.features, precision=self.precision
         )
@@ -194,27 +194,27 @@ class _Blocks(NamedTuple):
 def _sum_along_diagonals(
     x: Float[Array, "b h w"], count: int, down: int, right: int
 ) -> Float[Array, "b high wide"]:
-    """Sum of `count` windows of x, each further down and right than the one before."""
+    """Sum of `count` windows of x, each `down` rows and `right` columns beyond the last."""
     high, wide = x.shape[1] - (count - 1) * down, x.shape[2] - (count - 1) * right
     windows = (x[:, i * down : i * down + high, i * right : i * right + wide] for i in range(count))
-    # A sum that several products read is made once.
+    # Without the barrier, XLA would recompute the sum for each product that reads it.
     return jax.lax.optimization_barrier(functools.reduce(jnp.add, windows))
 
 
 def _sum_windows(
     x: Float[Array, "b h w"], rows: _Grid, columns: _Grid
 ) -> Float[Array, "b high wide"]:
-    """The neighbourhood's columns first, then its rows: 2 * side windows for side * side."""
+    """Sums over neighbours in a row, then over rows: 2 * side windows instead of side * side."""
     x = _sum_along_diagonals(x, rows.side, 1, 1)
     return _sum_along_diagonals(x, rows.side, rows.stride, columns.stride)
 
 
-# Written out for its derivative: XLA would pad every window by itself, and add what it padded.
+# The derivative is written by hand: JAX's would pad every window to full size before adding them.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _sum_neighbours(
     products: Float[Array, "b high_halo wide_halo"], rows: _Grid, columns: _Grid
 ) -> Float[Array, "b high wide"]:
-    """The products of neighbourhoods, from those of single positions."""
+    """Products of neighbourhoods, from the products of single positions."""
     return _sum_windows(products, rows, columns)
 
 
@@ -223,7 +223,7 @@ def _sum_neighbours_forward(products: Array, rows: _Grid, columns: _Grid) -> tup
 
 
 def _sum_neighbours_backward(rows: _Grid, columns: _Grid, _: None, grad: Array) -> tuple[Array]:
-    # A neighbourhood is symmetric: who has a position for a neighbour is its neighbour.
+    # Neighbourhoods are symmetric, so the transpose sums over the same windows.
     padding = [(0, 0), *((grid.halo, grid.halo) for grid in (rows, columns))]
     return (_sum_windows(jnp.pad(grad, padding), rows, columns),)
 
@@ -248,13 +248,13 @@ def _put(
 
 
 def _take(x: _Compared, index: jax.Array, size: int, halo: int) -> _Compared:
-    """What a block of positions is compared by: the features have a halo."""
+    """The part of x for one block of positions; its features include the halo."""
     block = jax.tree.map(lambda y: _rows(y, index, size), x)
     return block._replace(features=_rows(x.features, index, size, halo))
 
 
 def _add(x: _Compared, block: _Compared, index: jax.Array, size: int) -> _Compared:
-    """Adds `block` to what `_take` takes of x, where neighbouring blocks overlap."""
+    """Adds `block` to the part of x that `_take` returns; the halos of blocks overlap."""
 
     def add(y: Array, rows: Array) -> Array:
         old = _rows(y, index, size, rows.shape[1] - size)
@@ -270,31 +270,33 @@ def attend(
     temperature: float,
     *,
     precision: _Precision = PRECISION,
-    over: Mesh | None = None,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "b n v"]:
     """softmax(rows columns^T / temperature) values, without the n x m matrix.
 
-    The softmax runs over m with a running maximum and sum; the backward pass makes the blocks
-    again from what the forward pass keeps: the result and each row's log of the sum.
+    The softmax over m uses a running maximum and sum. The forward pass keeps the result and the
+    logarithm of each row's sum, from which the backward pass recomputes the blocks.
 
     Args:
-      rows: what the n rows are compared by, float32 or float64 as columns are.
-      columns: what the m columns are compared by, in the same way.
-      values: what is carried, of every column.
+      rows: the n rows, float32 or float64 as the columns are.
+      columns: the m columns, of the same kind as the rows.
+      values: one vector for each column.
       temperature: divides the products.
       precision: of the matrix products.
-      over: devices of a mesh with one axis, which share the rows if they divide the height of the
-        rows' grid; if not, or without a mesh, every device computes all.
+      mesh: devices, on one axis, that split the rows if their number divides the height of the
+        rows' grid; otherwise, or with None, every device computes all rows.
 
     Raises:
-      ValueError: rows and columns are compared by neighbourhoods of different sides.
+      ValueError: rows and columns have neighbourhoods of different sides.
     """
     if rows.grid.side != columns.grid.side:
-        raise ValueError(f"neighbourhoods differ: {rows.grid.side} and {columns.grid.side}")
+        raise ValueError(
+            f"rows have neighbourhoods of side {rows.grid.side}, columns of {columns.grid.side}"
+        )
     values = values.astype(jnp.promote_types(values.dtype, columns.compared.features.dtype))
-    parts = 1 if over is None or rows.grid.height % over.size else over.size
-    # What a block looks at beyond its own costs products: of more columns it is a smaller share,
-    # for less memory than in larger squares.
+    parts = 1 if mesh is None or rows.grid.height % mesh.size else mesh.size
+    # The halo costs products. It is a smaller share of a wider block, which takes less memory than
+    # a larger square.
     wide = BLOCK if columns.grid.side == 1 else 2 * BLOCK
     blocks = _Blocks(
         rows.grid.block(BLOCK, parts),
@@ -305,42 +307,42 @@ def attend(
         precision,
     )
     arguments = rows.compared, columns.compared, columns.grid.in_line(values)
-    if over is None or parts == 1:
+    if mesh is None or parts == 1:
         return rows.grid.from_line(_attend(*arguments, blocks))
-    axis = over.axis_names[0]
+    axis = mesh.axis_names[0]
 
     def part(queries: _Compared, keys: _Compared, values: Array) -> Float[Array, "b part v"]:
         size = rows.grid.length // parts
         own = _take(queries, jax.lax.axis_index(axis), size, rows.grid.halo)
         return _attend(own, keys, values, blocks)
 
-    shared = jax.shard_map(
+    attend_parts = jax.shard_map(
         part,
-        mesh=over,
+        mesh=mesh,
         in_specs=PartitionSpec(),
         out_specs=PartitionSpec(None, axis),
-        # What the loops start from is the same on all devices, what they yield is not.
+        # The loops' initial values are the same on all devices, their results are not.
         check_vma=False,
     )
-    return rows.grid.from_line(shared(*arguments))
+    return rows.grid.from_line(attend_parts(*arguments))
 
 
-def over_rows(
+def map_rows(
     function: Callable[[Float[Array, "b rows k"]], Float[Array, "b rows *v"]],
     x: Float[Array, "b n k"],
     most: int,
 ) -> Float[Array, "b n *v"]:
-    """function(x) of a function that treats every row alone, at most `most` rows at a time.
+    """Applies a function that treats rows independently to at most `most` rows at a time.
 
-    The backward pass makes what belongs to the rows anew.
+    The backward pass recomputes the function.
     """
     b, n, k = x.shape
     size = max(size for size in _divisors(n) if size <= max(most, 1))
     if size == n:
         return function(x)
     blocks = x.reshape(b, n // size, size, k).swapaxes(0, 1)
-    found = jax.lax.map(jax.checkpoint(function), blocks).swapaxes(0, 1)
-    return found.reshape(b, n, *found.shape[3:])
+    mapped = jax.lax.map(jax.checkpoint(function), blocks).swapaxes(0, 1)
+    return mapped.reshape(b, n, *mapped.shape[3:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -353,33 +355,34 @@ def _attend(
 def _attend_forward(
     queries: _Compared, keys: _Compared, values: Float[Array, "b m v"], blocks: _Blocks
 ) -> tuple[Float[Array, "b n v"], tuple[Any, ...]]:
-    """The result, and what the backward pass reads."""
+    """The result, and the residuals for the backward pass."""
     high, wide = blocks.high, blocks.wide
     b, m, channels = values.shape
     row_halo, column_halo = blocks.rows.halo, blocks.columns.halo
     n = queries.features.shape[1] - row_halo
     dtype = values.dtype
 
-    def row(i: jax.Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+    def row(i: jax.Array, results: tuple[Array, Array]) -> tuple[Array, Array]:
+        out, log_sum = results
         q = _take(queries, i, high, row_halo)
 
-        def column(j: jax.Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            top, total, carried = so_far
+        def column(j: jax.Array, running: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            top, total, weighted = running
             logits = blocks.logits(q, _take(keys, j, wide, column_halo))
             new_top = jnp.maximum(top, logits.max(-1, keepdims=True))
-            weights, fade = jnp.exp(logits - new_top), jnp.exp(top - new_top)
+            weights, rescale = jnp.exp(logits - new_top), jnp.exp(top - new_top)
             v = _rows(values, j, wide)
             added = jnp.einsum("bnm,bmv->bnv", weights, v, precision=blocks.precision)
-            total = total * fade + weights.sum(-1, keepdims=True)
-            return new_top, total, carried * fade + added
+            total = total * rescale + weights.sum(-1, keepdims=True)
+            return new_top, total, weighted * rescale + added
 
-        nothing = (
+        start = (
             jnp.full((b, high, 1), -jnp.inf, dtype),
             jnp.zeros((b, high, 1), dtype),
             jnp.zeros((b, high, channels), dtype),
         )
-        top, total, carried = jax.lax.fori_loop(0, m // wide, column, nothing)
-        return _put(found[0], carried / total, i), _put(found[1], top + jnp.log(total), i)
+        top, total, weighted = jax.lax.fori_loop(0, m // wide, column, start)
+        return _put(out, weighted / total, i), _put(log_sum, top + jnp.log(total), i)
 
     empty = jnp.zeros((b, n, channels), dtype), jnp.zeros((b, n, 1), dtype)
     out, log_sum = jax.lax.fori_loop(0, n // high, row, empty)
@@ -387,21 +390,22 @@ def _attend_forward(
 
 
 def _attend_backward(
-    blocks: _Blocks, kept: tuple[Any, ...], grad: Float[Array, "b n v"]
+    blocks: _Blocks, residuals: tuple[Any, ...], grad: Float[Array, "b n v"]
 ) -> tuple[_Compared, _Compared, Float[Array, "b m v"]]:
-    queries, keys, values, out, log_sum = kept
+    queries, keys, values, out, log_sum = residuals
     high, wide = blocks.high, blocks.wide
     row_halo, column_halo = blocks.rows.halo, blocks.columns.halo
     n, m = out.shape[1], values.shape[1]
     einsum = functools.partial(jnp.einsum, precision=blocks.precision)
-    # Of the softmax's derivative: what all columns of a row have in common.
+    # The term of the softmax's derivative that all columns of a row share.
     common = jnp.sum(grad * out, -1, keepdims=True)
 
-    def column(j: jax.Array, found: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
+    def column(j: jax.Array, grads: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
+        to_queries, to_keys, to_values = grads
         k, v = _take(keys, j, wide, column_halo), _rows(values, j, wide)
 
-        def row(i: jax.Array, so_far: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
-            to_queries, to_k, to_v = so_far
+        def row(i: jax.Array, running: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
+            to_queries, to_k, to_v = running
             q, g = _take(queries, i, high, row_halo), _rows(grad, i, high)
             logits, pull = jax.vjp(blocks.logits, q, k)
             weights = jnp.exp(logits - _rows(log_sum, i, high))
@@ -411,7 +415,6 @@ def _attend_backward(
             to_queries = _add(to_queries, more_to_q, i, high)
             return to_queries, jax.tree.map(jnp.add, to_k, more_to_k), to_v
 
-        to_queries, to_keys, to_values = found
         start = to_queries, jax.tree.map(jnp.zeros_like, k), jnp.zeros_like(v)
         to_queries, to_k, to_v = jax.lax.fori_loop(0, n // high, row, start)
         return to_queries, _add(to_keys, to_k, j, wide), _put(to_values, to_v, j)

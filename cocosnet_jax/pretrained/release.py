@@ -1,7 +1,7 @@
-"""The release's PyTorch weights <-> our parameters and checkpoints.
+"""Converts between the release's PyTorch weights and our parameters and checkpoints.
 
-`dec`, a decoder in the discriminator's files that is never run, is left out, and
-`num_batches_tracked` is not kept: no network reads it, and it is written as 0.
+`dec`, an unused decoder in the discriminator's files, is dropped. `num_batches_tracked`, which no
+network reads, is dropped too, and written as 0.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ from cocosnet_jax.settings import Settings, to_mapping
 from cocosnet_jax.state import TrainState, create_state
 
 _IGNORED = re.compile(r"discriminator_\d\.dec\.|.*\.num_batches_tracked$")
-# What the release calls the networks in file names.
+# The release's names of the networks in file names.
 _FILES: dict[Net, str] = {"correspondence": "Corr", "generator": "G", "discriminator": "D"}
-# A name that tells the network.
+# A tensor that identifies the network.
 _SIGNATURES: dict[Net, str] = {
     "correspondence": "theta.weight",
     "generator": "fc.weight",
@@ -40,40 +40,38 @@ def _listed(names: list[str]) -> str:
 def from_torch(
     tensors: Mapping[str, np.ndarray], net: Net, settings: Settings, source: str = ""
 ) -> tuple[Tree, Tree]:
-    """Our parameters from the release's tensors, in the tensors' own type.
+    """Converts the release's tensors to our parameters, keeping their dtypes.
 
     Args:
       tensors: name -> array in PyTorch's layout, as `torch_files.read` returns them.
-      net: which network they are.
+      net: the tensors' network.
       settings: of the networks.
-      source: what error messages call the tensors, for example the file.
+      source: the origin of the tensors for messages, for example the file.
 
     Returns:
-      The network's parameters, and its variables: {"spectral": ..., "batch_stats": ...} as far as
-      it has them. In a `TrainState` both stand under
-      `params["generator"][net]` and `variables["generator"][collection][net]`, and the
-      discriminator's under `params["discriminator"]` and `variables["discriminator"]`.
+      The network's parameters, and its variables: {"spectral": ..., "batch_stats": ...} if it has
+      them. In a `TrainState` they are `params["generator"][net]` and
+      `variables["generator"][collection][net]`; the discriminator's are `params["discriminator"]`
+      and `variables["discriminator"]`.
 
     Raises:
-      UserError: tensors that are missing, unknown or of another shape; the message lists them.
+      UserError: tensors are missing, unknown or have other shapes; the message lists them.
     """
     source = source or f"weights of the {net}"
-    for other, name in _SIGNATURES.items():
-        if name in tensors and other != net:
-            raise UserError(f"{source}: holds the release's {other}, not its {net}")
+    _check_network(tensors, net, source)
     wanted = table(net, settings)
     kept = {name: np.asarray(x) for name, x in tensors.items() if not _IGNORED.match(name)}
     problems = [f"{n} {wanted[n].torch_shape} is missing" for n in wanted if n not in kept]
     problems += [f"{n} {kept[n].shape} is unknown" for n in kept if n not in wanted]
     problems += [
-        f"{n} is {kept[n].shape} and should be {wanted[n].torch_shape}"
+        f"{n} is {kept[n].shape}, but must be {wanted[n].torch_shape}"
         for n in wanted
         if n in kept and kept[n].shape != wanted[n].torch_shape
     ]
     if problems:
         raise UserError(
-            f"{source}: not the {net} of this config ({len(problems)} of its tensors differ):"
-            f" {_listed(problems)}"
+            f"{source}: not the {net} of this config; use the config of its task"
+            f" ({len(problems)} of its tensors differ: {_listed(problems)})"
         )
     flat = {leaf.path: leaf.from_torch(kept[name]) for name, leaf in wanted.items()}
     collections = traverse_util.unflatten_dict(flat)
@@ -81,7 +79,7 @@ def from_torch(
 
 
 def to_torch(params: Tree, variables: Tree, net: Net, settings: Settings) -> dict[str, np.ndarray]:
-    """The inverse of `from_torch`: the release's names and layout, in the arrays' own type."""
+    """The inverse of `from_torch`: the release's names and layout, with unchanged dtypes."""
     flat = traverse_util.flatten_dict({"params": params, **variables})
     tensors = {
         name: leaf.to_torch(np.asarray(flat[leaf.path]))
@@ -92,78 +90,78 @@ def to_torch(params: Tree, variables: Tree, net: Net, settings: Settings) -> dic
     return tensors
 
 
-# --- what shapes tell -----------------------------------------------------------------------
+# --- settings shown by shapes ---------------------------------------------------------------
 
 
 def describe(tensors: Mapping[str, np.ndarray], net: Net) -> dict[str, Any]:
-    """The settings that the release's tensors show, as far as they do.
+    """The settings that can be derived from the release's tensors.
 
-    The neighbourhood that is compared (`match_kernel`), the centring and the way of upsampling
-    have no parameters and do not show.
+    The compared neighbourhood (`match_kernel`), centring and upsampling have no parameters, so they
+    cannot.
 
     Returns:
       `section.field` -> value.
     """
     shapes = {name: np.shape(tensor) for name, tensor in tensors.items()}
     norm = "batch" if any(".param_free_norm." in name for name in shapes) else "positional"
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
 
     def shape(name: str, rank: int = 4) -> tuple[int, ...] | None:
         got = shapes.get(name)
         return got if got is not None and len(got) == rank else None
 
     if net == "correspondence":
-        found["model.block_norm"] = norm
+        settings["model.block_norm"] = norm
         if first := shape("adaptive_model_seg.layer1.0.weight_orig"):
-            found["model.base_filters"], found["data.channels"] = first[:2]
+            settings["model.base_filters"], settings["data.channels"] = first[:2]
         if second := shape("adaptive_model_seg.layer2.0.weight_orig"):
-            found["model.adaptor_kernel"] = second[-1]
+            settings["model.adaptor_kernel"] = second[-1]
         fourth = shape("adaptive_model_seg.layer4.0.weight_orig")
-        if second and fourth and second[-1] == 4:  # with 3 both strides have this shape
-            found["model.warp_stride"] = 4 if fourth[-1] == 4 else 2
+        if second and fourth and second[-1] == 4:  # With kernel 3, both strides have this shape.
+            settings["model.warp_stride"] = 4 if fourth[-1] == 4 else 2
         if first and (theta := shape("theta.weight")):
             mixed = theta[1] == 4 * first[0] + first[1]
-            found["model.mask_input"] = "features" if mixed else "none"
+            settings["model.mask_input"] = "features" if mixed else "none"
     elif net == "generator":
-        found["model.generator_norm"] = norm
-        found["model.non_local"] = "attn.gamma" in shapes
+        settings["model.generator_norm"] = norm
+        settings["model.non_local"] = "attn.gamma" in shapes
         if stem := shape("fc.weight"):
-            found["model.base_filters"] = stem[0] // 16
-            found["data.channels"] = stem[1] - 3
+            settings["model.base_filters"] = stem[0] // 16
+            settings["data.channels"] = stem[1] - 3
     else:
-        found["model.non_local"] = "discriminator_0.attn.gamma" in shapes
+        settings["model.non_local"] = "discriminator_0.attn.gamma" in shapes
         if first := shape("discriminator_0.model0.0.weight"):
-            found["model.base_filters"] = first[0]
-            found["data.channels"] = first[1] - 3
-    return found
+            settings["model.base_filters"] = first[0]
+            settings["data.channels"] = first[1] - 3
+    return settings
 
 
 def check_settings(files: Mapping[str, dict[str, Any]], settings: Settings) -> dict[str, Any]:
-    """Holds what the files show against the config.
+    """Compares the settings shown by the files with the config.
 
     Args:
-      files: file -> what `describe` found in it.
+      files: file -> the result of `describe`.
       settings: of the config.
 
     Returns:
-      Everything that was found.
+      The settings shown by all files.
 
     Raises:
-      UserError: the config says something else; the message lists fields, values and files.
+      UserError: the config differs; the message lists fields, values and files.
     """
     config = to_mapping(settings)
     different = []
-    for file, found in files.items():
-        for field, value in found.items():
+    for file, described in files.items():
+        for field, value in described.items():
             section, name = field.split(".")
             if config[section][name] != value:
                 different.append(f"config.{field} is {config[section][name]!r}, {file} has {value}")
     if different:
         raise UserError(
-            "the weights are not of this config: " + "; ".join(different) + ". Choose the config"
-            " of their task, or set these fields on the command line"
+            "the weights do not match this config: " + "; ".join(different) + ". Use the config of"
+            " their task, or set these fields on the command line"
         )
-    return {field: value for found in files.values() for field, value in found.items()}
+    return {field: value for described in files.values() for field, value in described.items()}
 
 
 # --- files <-> checkpoints ------------------------------------------------------------------
@@ -171,45 +169,51 @@ def check_settings(files: Mapping[str, dict[str, Any]], settings: Settings) -> d
 
 def _read(path: str, net: Net) -> dict[str, np.ndarray]:
     tensors = torch_files.read(path)
-    for other, name in _SIGNATURES.items():
-        if name in tensors and other != net:
-            raise UserError(f"{path}: holds the release's {other}, not its {net}")
+    _check_network(tensors, net, path)
     if _SIGNATURES[net] not in tensors:
         raise UserError(
-            f"{path}: not the release's {net}: it has no {_SIGNATURES[net]}, but"
+            f"{path}: not the release's {net}, because it has no {_SIGNATURES[net]}, but"
             f" {_listed([f'{n} {x.shape}' for n, x in tensors.items()])}"
         )
     return tensors
 
 
+def _check_network(tensors: Mapping[str, np.ndarray], net: Net, source: str) -> None:
+    """Raises a `UserError` if tensors belong to another network."""
+    for other, name in _SIGNATURES.items():
+        if name in tensors and other != net:
+            raise UserError(f"{source}: contains the release's {other}, not its {net}")
+
+
 def train_state(
     settings: Settings, weights: Mapping[Net, str], average: Mapping[Net, str] | None = None
 ) -> TrainState:
-    """A state at step 0 from the release's files.
+    """Makes a state at step 0 from the release's files.
 
     Args:
-      settings: of the run; must fit the files.
-      weights: network -> file. Without a discriminator a new one is made from the seed.
-      average: files of the averaged correspondence network and generator. Their parameters
-        become the state's average; spectral vectors and running statistics are those of `weights`.
+      settings: of the run; must match the files.
+      weights: network -> file. Without a discriminator, a new one is initialised from the seed.
+      average: files of the averaged correspondence network and generator. Their parameters become
+        the state's averaged weights; spectral vectors and running statistics are those of
+        `weights`.
 
     Raises:
-      UserError: a file is not what it should be, or does not fit the settings.
+      UserError: a file contains something else, or does not match the settings.
     """
     average = average or {}
     files = {path: _read(path, net) for net, path in weights.items()}
     averages = {path: _read(path, net) for net, path in average.items()}
-    found = {weights[net]: describe(files[weights[net]], net) for net in weights}
-    found |= {average[net]: describe(averages[average[net]], net) for net in average}
-    check_settings(found, settings)
+    described = {weights[net]: describe(files[weights[net]], net) for net in weights}
+    described |= {average[net]: describe(averages[average[net]], net) for net in average}
+    check_settings(described, settings)
     for path, tensors in (files | averages).items():
         kinds = {str(x.dtype) for x in tensors.values()} - {"float32", "int64"}
         if kinds:
-            logging.warning("%s: %s is turned into float32", path, ", ".join(sorted(kinds)))
+            logging.warning("%s: converting %s to float32", path, ", ".join(sorted(kinds)))
     shapes = shapes_of(settings)
 
     def to_device(tree: Any, like: Any) -> Any:
-        """In the checkpoint's types: float32, whatever the file has."""
+        """Converts to the checkpoint's dtypes: float32, whatever the file's."""
         return jax.tree.map(lambda x, wanted: jnp.asarray(x, wanted.dtype), tree, like)
 
     params: dict[str, Tree] = {"generator": {}}
@@ -248,17 +252,19 @@ def train_state(
 
 
 def write_torch(settings: Settings, state: TrainState, folder: Path) -> list[Path]:
-    """Writes a state's networks, and the averages where they are kept, as the release's files.
+    """Writes a state's networks, with averaged weights if they exist, as the release's files.
 
     Returns:
-      The files: `STEP_net_Corr.pth`, `STEP_net_G.pth`, `STEP_net_D.pth`, and of the averages
+      The files: `STEP_net_Corr.pth`, `STEP_net_G.pth`, `STEP_net_D.pth`, and for averaged weights
       `STEP_net_Corr_ema.pth`, `STEP_net_G_ema.pth`.
     """
-    table("correspondence", settings)  # says what cannot be converted before anything is written
+    table("correspondence", settings)  # Reports what cannot be converted before writing.
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output={folder} cannot be made ({error.strerror})") from error
+        raise UserError(
+            f"--output={folder} cannot be created ({error.strerror}); choose another folder"
+        ) from error
     kinds = [("", state)]
     if state.ema is not None:
         kinds.append(

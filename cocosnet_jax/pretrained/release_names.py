@@ -1,27 +1,26 @@
-"""Every array of our networks, and the tensor of the release's that holds the same numbers.
+"""Maps every array of our networks to the tensor of the release with the same numbers.
 
-PyTorch keeps convolutions as (out, in, height, width), JAX as (height, width, in, out); spectral
-vectors `v` run over a kernel's inputs in the same two orders. Everything else is a change of names
-(SPEC sections 2 to 5).
+PyTorch's convolution kernels are (out, in, height, width), JAX's (height, width, in, out); spectral
+vectors `v` index a kernel's inputs in the same two orders. Otherwise, only names differ (SPEC
+sections 2 to 5).
 """
 
 import dataclasses
 import functools
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from flax import traverse_util
 
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
-from cocosnet_jax.state import create_state
+from cocosnet_jax.state import state_shapes
 
 Net = Literal["correspondence", "generator", "discriminator"]
 Tree = dict[str, Any]
 
 _STAGES = {"head": "head_0", "middle_0": "G_middle_0", "middle_1": "G_middle_1"}
-# Module paths, ours -> the release's. What is not here keeps its name.
+# Module paths, ours -> the release's. Other modules have the same name.
 _MODULES: dict[str, dict[str, str]] = {
     "generator": {
         "stem": "fc",
@@ -75,12 +74,12 @@ _LEAVES = {
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One of our arrays, and what PyTorch keeps in its place.
+    """One of our arrays, with its conversion from and to PyTorch.
 
     Attributes:
       path: collection, module names, leaf.
-      shape: ours.
-      kernel: (height, width, in) of the convolution that a `v` belongs to.
+      shape: our shape.
+      kernel: for a `v`, (height, width, in) of its convolution.
     """
 
     path: tuple[str, ...]
@@ -128,17 +127,15 @@ def _torch_name(net: Net, path: tuple[str, ...], spectral: bool) -> str:
 @functools.lru_cache(maxsize=4)
 def shapes_of(settings: Settings) -> Any:
     """A TrainState of shapes; nothing is computed."""
-    return jax.eval_shape(
-        functools.partial(create_state, settings, steps_per_epoch=1), jax.random.key(0)
-    )
+    return state_shapes(settings)
 
 
 def collections_of(state: Any, net: Net) -> Tree:
     """Parameters and variables of one network: collection -> tree."""
     if net == "discriminator":
         return {"params": state.params[net], **state.variables[net]}
-    both = {"params": state.params["generator"], **state.variables["generator"]}
-    return {name: tree[net] for name, tree in both.items() if net in tree}
+    collections = {"params": state.params["generator"], **state.variables["generator"]}
+    return {name: tree[net] for name, tree in collections.items() if net in tree}
 
 
 def table(net: Net, settings: Settings) -> dict[str, Leaf]:
@@ -148,7 +145,10 @@ def table(net: Net, settings: Settings) -> dict[str, Leaf]:
       UserError: these settings make a network that the release does not have.
     """
     if settings.model.generator_condition == "input" and net == "correspondence":
-        raise UserError("config.model.generator_condition='input' has no correspondence network")
+        raise UserError(
+            "config.model.generator_condition='input' has no correspondence network, so it cannot"
+            " be converted"
+        )
     flat = traverse_util.flatten_dict(collections_of(shapes_of(settings), net))
     kernels = {path[1:-1]: x.shape for path, x in flat.items() if path[-1] == "kernel"}
     spectral = {path[1:-1] for path in flat if path[0] == "spectral"}
@@ -159,8 +159,8 @@ def table(net: Net, settings: Settings) -> dict[str, Leaf]:
     ]
     if unknown:
         raise UserError(
-            f"the release's {net} has no {', '.join(unknown)}: only settings of its own networks"
-            " can be converted (configs/NAME.py:released)"
+            f"the release's {net} has no {', '.join(unknown)}; only networks like the release's can"
+            " be converted (configs/NAME.py:released)"
         )
     return {
         _torch_name(net, path[1:], path[1:-1] in spectral): Leaf(

@@ -1,13 +1,13 @@
-"""PyTorch state dicts as files of NumPy arrays, read and written without PyTorch.
+"""Reads and writes PyTorch state dicts as NumPy arrays, without PyTorch.
 
-The release's checkpoints and its VGG are `.pth` files. Asking users for PyTorch to read them
-would cost gigabytes, and PyTorch's own older readers run whatever the file says. Two formats:
+The release's checkpoints and its VGG are `.pth` files. PyTorch would be a download of gigabytes,
+and its older readers execute code in the file. There are two formats:
 
-* zip, PyTorch 1.6 and newer: `NAME/data.pkl`, a pickle whose tensors refer to the entries
-  `NAME/data/KEY`, one stored (uncompressed) entry of raw numbers per storage;
-* legacy, older, as the release of 2020 wrote it: five pickles one after the other (a magic number,
-  a protocol number, facts about the machine, the object, the list of storage keys), then for each
-  key the number of its elements (int64) and the raw numbers.
+* zip, PyTorch 1.6 and newer: `NAME/data.pkl`, a pickle whose tensors refer to entries
+  `NAME/data/KEY`, one uncompressed entry of raw numbers per storage;
+* legacy, as the release of 2020 wrote it: five consecutive pickles (a magic number, a protocol
+  number, facts about the machine, the object, the list of storage keys), then for each key the
+  number of elements (int64) and the raw numbers.
 
 Nothing in a file is executed: `torch_pickle` reads the pickles.
 """
@@ -34,7 +34,7 @@ _PROTOCOL = 1001
 
 
 def _named_tensors(path: Path, value: object) -> dict[str, Tensor]:
-    """The state dict in what the file holds: at the top, or as one entry of a dictionary."""
+    """The state dict in a file's content: the content itself, or one entry of a dictionary."""
 
     def is_state(candidate: object) -> bool:
         return (
@@ -53,13 +53,13 @@ def _named_tensors(path: Path, value: object) -> dict[str, Tensor]:
                 if not isinstance(entry, Tensor)
             )
             raise RefusedError(
-                f"it is no state dict, and {len(inner) or 'none'} of its entries are (exactly one"
-                f" must be): it holds {kinds or 'nothing'}"
+                f"it is not a state dict, and {len(inner) or 'none'} of its entries are (exactly"
+                f" one must be); it contains {kinds or 'nothing'}"
             )
-        logging.warning("%s: the tensors are taken from its entry %r", path, inner[0])
+        logging.warning("%s: reading the tensors in its entry %r", path, inner[0])
         state = value[inner[0]]
     if not isinstance(state, dict):
-        raise RefusedError(f"it holds one {type(value).__name__.strip('_')} and no state dict")
+        raise RefusedError(f"it contains one {type(value).__name__.strip('_')} and no state dict")
     for name in state:
         if not isinstance(name, str):
             raise RefusedError(f"the name of a tensor is a {type(name).__name__}")
@@ -81,12 +81,12 @@ def _window(tensor: Tensor, numbers: np.ndarray) -> np.ndarray:
 
 
 def _check_size(storage: Storage, available: int) -> int:
-    """Bytes of a storage, which the file must have before any memory is asked for."""
+    """The size of a storage in bytes, checked against the file before allocating memory."""
     size = storage.numel * storage.dtype.itemsize
     if size > available:
         raise RefusedError(
-            f"storage {storage.key} should have {size} bytes but {available} are there: the file"
-            " is truncated or damaged; fetch it again"
+            f"storage {storage.key} should have {size} bytes, but only {available} are left: the"
+            " file is truncated or damaged; download it again"
         )
     return size
 
@@ -96,10 +96,10 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if len(entries) != len(archive.infolist()):
-            raise RefusedError("two entries of its zip archive have one name")
+            raise RefusedError("two entries of its zip archive have the same name")
         pickles = [name for name in entries if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
-            raise RefusedError("it is a zip archive but not one of PyTorch's: it has no data.pkl")
+            raise RefusedError("it is a zip archive, but not from PyTorch: it has no data.pkl")
         root = pickles[0].removesuffix("data.pkl")
 
         def content(name: str) -> bytes:
@@ -109,7 +109,7 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
             entry = entries[name]
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > left:
                 raise RefusedError(
-                    f"entry {name} of its zip archive is compressed or overlaps others"
+                    f"entry {name} of its zip archive is compressed, or overlaps another entry"
                 )
             left -= entry.file_size
             return archive.read(entry)
@@ -127,11 +127,11 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_legacy(path: Path) -> dict[str, np.ndarray]:
-    # Mapped, so that what is not wanted is stepped over, and reads end where the file ends.
+    # Memory-mapped, to skip unwanted storages, and to stop at the end of the file.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         stream = cast(IO[bytes], data)
         if unpickle(stream)[0] != _MAGIC:
-            raise RefusedError("it is a pickle but not one of PyTorch's")
+            raise RefusedError("it is a pickle, but not from PyTorch")
         if (protocol := unpickle(stream)[0]) != _PROTOCOL:
             raise RefusedError(f"its protocol is {protocol!r}, not {_PROTOCOL}")
         if unpickle(stream)[0]["little_endian"] is not True:
@@ -141,14 +141,14 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
         wanted = {tensor.storage.key for tensor in named.values()}
         keys, _ = unpickle(stream)
         if not (isinstance(keys, list) and len(set(keys)) == len(keys) and wanted <= set(keys)):
-            raise RefusedError("its list of storages does not fit its tensors")
+            raise RefusedError("its list of storages does not match its tensors")
         storages: dict[str, np.ndarray] = {}
         for key in keys:
             storage = declared[key]
             if int.from_bytes(data.read(8), "little") != storage.numel:
                 raise RefusedError(
-                    f"the length of storage {key} is missing or not as declared: the file is"
-                    " truncated or damaged; fetch it again"
+                    f"the length of storage {key} is missing or wrong: the file is truncated or"
+                    " damaged; download it again"
                 )
             size = _check_size(storage, len(data) - data.tell())
             if key in wanted:
@@ -159,20 +159,20 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads the tensors of a PyTorch `.pth` file, zip or legacy, without executing any of it.
+    """Reads the tensors of a PyTorch `.pth` file, zip or legacy, without executing code in it.
 
-    A state dict inside a dictionary (`{"state_dict": ..., "epoch": ...}`) is found, and the log
-    says so. Where all names begin with `module.` (DataParallel) the prefix is taken off.
+    A state dict may be inside a dictionary (`{"state_dict": ..., "epoch": ...}`); this is logged.
+    If all names begin with `module.` (DataParallel), the prefix is removed.
 
     Args:
       path: the file.
 
     Returns:
-      Name -> array in the file's order and type, PyTorch's layout (OIHW convolutions). The arrays
-      are read-only and may share memory where the tensors did.
+      Name -> array, in the file's order, dtypes and PyTorch's layout (OIHW convolutions). The
+      arrays are read-only, and share memory if the tensors did.
 
     Raises:
-      UserError: the file is missing, truncated, in another format, or asks for anything that
+      UserError: the file is missing, truncated, in another format, or requests anything that
         weights do not need; the message names the file.
     """
     path = files.local(path, "weights")
@@ -187,26 +187,26 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if head.startswith(b"\x80"):
             return _read_legacy(path)
         if not head:
-            raise RefusedError("it is empty; fetch it again")
+            raise RefusedError("it is empty; download it again")
         if head.lstrip().startswith(b"<"):
-            raise RefusedError("it is a web page, not the file behind it; download the file itself")
-        raise RefusedError("it begins like no file of torch.save")
+            raise RefusedError("it is a web page; download the file that the page links to")
+        raise RefusedError("it is not a file of torch.save")
     except RefusedError as error:
-        raise UserError(f"{path}: not read as PyTorch weights: {error}") from error
-    except Exception as error:  # a damaged or hostile file makes the readers raise anything
+        raise UserError(f"{path}: cannot be read as PyTorch weights: {error}") from error
+    except Exception as error:  # Damaged or hostile files make the readers raise anything.
         raise UserError(
-            f"{path}: not read as PyTorch weights: it is truncated or damaged"
-            f" ({type(error).__name__}: {str(error)[:100]}); fetch it again"
+            f"{path}: cannot be read as PyTorch weights: it is truncated or damaged"
+            f" ({type(error).__name__}: {str(error)[:100]}); download it again"
         ) from error
 
 
 def _pickled(value: object) -> bytes:
-    """Numbers, strings and tuples of them as part of a pickle."""
-    return pickle.dumps(value, protocol=2)[2:-1]  # without its PROTO and STOP
+    """Numbers, strings and tuples as part of a pickle."""
+    return pickle.dumps(value, protocol=2)[2:-1]  # Without PROTO and STOP.
 
 
 def _state_dict_pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """The pickle of `data.pkl`, instruction by instruction: the classes it names are not here."""
+    """The pickle of `data.pkl`, built by instruction, since its classes are not available here."""
     storages = {dtype: name for name, dtype in STORAGES.items()}
     empty = b"ccollections\nOrderedDict\n)R"
     parts = [b"\x80\x02", empty, b"("]
@@ -227,22 +227,22 @@ def _state_dict_pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict in PyTorch's zip format; `torch.load(path, weights_only=True)` reads it.
+    """Atomically writes a state dict in PyTorch's zip format.
 
-    The file appears whole or not at all.
+    `torch.load(path, weights_only=True)` reads it.
 
     Args:
       path: the file; its folder must exist, and a file of this name is replaced.
       tensors: name -> array, PyTorch's layout.
 
     Raises:
-      UserError: a type that PyTorch has no storage for, or the file cannot be written.
+      UserError: PyTorch has no storage for a dtype, or the file cannot be written.
     """
     path = Path(path)
     arrays = {name: np.asarray(array) for name, array in tensors.items()}
     for name, array in arrays.items():
         if array.dtype not in STORAGES.values():
-            raise UserError(f"{path}: tensor {name} is {array.dtype}, which it cannot hold")
+            raise UserError(f"{path}: tensor {name} is {array.dtype}, which PyTorch cannot store")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with zipfile.ZipFile(temporary, "w") as archive:

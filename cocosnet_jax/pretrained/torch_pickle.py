@@ -1,7 +1,7 @@
-"""Pickles of PyTorch state dicts, read without executing anything.
+"""Reads pickles of PyTorch state dicts without executing anything.
 
-The pickle may use few instructions and a short list of names, each of which stands for a function
-in this module that only notes its arguments: which storage a tensor lies in, and where in it.
+A pickle may use a few instructions and a short list of names. Each name is replaced by a function
+in this module that only records its arguments: a tensor's storage, and its position there.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ STORAGES: dict[str, np.dtype] = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
-# What pickles of state dicts are made of. Left out on purpose: whatever makes objects of classes
+# The instructions in pickles of state dicts. Deliberately without those that instantiate classes
 # (NEWOBJ, INST, OBJ), extension codes, and the text instructions of protocol 0.
 # fmt: off
 _OPCODES = frozenset({
@@ -40,19 +40,19 @@ _OPCODES = frozenset({
 
 
 class RefusedError(Exception):
-    """Why a file is not read; the reader puts its name in front."""
+    """The reason why a file cannot be read; the reader prepends its name."""
 
 
 class _Inert:
-    """What stands for the file's objects. The pickle's BUILD would write past `frozen`."""
+    """Base of the stand-ins for the file's objects; BUILD would bypass `frozen`."""
 
     def __setstate__(self, state: object) -> None:
-        raise RefusedError("its pickle alters an object that it did not make")
+        raise RefusedError("its pickle modifies an object of the reader")
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage(_Inert):
-    """A run of numbers in the file: what a persistent id of the pickle says about it."""
+    """A storage, an array of numbers in the file, as a persistent id of the pickle describes it."""
 
     key: str
     dtype: np.dtype
@@ -61,7 +61,7 @@ class Storage(_Inert):
 
 @dataclasses.dataclass(frozen=True)
 class Tensor(_Inert):
-    """A strided window on a storage: what `_rebuild_tensor_v2` is told."""
+    """A strided view of a storage: the arguments of `_rebuild_tensor_v2`."""
 
     storage: Storage
     offset: int
@@ -71,7 +71,7 @@ class Tensor(_Inert):
 
 @dataclasses.dataclass(frozen=True)
 class _Global(_Inert):
-    """What a name in the pickle stands for: a function, or the type of a storage's numbers."""
+    """The replacement of a name in the pickle: a function, or the dtype of a storage."""
 
     call: Callable[..., Any] | None = None
     dtype: np.dtype | None = None
@@ -83,7 +83,7 @@ class _Global(_Inert):
 
 
 class _StateDict(dict[Any, Any]):
-    """Stands for OrderedDict; the attribute `_metadata` of module versions is dropped."""
+    """Replaces OrderedDict; drops the attribute `_metadata` of module versions."""
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -105,14 +105,14 @@ def _rebuild_tensor(
         and len(size) <= 32
         and all(map(_is_count, (offset, *size, *stride)))
     ):
-        raise RefusedError("a tensor's storage, offset, size or stride is not one")
+        raise RefusedError("a tensor has an invalid storage, offset, size or stride")
     numel = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    # No more elements than the storage has: a broadcast tensor could ask for any memory.
+    # No more elements than the storage has: a broadcast tensor could request any amount of memory.
     if numel > storage.numel or (numel and last >= storage.numel):
         raise RefusedError(
-            f"a tensor of size {size}, stride {stride} at offset {offset} reaches outside its"
-            f" storage of {storage.numel} elements"
+            f"a tensor of size {size}, stride {stride} and offset {offset} exceeds its storage of"
+            f" {storage.numel} elements"
         )
     return Tensor(storage, offset, size, stride)
 
@@ -134,13 +134,13 @@ _GLOBALS: dict[tuple[str, str], _Global] = {
 def _check_global(module: str, name: str) -> None:
     if (module, name) not in _GLOBALS:
         raise RefusedError(
-            f"it asks for the Python object {module[:60]}.{name[:60]}, which weights do not need"
-            " (nothing was executed); save the state dict alone, network.state_dict()"
+            f"it requests the Python object {module[:60]}.{name[:60]}, which weights do not need"
+            " (nothing was executed); save only the state dict, network.state_dict()"
         )
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes containers and the notes above, and nothing else."""
+    """Makes containers and the records above, and nothing else."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="utf-8")
@@ -151,7 +151,7 @@ class _Unpickler(pickle.Unpickler):
         return _GLOBALS[module, name]
 
     def persistent_load(self, pid: Any) -> Storage:
-        # ('storage', class, key, location, elements), in the legacy format then a view of it.
+        # ('storage', class, key, location, elements); the legacy format adds a view.
         if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
             raise RefusedError("it refers to something that is not a storage")
         kind, key, numel = pid[1], pid[2], pid[4]
@@ -162,26 +162,26 @@ class _Unpickler(pickle.Unpickler):
             and key.isdecimal()
             and _is_count(numel)
         ):
-            raise RefusedError("a storage's class, key or number of elements is not one")
+            raise RefusedError("a storage has an invalid class, key or number of elements")
         if len(pid) == 6 and pid[5] is not None:
-            raise RefusedError("its storages are views of others, as only PyTorch before 0.4 wrote")
+            raise RefusedError("its storages are views, which only PyTorch before 0.4 wrote")
         storage = Storage(key, kind.dtype, numel)
         if self.storages.setdefault(key, storage) != storage:
-            raise RefusedError(f"storage {key} is declared twice, differently")
+            raise RefusedError(f"storage {key} has two different declarations")
         return storage
 
 
 def unpickle(file: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
-    """The next pickle in `file` and the storages it names; leaves the position behind it."""
+    """Reads the next pickle in `file`, and the storages it names; advances the file position."""
     start = file.tell()
     for opcode, argument, position in pickletools.genops(file):
         if opcode.name == "GLOBAL":
             _check_global(*str(argument).split(" ", 1))
         if opcode.name not in _OPCODES:
             raise RefusedError(f"its pickle uses the instruction {opcode.name}; state dicts do not")
-        # The unpickler makes room for every index up to the one that is named.
+        # The unpickler allocates memory for every index up to this one.
         if "PUT" in opcode.name and int(argument or 0) > int(position or 0) - start:
-            raise RefusedError("its pickle numbers more objects than it has")
+            raise RefusedError("its pickle has a larger memo index than objects")
     file.seek(start)
     unpickler = _Unpickler(file)
     return unpickler.load(), unpickler.storages

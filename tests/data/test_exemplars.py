@@ -38,17 +38,17 @@ def test_images_without_a_line_are_left_out_and_said(tmp_path):
     path = write(tmp_path / "l.txt", "b,a\nother,a\na,b\n")
     pairing = exemplars.resolve(path, KEYS, KEYS)
     assert list(pairing.references) == [0, 1]  # in the order of the images
-    exemplars.require_any(path, pairing, KEYS, "photographs")
-    assert exemplars.left_out(path, pairing, KEYS, "photographs") == (
-        f"note: exemplar list {path} has lines for 2 of the 5 photographs; left out, without a"
-        f" line: 3 ({KEYS[2]}, {KEYS[3]}, {KEYS[4]}); lines for images that are not there: 1"
+    exemplars.require_match(path, pairing, KEYS, "photographs")
+    assert exemplars.left_out_note(path, pairing, KEYS, "photographs") == (
+        f"note: exemplar list {path} has lines for 2 of the 5 photographs; the other 3 are left out"
+        f" ({KEYS[2]}, {KEYS[3]}, {KEYS[4]}); lines for absent images: 1"
     )
-    assert exemplars.left_out(path, pairing, KEYS[:2], "photographs") is None
+    assert exemplars.left_out_note(path, pairing, KEYS[:2], "photographs") is None
     path = write(tmp_path / "l.txt", "\nother,a\n")
     with pytest.raises(
-        UserError, match=r"names none of the 5 photographs \(.*, \.\.\.\): line 2 is"
+        UserError, match=r"names none of the 5 photographs \(.*, \.\.\.\); its line 2 is"
     ):
-        exemplars.require_any(path, exemplars.resolve(path, KEYS, KEYS), KEYS, "photographs")
+        exemplars.require_match(path, exemplars.resolve(path, KEYS, KEYS), KEYS, "photographs")
 
 
 def test_only_the_first_exemplar_is_looked_for_where_only_it_is_read(tmp_path):
@@ -100,9 +100,9 @@ def test_everything_wrong_is_reported_at_once(tmp_path):
     assert str(error.value).splitlines() == [
         f"exemplar list {path} has 4 problems:",
         "  line 3: exemplar 'gone.jpg' is not in the dataset",
-        "  line 4: image 'a.jpg' was named in line 1 already",
-        "  line 5: exemplar '01_front' means several images; write its folder as well",
-        "  line 6: image '01_front' means several images; write its folder as well",
+        "  line 4: image 'a.jpg' already has line 1; keep one of the two",
+        "  line 5: exemplar '01_front' matches several images; add its folder to the name",
+        "  line 6: image '01_front' matches several images; add its folder to the name",
     ]
 
 
@@ -118,9 +118,9 @@ def test_a_thousand_problems_are_counted_and_ten_shown(tmp_path):
 def test_files_that_are_no_lists(tmp_path):
     with pytest.raises(UserError, match=r"gone\.txt does not exist"):
         exemplars.read_list(tmp_path / "gone.txt")
-    with pytest.raises(UserError, match="it is empty"):
+    with pytest.raises(UserError, match="the file is empty"):
         exemplars.read_list(write(tmp_path / "empty.txt", "\n"))
-    with pytest.raises(UserError, match=r"line 2: 'b' is not 'key,ref1,ref2,\.\.\.'"):
+    with pytest.raises(UserError, match=r"line 2: 'b' must be 'key,ref1,ref2,\.\.\.'"):
         exemplars.read_list(write(tmp_path / "short.txt", "a,b\nb\n"))
     (tmp_path / "latin.txt").write_bytes("ü,a\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin\.txt is not UTF-8 text"):

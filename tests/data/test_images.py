@@ -42,7 +42,9 @@ def test_16_bit_grey_keeps_its_upper_byte(tmp_path):
 def test_numbers_without_a_white_are_no_photograph(tmp_path, kind, mode):
     # A float of 1 would be read as black, an integer of 65535 as white.
     Image.fromarray(np.array([[0, 1, 65535]], kind)).save(tmp_path / "a.tif")
-    with pytest.raises(UserError, match=rf"a\.tif holds .* \(mode {mode}\), .*; save it as an 8"):
+    with pytest.raises(
+        UserError, match=rf"a\.tif contains .* \(mode {mode}\), .*; save it as an 8"
+    ):
         images.read_photograph(tmp_path / "a.tif")
 
 
@@ -125,7 +127,9 @@ def test_colour_label_map_is_refused(tmp_path):
 
 def test_a_jpeg_is_no_label_map(tmp_path):
     Image.fromarray(gradient()[..., 0]).save(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match=r"a\.jpg is a JPEG, whose compression changes class"):
+    with pytest.raises(
+        UserError, match=r"a\.jpg is stored as JPEG, and lossy compression changes class"
+    ):
         images.read_label_map(tmp_path / "a.jpg")
 
 
@@ -148,7 +152,9 @@ def test_lossy_pictures_are_no_label_maps(tmp_path, name, options, kind):
         np.testing.assert_array_equal(images.read_label_map(tmp_path / name), label)
         return
     for read in (images.read_label_map, images.read_colours):
-        with pytest.raises(UserError, match=rf"{name} is a {kind}, whose compression changes"):
+        with pytest.raises(
+            UserError, match=rf"{name} is stored as {kind}, and lossy compression changes"
+        ):
             read(tmp_path / name)
 
 

@@ -24,12 +24,10 @@ def folder(tmp_path):
 
 
 def find(folder, labels, exemplar, label=None, list_file="", output="out", needs_label=True):
+    exemplar_label = folder / label if label else None
     return pairing.find_pairs(
-        folder / labels,
-        folder / exemplar,
-        folder / label if label else None,
+        Pair(folder / labels, folder / exemplar, exemplar_label, folder / output),
         str(folder / list_file) if list_file else "",
-        folder / output,
         DATA,
         needs_label=needs_label,
     )
@@ -75,8 +73,8 @@ def test_inputs_without_a_line_are_left_out(folder, capsys):
     pairs = find(folder, "inputs", "exemplars", "exemplars", "list.txt")
     assert [(pair.label.name, pair.exemplar.name) for pair in pairs] == [("in_1.png", "ex_0.jpg")]
     assert capsys.readouterr().out == (
-        f"note: exemplar list {folder}/list.txt has lines for 1 of the 2 inputs; left out, without"
-        " a line: 1 (in_0.png); lines for images that are not there: 1\n"
+        f"note: exemplar list {folder}/list.txt has lines for 1 of the 2 inputs; the other 1 are"
+        " left out (in_0.png); lines for absent images: 1\n"
     )
 
 
@@ -105,10 +103,8 @@ def test_the_releases_list_with_photographs_or_poses(people, inputs_in):
         "img\\WOMEN\\id_1\\01_1_front.jpg,img\\MEN\\id_3\\x.jpg\r\n"
         "img\\WOMEN\\id_2\\01_1_front.jpg,img\\MEN\\id_4\\x.jpg"
     )
-    pairs = pairing.find_pairs(
-        people / inputs_in, people, None, f"{people}/test.txt", people / "out", POSES,
-        needs_label=False,
-    )  # fmt: skip
+    places = Pair(people / inputs_in, people, None, people / "out")
+    pairs = pairing.find_pairs(places, f"{people}/test.txt", POSES, needs_label=False)
     assert [pair.label.parent.name for pair in pairs] == ["id_1", "id_2"]
     assert [pair.exemplar.relative_to(people).as_posix() for pair in pairs] == [
         "img/MEN/id_3/x.jpg",
@@ -120,16 +116,14 @@ def test_the_releases_list_with_photographs_or_poses(people, inputs_in):
 def test_no_result_replaces_the_photograph_of_a_pose(people):
     pose = people / "pose/MEN/id_3/x_keypoints.json"
     pair = Pair(pose, None, None, people / "img/MEN/id_3/x.jpg")
-    with pytest.raises(UserError, match=r"id_3/x\.jpg would replace a file that is read"):
+    with pytest.raises(UserError, match=r"id_3/x\.jpg would replace an input file"):
         pairing.check([pair], POSES)
 
 
 def test_an_exemplars_pose_is_found_in_its_folder(people):
     (people / "list.txt").write_text("id_1/01_1_front,id_3/x\n")
-    [pair] = pairing.find_pairs(
-        people / "pose/WOMEN", people / "img/MEN", people / "pose/MEN", f"{people}/list.txt",
-        people / "out", POSES, needs_label=True,
-    )  # fmt: skip
+    places = Pair(people / "pose/WOMEN", people / "img/MEN", people / "pose/MEN", people / "out")
+    [pair] = pairing.find_pairs(places, f"{people}/list.txt", POSES, needs_label=True)
     assert pair.exemplar_label == people / "pose/MEN/id_3/x_keypoints.json"
     pairing.check([pair], POSES)
 
@@ -138,16 +132,17 @@ def test_poses_in_a_corner_are_a_question(people):
     for photograph in people.glob("img/WOMEN/*/*.jpg"):
         Image.fromarray(np.zeros((576, 384, 3), np.uint8)).save(photograph)
     out = people / "out"
-    found = pairing.find_pairs(people / "img", None, None, "", out, POSES, needs_label=False)
-    pairing.check(found, POSES)  # two of four
-    women = found[2:]
+    places = Pair(people / "img", None, None, out)
+    pairs = pairing.find_pairs(places, "", POSES, needs_label=False)
+    pairing.check(pairs, POSES)  # two of four
+    women = pairs[2:]
     with pytest.raises(UserError) as error:
         pairing.check(women, POSES)
     assert str(error.value) == (
-        "in 2 of 2 poses all joints lie in the upper left 60% of the photograph's width and height"
+        "in 2 of 2 poses all joints are in the upper left 60% of the photograph's width and height"
         f" ({people}/pose/WOMEN/id_1/01_1_front_keypoints.json: up to (99, 150) of 384x576 pixels)."
-        " If the poses were detected in smaller pictures, say their size: --pose-size=256x256, for"
-        " example. If they are right as they are: --pose-size=photograph"
+        " If the poses were detected in smaller pictures, set --pose-size to their"
+        " size, for example --pose-size=256x256. If they are correct, set --pose-size=photograph"
     )
     for answer in ("photograph", "128x192"):
         pairing.check(women, POSES, pose_size=answer)
@@ -169,15 +164,15 @@ def test_an_exemplars_pose_in_a_corner_is_said(people, capsys):
     ("arguments", "said"),
     [
         (("none.png", "exemplars/ex_0.jpg", "x.png"), "none.png does not exist"),
-        (("inputs", "exemplars/ex_0.jpg"), "--exemplar-label is missing: this checkpoint"),
-        (("inputs", "exemplars", "exemplars"), "is a folder: name one photograph"),
+        (("inputs", "exemplars/ex_0.jpg"), "--exemplar-label is missing; this checkpoint"),
+        (("inputs", "exemplars", "exemplars"), "is a folder; name one photograph"),
         (("inputs", "exemplars", "exemplars", "none.txt"), "names none of the 2 inputs (in_0.png,"),
         (
             ("inputs", "exemplars", "exemplars", "wrong.txt"),
             "line 2: exemplar 'gone.jpg' is not",
         ),
-        (("inputs/in_0.png", "a.jpg", "b.png", "short.txt"), "--list goes with a folder of inputs"),
-        (("exemplars/empty", "a.jpg", "b.png"), "holds no inputs for a model of ade20k"),
+        (("inputs/in_0.png", "a.jpg", "b.png", "short.txt"), "--list needs a folder of inputs"),
+        (("exemplars/empty", "a.jpg", "b.png"), "contains no inputs for a model of ade20k"),
         (("inputs", "a.jpg", "b.png", "", "out.png"), "must be a folder, because"),
         (("inputs/in_0.png", "a.jpg", "b.png", "", "out.jpg"), "must end in .png"),
     ],
@@ -201,9 +196,9 @@ def test_every_wrong_file_is_listed_before_anything_is_written(folder):
     with pytest.raises(UserError) as error:
         pairing.check(pairs, DATA)
     message = str(error.value)
-    assert "this translation has 3 problems" in message
+    assert "the translation has 3 problems" in message
     assert (
-        "in_1.png holds the values 77 (64 pixels); allowed are 0 to 5: the model knows no"
+        "in_1.png contains the values 77 (64 pixels); allowed are 0 to 5: the model knows no"
         in message
     )
     assert "ex_0.jpg cannot be read as an image" in message
@@ -217,7 +212,7 @@ def test_every_wrong_file_is_listed_before_anything_is_written(folder):
         ("inputs/in_0.png", "exemplars/ex_0.jpg", "inputs", False, "inputs/in_0.png would replace"),
         ("inputs", "exemplars/ex_0.jpg", "inputs", False, "has 2 problems"),
         ("inputs/in_0.png", "inputs/in_1.png", "inputs/in_1.png", False, "in_1.png would replace"),
-        ("inputs", "exemplars/ex_0.jpg", "out", True, "a_warped.png would both become"),
+        ("inputs", "exemplars/ex_0.jpg", "out", True, "a_warped.png would both be written to"),
     ],
 )
 def test_no_result_replaces_a_file_that_is_read(folder, labels, exemplar, output, warped, said):
@@ -236,7 +231,7 @@ def test_no_result_replaces_an_annotation(tmp_path):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
     picture = tmp_path / "images/a.png"
     pair = Pair(picture, picture, None, tmp_path / "edges/a.png")
-    with pytest.raises(UserError, match=r"edges/a\.png would replace a file that is read"):
+    with pytest.raises(UserError, match=r"edges/a\.png would replace an input file"):
         pairing.check([pair], data)
     pairing.check([pair._replace(output=tmp_path / "out/a.png")], data)
 
@@ -250,7 +245,8 @@ def test_an_exemplar_in_its_datasets_layout_needs_no_map(tmp_path):
 
     def pairs(inputs, exemplar, list_file=""):
         out = tmp_path / ("out" if inputs.is_dir() else "out.png")
-        return pairing.find_pairs(inputs, exemplar, None, list_file, out, data, needs_label=True)
+        places = Pair(inputs, exemplar, None, out)
+        return pairing.find_pairs(places, list_file, data, needs_label=True)
 
     [pair] = pairs(photograph, photograph)
     assert pair == Pair(photograph, photograph, photograph, tmp_path / "out.png")

@@ -2,10 +2,11 @@ import dataclasses
 import itertools
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from cocosnet_jax import data
+from cocosnet_jax import data, encode
 from cocosnet_jax.data import builders, pipeline
 from cocosnet_jax.data.pair_builder import PairBuilder
 from cocosnet_jax.errors import UserError
@@ -77,7 +78,11 @@ def prepared(settings):
 def test_batches_follow_from_seed_and_step(prepared, distortion):
     settings = dataclasses.replace(prepared, distortion=distortion)
     first = batches(settings, 7, seed=3, batch_size=4)
-    assert first[0].image.shape == first[0].exemplar.shape == (4, 32, 32, 3)
+    found, wanted = (
+        jax.tree.map(lambda x: (x.shape, x.dtype), batch)
+        for batch in (first[0], encode.batch_shapes(settings, 4))
+    )
+    assert found == wanted
     assert first[0].label.shape == first[0].exemplar_label.shape == (4, 32, 32, 1)
     assert {a.dtype for batch in first for a in batch[:4]} == {np.dtype(np.uint8)}
     assert first[0].self_reference.dtype == np.float32
@@ -101,9 +106,14 @@ def test_processes_share_the_batch_of_one(prepared):
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(prepared):
-    with pytest.raises(UserError, match=r"config\.train\.batch_size is 6, which 4 processes"):
+    with pytest.raises(
+        UserError,
+        match=r"config\.train\.batch_size is 6, .* multiple of the number of processes, 4",
+    ):
         pipeline.training_batches(data.open(prepared), seed=0, batch_size=6, process_count=4)
-    with pytest.raises(UserError, match=r"evaluation_batch_size is 6, which 4 processes"):
+    with pytest.raises(
+        UserError, match=r"evaluation_batch_size is 6, .* multiple of the number of processes, 4"
+    ):
         next(pipeline.evaluation_batches(data.open(prepared), batch_size=6, process_count=4))
 
 
@@ -284,6 +294,8 @@ def test_unknown_dataset_is_named(settings):
         ("celebahq", "labels_glasses"),
         ("celebahqedge", "channels"),
         ("deepfashion", "channels"),
+        ("drawn_edges", "channels"),
+        ("drawn_scenes", "labels"),
         ("toy_scenes", "labels"),
     ],
 )
@@ -292,7 +304,7 @@ def test_every_dataset_has_a_builder_of_its_name(settings, name, condition):
         dataclasses.replace(settings, dataset=name, condition=condition)
     )
     other = "channels" if condition == "labels" else "labels"
-    with pytest.raises(UserError, match=rf"condition is '{other}', but {name} has '{condition}'"):
+    with pytest.raises(UserError, match=rf"condition is '{other}', but {name} needs '{condition}'"):
         builders.open_builder(dataclasses.replace(settings, dataset=name, condition=other))
     assert builder.name == name
     assert f"/{name}/48_32_6_ade_" in str(builder.data_dir)
@@ -369,9 +381,9 @@ def test_images_without_a_line_are_left_out(plain, tmp_path):
     settings = dataclasses.replace(plain, exemplar_list=str(path))
     [note] = data.prepare(settings).notes
     assert note == (
-        f"note: exemplar list {path} has lines for 4 of the 10 training images; left out,"
-        " without a line: 6 (training/training_00.jpg, training/training_03.jpg,"
-        " training/training_05.jpg, ...)"
+        f"note: exemplar list {path} has lines for 4 of the 10 training images; the other 6 are"
+        " left out (training/training_00.jpg, training/training_03.jpg, training/training_05.jpg,"
+        " ...)"
     )
     assert len(data.open(settings).training) == 4
     # Every epoch takes each listed image once, whatever its exemplar.
@@ -394,8 +406,8 @@ def test_evaluation_leaves_out_images_without_a_line(plain, tmp_path, batch_size
     )
     settings = dataclasses.replace(plain, load_size=48, validation_exemplar_list=str(path))
     [note] = data.prepare(settings).notes
-    assert "has lines for 3 of the 10 validation images; left out, without a line: 7" in note
-    assert note.endswith("; lines for images that are not there: 1")
+    assert "has lines for 3 of the 10 validation images; the other 7 are left out (" in note
+    assert note.endswith("; lines for absent images: 1")
     assert len(data.open(settings).evaluation()) == 3
     found = {}
     for batch, valid, keys in pipeline.evaluation_batches(
@@ -430,7 +442,7 @@ def test_all_lists_are_read_before_anything_is_prepared(plain, tmp_path):
     assert str(error.value).splitlines() == [
         "config.data has 3 problems:",
         "  exemplar_list: exemplar list /nope.txt does not exist; check the name",
-        f"  validation_exemplar_list: exemplar list {path}: it is empty; write one line"
+        f"  validation_exemplar_list: exemplar list {path}: the file is empty; write one line"
         " 'key,ref1,ref2,...' per image",
         "  self_pair_list: exemplar list names.txt does not exist; check the name",
     ]

@@ -74,7 +74,7 @@ def test_changed_content_of_the_same_size_and_time_is_noticed(prepared):
     path.write_bytes(bytes(content))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     folder = re.escape(str(builders.open_builder(settings).data_dir))
-    with pytest.raises(UserError, match=rf"have changed since they were prepared: delete {folder}"):
+    with pytest.raises(UserError, match=rf"have changed since they were prepared; delete {folder}"):
         data.prepare(settings)
     content[-20] ^= 1
     path.write_bytes(bytes(content))

@@ -12,7 +12,7 @@ CLASSES = 5
 
 
 def drawn(dense):
-    """A map with `dense` numbers per position, labels of which two are no class, and a kernel."""
+    """A map with `dense` channels, labels of which two are no class, and a kernel."""
     labels = RNG.integers(0, CLASSES, (2, 6, 7))
     labels[0, 2, 3], labels[1, 4, 4] = 255, -1
     kernel = RNG.normal(size=(3, 3, dense + CLASSES, 4))
@@ -60,7 +60,7 @@ def test_convolution_and_gradients_by_formula(dense, padding, platform, monkeypa
 
 
 def test_gradients_of_a_large_class_in_bfloat16():
-    """Where the sum is made number by number, it must not be made in bfloat16."""
+    """A sum of many numbers, added one at a time, must not be in bfloat16."""
     dense, labels = jnp.zeros((1, 64, 64, 0), jnp.bfloat16), jnp.zeros((1, 64, 64), jnp.int32)
 
     def summed(kernel):
@@ -74,7 +74,7 @@ def test_gradients_of_a_large_class_in_bfloat16():
     np.testing.assert_array_equal(np.asarray(gradient[:, :, 1], np.float32), 0)
 
 
-def test_what_is_made_and_resized():
+def test_one_hot_channels_and_resizing():
     x, labels, _ = drawn(2)
     with jax.enable_x64(True):
         condition = Condition(jnp.asarray(x), jnp.asarray(labels), CLASSES)
@@ -85,12 +85,12 @@ def test_what_is_made_and_resized():
         smaller = condition.resize(3, 14, "nearest")
         assert smaller.labels is not None
         np.testing.assert_array_equal(smaller.tensor(), made[:, rows][:, :, columns])
-        # Halfway between two positions both classes count.
+        # Halfway between two positions, both classes have a share.
         between = condition.resize(3, 7, "bilinear").tensor()
         np.testing.assert_allclose(between, (made[:, 0::2] + made[:, 1::2]) / 2)
 
 
-def test_cpus_pick_rows_and_others_multiply():
+def test_cpus_sum_kernel_rows_and_accelerators_multiply():
     x, labels, kernel = (jax.ShapeDtypeStruct(a.shape, "float32") for a in drawn(0))
     labels = jax.ShapeDtypeStruct(labels.shape, "int32")
 

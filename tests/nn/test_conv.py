@@ -6,8 +6,8 @@ import pytest
 from cocosnet_jax.nn.conv import (
     Conv,
     Weights,
+    concatenate_weights,
     convolve,
-    put_together,
     reflect_pad,
 )
 
@@ -50,7 +50,7 @@ def test_convolution(kernel, stride, padding, mode):
     np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
-def test_float64_gradients_are_those_of_the_library():
+def test_float64_gradients_equal_those_of_xlas_convolution():
     rng = np.random.default_rng(1)
     x, kernel = rng.normal(size=(1, 6, 6, 2)), rng.normal(size=(4, 4, 2, 3))
 
@@ -76,7 +76,7 @@ def test_reflect_padding_and_its_gradient(size, platform, monkeypatch):
     monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
     rng = np.random.default_rng(4)
     x = rng.normal(size=(2, *size, 3))
-    # NumPy too repeats a border of one pixel.
+    # NumPy, too, repeats the only pixel of an axis.
     expected = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], "reflect")
     pull = rng.normal(size=expected.shape)
     places = np.pad(np.arange(x[0].size).reshape(x[0].shape), [(1, 1), (1, 1), (0, 0)], "reflect")
@@ -108,7 +108,7 @@ def spectral_conv(size=5):
     return Conv(5, 3, use_bias=False, spectral=True), variables, rng.normal(size=(1, size, size, 4))
 
 
-# Of 25 positions, sigma divides the output; of 64, the kernel, which has 36 rows.
+# The kernel has 36 rows: with 25 positions sigma divides the output, with 64 the kernel.
 both_places = pytest.mark.parametrize("size", [5, 8])
 
 
@@ -159,7 +159,7 @@ def test_repeated_calls_converge_to_the_largest_singular_value():
 
 
 @pytest.mark.parametrize("divide_output", [False, True])
-def test_weights_put_together(divide_output):
+def test_concatenated_weights(divide_output):
     rng = np.random.default_rng(5)
     x = rng.normal(size=(1, 6, 6, 4))
     layers = [
@@ -167,7 +167,7 @@ def test_weights_put_together(divide_output):
     ]
     expected = [by_hand(x, kernel, 1, 0, "zero") / s + bias for kernel, s, bias in layers]
     with jax.enable_x64(True):
-        weights = put_together([Weights(*map(jnp.asarray, layer)) for layer in layers])
+        weights = concatenate_weights([Weights(*map(jnp.asarray, layer)) for layer in layers])
         found = weights.convolve(
             lambda kernel: convolve(jnp.asarray(x), kernel),
             jnp.float64,
@@ -177,7 +177,7 @@ def test_weights_put_together(divide_output):
 
 
 def test_bfloat16_products_are_divided_in_float32():
-    # 1 / sigma is 1 in bfloat16: all outputs of a layer would share that error.
+    # In bfloat16, 1 / sigma would be rounded to 1, for all outputs of a layer.
     weights = Weights(jnp.ones((1, 1, 1, 1)), jnp.float32(1 / 1.0037), None)
     ones = jnp.ones((1, 8, 8, 1), jnp.bfloat16)
     found = weights.convolve(lambda kernel: 127 * ones * kernel, jnp.bfloat16, divide_output=True)

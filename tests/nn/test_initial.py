@@ -8,7 +8,7 @@ from cocosnet_jax.nn import initial
 
 
 class Named(nn.Module):
-    """One leaf."""
+    """A module with a single leaf."""
 
     name_of_leaf: str
     collection: str = "params"

@@ -21,14 +21,14 @@ def test_mean_and_its_transpose():
 
 
 def test_a_sum_of_many_numbers_in_bfloat16():
-    # Added up in bfloat16, ones would stay at 256.
+    # A bfloat16 sum of ones would stop at 256.
     _, backward = jax.vjp(lambda y: spread(y, (1, 1, 1024, 1)), jnp.zeros((1, 1, 1, 1), "bfloat16"))
     found = backward(jnp.ones((1, 1, 1024, 1), "bfloat16"))[0]
     assert found.dtype == jnp.bfloat16
     assert float(found.reshape(())) == 1024
 
 
-def test_what_is_one_for_all_samples():
+def test_spreading_one_vector_to_all_samples():
     pull = RNG.normal(size=(2, 5, 7, 3))
     with jax.enable_x64(True):
         same, backward = jax.vjp(lambda y: spread(y, pull.shape), jnp.arange(3.0))

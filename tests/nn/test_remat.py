@@ -8,17 +8,13 @@ from cocosnet_jax.nn import remat
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import Conv
 from cocosnet_jax.nn.spade import SpadeBlock
+from tests.compiled import FAST
 
 KINDS: tuple[remat.Rematerialise, ...] = ("nothing", "elementwise", "blocks")
-# Each program runs once: compiling fast is what counts.
-FAST: dict[str, bool | int | str] = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
 
 
 class Chain(nn.Module):
-    """Blocks one after the other, of which the backward pass computes `what` again."""
+    """Successive blocks, of which the backward pass recomputes `what`."""
 
     what: remat.Rematerialise
     blocks: int
@@ -64,7 +60,7 @@ def test_results_are_the_same():
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is of XLA on CPUs")
 def test_memory_falls():
     arrays = [jax.ShapeDtypeStruct((1, 64, 64, k), jnp.float32) for k in (4, 3)]
-    # As the training step is compiled on CPUs: else XLA undoes rematerialisation.
+    # As for the training step on CPUs, where XLA would otherwise undo rematerialisation.
     options = FAST | {"xla_disable_hlo_passes": "cse_barrier_expander"}
     needed = []
     for kind in KINDS:
@@ -77,7 +73,7 @@ def test_memory_falls():
 
 
 class Normalised(nn.Module):
-    """One convolution with spectral norm, of which the backward pass computes `what` again."""
+    """A convolution with spectral norm, of which the backward pass recomputes `what`."""
 
     what: remat.Rematerialise
 
@@ -89,7 +85,7 @@ class Normalised(nn.Module):
         return remat.rematerialise(call, self.what)(self, x)
 
 
-def test_spectral_norm_is_found_once():
+def test_spectral_norm_is_never_recomputed():
     x, roots = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), {}
     for kind in KINDS:
         module = Normalised(kind)
@@ -104,5 +100,5 @@ def test_spectral_norm_is_found_once():
             *map(shapes.get, ("params", "spectral")), x
         )
         roots[kind] = lowered.as_text().count("stablehlo.sqrt")
-    # One for each of the two vectors that are made unit vectors.
+    # One square root to normalise each of the two vectors.
     assert roots == dict.fromkeys(KINDS, 2)

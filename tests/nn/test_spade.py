@@ -36,7 +36,7 @@ def lrelu(x):
     return np.where(x > 0, x, 0.2 * x)
 
 
-# Gamma's and beta's kernels are larger than the smaller map, and convolve it one by one.
+# The smaller map is smaller than the kernels of gamma and beta, which convolve it separately.
 @pytest.mark.parametrize("size", [4, 8])
 def test_spade_by_formula(size):
     module = Spade(features=5, hidden=6)
@@ -93,7 +93,7 @@ def test_residual_block_by_formula():
 
 @pytest.mark.parametrize("dense", [4096, 8])
 def test_non_local_block_by_formula(dense, monkeypatch):
-    # Beyond so many positions it works block by block.
+    # Above this number of positions, attention is streamed.
     monkeypatch.setattr(blocks, "DENSE_POSITIONS", dense)
     module = NonLocalBlock()
     x = RNG.normal(size=(1, 4, 6, 8))

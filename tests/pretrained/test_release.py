@@ -197,7 +197,7 @@ def test_every_tensor_is_accounted_for():
         "3 of its tensors differ",
         "discriminator_0.model0.0.bias (4,) is missing",
         "discriminator_2.model0.0.bias (4,) is unknown",
-        "discriminator_0.model4.0.weight is (1, 32, 3, 3) and should be (1, 32, 4, 4)",
+        "discriminator_0.model4.0.weight is (1, 32, 3, 3), but must be (1, 32, 4, 4)",
     ):
         assert part in str(error.value)
 
@@ -264,7 +264,7 @@ def test_another_config_is_refused_field_by_field(files):
 
 def test_exchanged_and_strange_files(files, tmp_path):
     swapped = {**files, "generator": files["correspondence"]}
-    with pytest.raises(UserError, match="holds the release's correspondence, not its generator"):
+    with pytest.raises(UserError, match="contains the release's correspondence, not its generator"):
         release.train_state(NARROW, swapped)
     strange = str(tmp_path / "strange.pth")
     torch_files.write(strange, {"weight": np.zeros((2, 3))})
@@ -336,8 +336,8 @@ def test_command_line(files, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"corr": ""}, "--corr and --generator must both name a file"),
-        ({"corr-ema": "x.pth"}, "--corr-ema and --generator-ema go together"),
+        ({"corr": ""}, "--corr or --generator is missing"),
+        ({"corr-ema": "x.pth"}, "only one of --corr-ema and --generator-ema"),
         ({"corr-ema": "x.pth", "generator-ema": "y.pth"}, "config.optimiser.ema is 0"),
         ({"corr": "nowhere.pth"}, "nowhere.pth: cannot be read"),
         ({"output": ""}, "--output is missing"),

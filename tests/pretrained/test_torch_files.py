@@ -118,9 +118,9 @@ def refused(path: Path, reason: str):
     [
         (b"", "empty"),
         (b"\n<!DOCTYPE html><html>", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "begins like no file of torch.save"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is not a file of torch.save"),
         (b"PK\x03\x04 and no more", "truncated or damaged"),
-        (pickle.dumps({"a": 1}, protocol=2), "not one of PyTorch's"),
+        (pickle.dumps({"a": 1}, protocol=2), "not from PyTorch"),
     ],
 )
 def test_other_files(tmp_path, content, reason):
@@ -214,14 +214,14 @@ def test_state_pickle_itself_is_read(tmp_path):
         (b"\x82\x01.", "the instruction EXT1"),
         (b"ccollections\nOrderedDict\n)\x81.", "the instruction NEWOBJ"),
         # Altering the reader's own functions for the next file.
-        (b"ccollections\nOrderedDict\n}X\x04\x00\x00\x00callNsb.", "alters an object"),
-        (b"ccollections\nOrderedDict\nN}X\x04\x00\x00\x00callNs\x86b.", "alters an object"),
+        (b"ccollections\nOrderedDict\n}X\x04\x00\x00\x00callNsb.", "modifies an object"),
+        (b"ccollections\nOrderedDict\nN}X\x04\x00\x00\x00callNs\x86b.", "modifies an object"),
         (b"ctorch\nFloatStorage\n)R.", "calls a storage class"),
         (b"X\x01\x00\x00\x00xQ.", "not a storage"),
-        (b"}r\xff\xff\xff\x7f.", "numbers more objects than it has"),
+        (b"}r\xff\xff\xff\x7f.", "larger memo index than objects"),
         (b"X\xff\xff\xff\xffabc.", "truncated or damaged"),
-        (b"}.", "holds nothing"),
-        (b"K\x07.", "one int"),
+        (b"}.", "contains nothing"),
+        (b"K\x07.", "contains one int"),
     ],
 )
 def test_hostile_pickles(tmp_path, monkeypatch, write, code, reason):
@@ -235,17 +235,17 @@ def test_hostile_pickles(tmp_path, monkeypatch, write, code, reason):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"offset": "K\x01"}, "reaches outside its storage"),
-        ({"stride": "K\x02"}, "reaches outside its storage"),
-        ({"size": "K\x03"}, "reaches outside its storage"),
-        ({"size": "K\x03", "stride": "K\x00"}, "reaches outside its storage"),
-        ({"size": "J\xff\xff\xff\x7fJ\xff\xff\xff\x7f", "stride": "K\x00K\x00"}, "reaches outside"),
+        ({"offset": "K\x01"}, "exceeds its storage"),
+        ({"stride": "K\x02"}, "exceeds its storage"),
+        ({"size": "K\x03"}, "exceeds its storage"),
+        ({"size": "K\x03", "stride": "K\x00"}, "exceeds its storage"),
+        ({"size": "J\xff\xff\xff\x7fJ\xff\xff\xff\x7f", "stride": "K\x00K\x00"}, "exceeds its"),
         ({"stride": "J\xff\xff\xff\xff"}, "offset, size or stride"),
         ({"offset": "J\xff\xff\xff\xff"}, "offset, size or stride"),
         ({"stride": "K\x01K\x01"}, "offset, size or stride"),
         ({"numel": "J\xff\xff\xff\x7f"}, "truncated or damaged"),
         ({"numel": "\x8a\x08" + "\xff" * 7 + "\x7f"}, "number of elements"),
-        ({"key": "../../etc/x"}, "storage's class, key"),
+        ({"key": "../../etc/x"}, "invalid class, key"),
         ({"key": "1"}, ""),
     ],
 )
@@ -267,9 +267,9 @@ def test_hostile_archives(tmp_path):
     refused(path, "no data.pkl")
     with pytest.warns(UserWarning, match="Duplicate"):
         archive(path, state_pickle(), [("archive/data/0", bytes(8))] * 2)
-    refused(path, "have one name")
+    refused(path, "have the same name")
     archive(path, state_pickle(), [("archive/data/0", bytes(7))])
-    refused(path, "should have 8 bytes but 7 are there")
+    refused(path, "should have 8 bytes, but only 7 are left")
     archive(path, state_pickle(), [("archive/byteorder", b"big"), ("archive/data/0", bytes(8))])
     refused(path, "big-endian")
     # An entry that says it is longer than the whole file.
@@ -279,4 +279,4 @@ def test_hostile_archives(tmp_path):
     at = content.rindex(b"PK\x01\x02")
     content[at + 20 : at + 28] = (2**31).to_bytes(4, "little") * 2
     path.write_bytes(content)
-    refused(path, "overlaps others")
+    refused(path, "overlaps another")

@@ -1,4 +1,4 @@
-"""The datasets, by their names in the settings: each makes pairs of its own files."""
+"""The datasets, by their names in the settings. Each makes pairs from its own files."""
 
 from cocosnet_jax.data import records
 from cocosnet_jax.data.builders.ade20k import Ade20k, Ade20kOutdoor
@@ -28,10 +28,10 @@ BUILDERS: dict[str, type[PairBuilder]] = {
 
 
 def open_builder(settings: DataSettings) -> PairBuilder:
-    """The builder of `settings.dataset`, at its sizes; reads and writes nothing yet.
+    """Makes the builder of `settings.dataset`; reads and writes nothing yet.
 
     Raises:
-      UserError: there is no dataset of this name, or its maps are of another condition.
+      UserError: there is no dataset of this name, or its maps have another condition.
     """
     if settings.dataset not in BUILDERS:
         raise UserError(
@@ -41,7 +41,7 @@ def open_builder(settings: DataSettings) -> PairBuilder:
     builder_class = BUILDERS[settings.dataset]
     if settings.condition != builder_class.condition:
         raise UserError(
-            f"config.data.condition is {settings.condition!r}, but {settings.dataset} has"
-            f" {builder_class.condition!r}: start from its own file in configs/, or set it"
+            f"config.data.condition is {settings.condition!r}, but {settings.dataset} needs"
+            f" {builder_class.condition!r}; use its file in configs/, or set the field"
         )
     return records.open_builder(builder_class, settings)

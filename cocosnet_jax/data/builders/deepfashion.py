@@ -2,11 +2,12 @@
 
 The dataset is the In-shop Clothes Retrieval Benchmark of
 https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion.html. Layout, in the source folder or in a
-folder of it:
+subfolder:
 
     img/.../NAME.jpg
     pose/.../NAME_candidate.txt and NAME_subset.txt, or NAME_keypoints.json
-    val.txt, paths of the validation photographs; train.txt likewise, all others without it
+    val.txt: the paths of the validation photographs
+    train.txt: optional, the paths of the training photographs; by default all others
 """
 
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""What is where in a drawn landscape, at any size."""
+"""Draws the layout of a landscape, at any size."""
 
 from collections.abc import Callable
 
@@ -95,8 +95,8 @@ class Canvas:
 
 
 def draw_layout(rng: np.random.Generator, canvas: Canvas) -> None:
-    """Draws what is where. No draw from `rng` depends on the canvas's resolution."""
-    everywhere, x, y = canvas.window(0, 1, 0, 1)
+    """Draws the layout. No draw from `rng` depends on the canvas's resolution."""
+    whole, x, y = canvas.window(0, 1, 0, 1)
     horizon = 0.36 + 0.2 * rng.random()
     canvas.rise[:] = np.clip(y / horizon, 0, 1)
     _draw_sun_and_clouds(rng, canvas, horizon)
@@ -108,20 +108,18 @@ def draw_layout(rng: np.random.Generator, canvas: Canvas) -> None:
         # Slopes to the right lie in shadow; the second ridge is nearer and darker.
         slope = np.clip((outline(x + 0.02) - outline(x - 0.02)) * 2.5, -0.25, 0.25)
         fall = np.clip((y - top) / height, 0, 1)
-        canvas.fill(
-            everywhere, (y > top) & (y < horizon + 0.1), MOUNTAIN, slope - 0.14 * ridge, fall
-        )
+        canvas.fill(whole, (y > top) & (y < horizon + 0.1), MOUNTAIN, slope - 0.14 * ridge, fall)
 
     rolling = _ridge(rng, 3, 0.08)
     ground_top = horizon + 0.05 * (rolling(x) - 0.5)
     depth = np.clip((y - horizon) / (1 - horizon), 0, 1)
-    canvas.fill(everywhere, y > ground_top, FIELD, 0.0, depth)
+    canvas.fill(whole, y > ground_top, FIELD, 0.0, depth)
 
     water, bridged = _draw_water(rng, horizon)
     road = _draw_road(rng, horizon)
     wet, paved = (y > ground_top) & water(x, y), (y > ground_top) & road(x, y)
-    canvas.fill(everywhere, wet, WATER, 0.0, depth)
-    canvas.fill(everywhere, paved if bridged else paved & ~wet, ROAD, 0.0, depth)
+    canvas.fill(whole, wet, WATER, 0.0, depth)
+    canvas.fill(whole, paved if bridged else paved & ~wet, ROAD, 0.0, depth)
 
     if rng.random() < 0.5:  # a forest on the horizon
         left, width = rng.random(), 0.35 + 0.4 * rng.random()
@@ -130,17 +128,17 @@ def draw_layout(rng: np.random.Generator, canvas: Canvas) -> None:
         edge = 1 - distance * distance  # lower towards both ends
         top = horizon + 0.02 - (0.05 + 0.06 * crowns(x)) * edge
         forest = (y > top) & (y < horizon + 0.03) & (edge > 0)
-        canvas.fill(everywhere, forest, TREE, (crowns(x) - 0.5) * 0.3, 0.2)
+        canvas.fill(whole, forest, TREE, (crowns(x) - 0.5) * 0.3, 0.2)
 
     objects = [("house", rng.random()) for _ in range(pick(rng, [0, 1, 1, 2]))]
     objects += [("tree", rng.random()) for _ in range(pick(rng, range(3, 10)))]
     kind = pick(rng, range(4))  # 3: mixed wood
     for name, near in sorted(objects, key=lambda thing: thing[1]):
-        # Draws are the same in number whether or not the place turns out to be free.
+        # The number of draws does not depend on whether a place is free.
         places, shape = rng.random(6), rng.random(5)
         base = horizon + (1 - horizon) * (0.06 + 0.72 * near * near)
         if name == "house":
-            places = 0.08 + 0.84 * places  # no house is cut by the picture's edge
+            places = 0.08 + 0.84 * places  # Keeps houses inside the picture.
         feet, level = places[:, None] + np.array([-0.06, 0.0, 0.06]), np.array(base)
         free = places[~(water(feet, level) | road(feet, level)).any(1)]
         if len(free) == 0:

@@ -1,4 +1,4 @@
-"""How a drawn landscape looks: season, hour, and for every class its colours and texture."""
+"""The style of a drawn landscape: season, hour, and the colours and texture of every class."""
 
 import dataclasses
 
@@ -30,11 +30,11 @@ class Look:
 
     Attributes:
       far, near: the two ends of the class's gradient.
-      accent: a third colour that the texture brings in.
+      accent: a third colour, added by the texture.
       amount: how much of the accent, 0 to 1.
       grain: contrast of the texture.
       scale: cells of the texture per picture, along x and y.
-      stripes: contrast of stripes across, as furrows, tiles, planks and waves have.
+      stripes: contrast of horizontal stripes (furrows, tiles, planks, waves).
       lattice: the texture's table of noise, (LATTICE, LATTICE) in [0, 1].
     """
 

@@ -44,11 +44,12 @@ Painter = Callable[[Thing, Plane, Plane, Style], Plane]
 
 
 def _blend(style: Style, a: str, b: str, weight: Plane) -> Plane:
-    return mix(style.colours[a][:, None], style.colours[b][:, None], weight)
+    return _over(style.colours[a][:, None], style, b, weight)
 
 
 def _over(colour: Plane, style: Style, name: str, weight: Plane) -> Plane:
-    return mix(colour, style.colours[name][:, None], weight)
+    # Numbers times truth values are float64, which takes twice as long.
+    return mix(colour, style.colours[name][:, None], np.asarray(weight, np.float32))
 
 
 def _sky(thing: Thing, u: Plane, v: Plane, style: Style) -> Plane:
@@ -76,7 +77,7 @@ def _sky(thing: Thing, u: Plane, v: Plane, style: Style) -> Plane:
 
 def _cloud(thing: Thing, u: Plane, v: Plane, style: Style) -> Plane:
     if style.pattern["cloud"] == 0:
-        shade = np.clip(1 - v * 3.2, 0, 1)
+        shade: Plane = np.clip(1 - v * 3.2, 0, 1)
     else:
         shade = (v < 0.16 + 0.05 * wave(u * 1.5)) * 0.9
     return _blend(style, "cloud", "cloud low", shade * (0.6 + 0.6 * style.extra["cloud"]))

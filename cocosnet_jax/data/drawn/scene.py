@@ -124,26 +124,33 @@ def _paint(
 ) -> np.ndarray:
     side = len(owner)
     size = side // samples
-    middles, flat_light = _middles(side), light.reshape(-1)
-    picture = np.zeros((3, side * side), np.uint8)
-    for number, thing in enumerate(things):
-        (rows, columns), _, _ = _window(thing.box, side)
-        i, j = np.nonzero(owner[rows, columns] == number)
-        if len(i) == 0:
-            continue
-        i, j = i + rows.start, j + columns.start
-        u, v = thing.local(middles[j], middles[i])
-        colour = PAINTERS[thing.label](thing, u, v, style)
-        place = i * side + j
-        if thing.label in _SHADED:
-            colour = colour * flat_light[place]
-        # Sums of whole numbers are the same in every order.
-        whole = np.rint(np.clip(colour, 0, 1) * _STEPS).astype(np.uint8)
-        for plane, values in zip(picture, whole, strict=True):
-            plane[place] = values
-    rows_of = picture.reshape(3, size, samples, side)
-    summed = np.add.reduce([rows_of[:, :, k] for k in range(samples)])
-    total = np.add.reduce([summed[..., k::samples] for k in range(samples)]).astype(np.float32)
+    # Samples in the order of what is seen there: those of a thing lie side by side.
+    order = np.argsort(owner.reshape(-1), kind="stable")
+    ends = np.cumsum(np.bincount(owner.reshape(-1), minlength=len(things)))
+    middles = _middles(side)
+    x, y = np.tile(middles, side)[order], np.repeat(middles, side)[order]
+    colours = np.empty((3, side * side), np.float32)
+    for thing, begin, end in zip(things, [0, *ends], ends, strict=False):
+        part = slice(begin, end)
+        if begin < end:
+            u, v = thing.local(x[part], y[part])
+            colours[:, part] = PAINTERS[thing.label](thing, u, v, style)
+            if thing.label in _SHADED:
+                colours[:, part] *= light.reshape(-1)[order[part]]
+    np.clip(colours, 0, 1, out=colours)
+    colours *= _STEPS
+    # Sums of whole numbers are the same in every order.
+    whole = np.rint(colours, out=colours).astype(np.uint8)
+    picture = np.empty((3, side * side), np.uint8)
+    for plane, values in zip(picture, whole, strict=True):
+        plane[order] = values
+    blocks = picture.reshape(3, size, samples, side)
+    rows = np.zeros((3, size, side), np.int32)
+    total = np.zeros((3, size, size), np.float32)
+    for k in range(samples):
+        rows += blocks[:, :, k]
+    for k in range(samples):
+        total += rows[..., k::samples]
     y, x = _middles(size)[:, None], _middles(size)[None]
     mean = total / (_STEPS * samples * samples) * grain(style, x, y)
     image = np.rint(np.clip(mean, 0, 1) * 255).astype(np.uint8)

@@ -87,7 +87,7 @@ def ridge(heights: Plane, roughness: float) -> Curve:
             + (3 * s * s * s - 6 * s * s + 4) * c
             + t * t * t * d
         ) * (1 / 6)
-        return mix(smooth, mix(b, c, t), roughness)
+        return smooth + (mix(b, c, t) - smooth) * roughness
 
     return at
 

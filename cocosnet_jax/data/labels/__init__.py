@@ -1,1 +1,1 @@
-"""What the networks are given: label maps, face parts, edges and poses, from files to planes."""
+"""The networks' inputs: reads label maps, face parts, edges and poses from files as planes."""

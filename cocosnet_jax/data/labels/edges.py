@@ -1,6 +1,6 @@
-"""Edge maps: the input domain of CelebA-HQ edge-to-face (SPEC section 1), and one's own.
+"""Edge maps of CelebA-HQ edge-to-face (SPEC section 1) and of the user's own pictures.
 
-Pure functions on NumPy arrays. Planes are bytes; divided by 255 they are the channels of x_A.
+Pure functions on NumPy arrays. Planes are bytes; divided by 255, they are the channels of x_A.
 """
 
 import os
@@ -8,12 +8,13 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image
 from skimage import feature
 
 from cocosnet_jax.errors import UserError
 
-# The order of the distance maps among the channels, which is also the order of drawing.
+# In the order of the distance maps among the channels, which is also the drawing order.
 EDGE_PARTS = (
     "skin",
     "l_brow",
@@ -32,14 +33,14 @@ EDGE_PARTS = (
 PLANES = len(EDGE_PARTS) + 2
 
 
-def mask_edge(mask: np.ndarray) -> np.ndarray:
+def mask_edge(mask: Shaped[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """The outline of a region: pixels that differ from a left, right, upper or lower neighbour.
 
     Args:
       mask: (h, w), any type.
 
     Returns:
-      (h, w) bool, True on both sides of every change.
+      (h, w) bool, True on both sides of every boundary.
     """
     edge = np.zeros(mask.shape, bool)
     vertical, horizontal = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
@@ -50,24 +51,26 @@ def mask_edge(mask: np.ndarray) -> np.ndarray:
     return edge
 
 
-def distance_map(drawing: np.ndarray) -> np.ndarray:
-    """How far every pixel is from a drawing, in thirds of city-block pixels.
+def distance_map(drawing: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """The distance of every pixel from a drawing, in units of three city-block pixels.
 
     Args:
       drawing: (h, w) bool, True on the drawing.
 
     Returns:
-      (h, w) uint8: floor(L1 distance / 3), at most 255; 0 on the drawing, 255 everywhere where
-      there is no drawing.
+      (h, w) uint8: floor(L1 distance / 3), at most 255; 0 on the drawing; all 255 for an empty
+      drawing.
     """
-    if not drawing.any():  # versions of OpenCV differ in what they then call far
+    if not drawing.any():  # Versions of OpenCV return different distances here.
         return np.full(drawing.shape, 255, np.uint8)
     distance = cv2.distanceTransform(np.where(drawing, 0, 255).astype(np.uint8), cv2.DIST_L1, 3)
     return np.clip(distance / 3, 0, 255).astype(np.uint8)
 
 
-def photograph_edges(photograph: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Canny's edges (sigma 1) of a photograph resized bilinearly and then turned grey.
+def photograph_edges(
+    photograph: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]
+) -> Bool[np.ndarray, "h w"]:
+    """Canny edges (sigma 1) of a photograph that is resized bilinearly, then converted to grey.
 
     Args:
       photograph: (H, W, 3) uint8 RGB.
@@ -81,20 +84,24 @@ def photograph_edges(photograph: np.ndarray, size: tuple[int, int]) -> np.ndarra
     return feature.canny(np.asarray(resized.convert("L")))
 
 
-def check_lines(path: str | os.PathLike[str], lines: np.ndarray) -> np.ndarray:
-    """Returns an edge map, (H, W) uint8; raises a `UserError` where it is black on white."""
+def check_lines(
+    path: str | os.PathLike[str], lines: UInt8[np.ndarray, "height width"]
+) -> UInt8[np.ndarray, "height width"]:
+    """Returns an edge map, (H, W) uint8; raises a `UserError` if it is black on white."""
     if (lines > 127).mean() > 0.5:
-        raise UserError(f"{path} is mostly white; an edge map has white lines on black: invert it")
+        raise UserError(f"{path} is mostly white; edge maps have white lines on black: invert it")
     return lines
 
 
 def own_edges(
-    photograph: np.ndarray | None, lines: np.ndarray | None, size: tuple[int, int]
-) -> np.ndarray:
-    """The input map of one's own edges.
+    photograph: UInt8[np.ndarray, "height width 3"] | None,
+    lines: UInt8[np.ndarray, "rows columns"] | None,
+    size: tuple[int, int],
+) -> UInt8[np.ndarray, "h w 2"]:
+    """The input map of the user's own edges.
 
     Args:
-      photograph: (H, W, 3) uint8 RGB, in which edges are found where there are no `lines`.
+      photograph: (H, W, 3) uint8 RGB, in which edges are detected if `lines` is None.
       lines: an edge map, (H', W') uint8, or None.
       size: (h, w) of the map.
 
@@ -105,9 +112,9 @@ def own_edges(
         assert photograph is not None
         edge_map = np.where(photograph_edges(photograph, size), 255, 0).astype(np.uint8)
     else:
-        # The brightest pixel of an area stands for it: thin lines outlive the resizing.
-        reach = [-(-old // new) for old, new in zip(lines.shape, size, strict=True)]
-        thick = cv2.dilate(lines, np.ones(reach, np.uint8))
+        # Dilated first, so that resizing keeps thin lines.
+        kernel = [-(-old // new) for old, new in zip(lines.shape, size, strict=True)]
+        thick = cv2.dilate(lines, np.ones(kernel, np.uint8))
         height, width = size
         nearest = Image.Resampling.NEAREST
         edge_map = np.asarray(Image.fromarray(thick).resize((width, height), nearest))
@@ -115,23 +122,25 @@ def own_edges(
 
 
 def face_edges(
-    photograph: np.ndarray, parts: Mapping[str, np.ndarray], size: tuple[int, int]
-) -> np.ndarray:
+    photograph: UInt8[np.ndarray, "height width 3"],
+    parts: Mapping[str, Bool[np.ndarray, "_ _"]],
+    size: tuple[int, int],
+) -> UInt8[np.ndarray, "h w 15"]:
     """The input map of CelebA-HQ edge-to-face.
 
     Args:
       photograph: (H, W, 3) uint8 RGB.
-      parts: masks of face parts by name (`EDGE_PARTS`), each (H', W') bool of any size; a part
-        that is left out is empty.
+      parts: masks of face parts by name (`EDGE_PARTS`), each (H', W') bool of any size; a missing
+        part is empty.
       size: (h, w) of the map.
 
     Returns:
       (h, w, 15) uint8: all edges (255 on an edge), 13 distance maps in the order of `EDGE_PARTS`,
-      edges of the face parts alone.
+      and the edges of the face parts only.
     """
     height, width = size
     part_edges = np.zeros(size, bool)
-    outside = np.ones(size, bool)  # the face hides the photograph's own edges; hair does not
+    outside = np.ones(size, bool)  # Canny edges count outside the face, and in the hair.
     distances = []
     for name in EDGE_PARTS:
         mask = np.zeros(size, bool)

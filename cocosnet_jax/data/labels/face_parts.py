@@ -1,13 +1,14 @@
-"""Face parts of CelebAMask-HQ, and the map of 19 classes that they merge into (SPEC section 1).
+"""Face parts of CelebAMask-HQ, and the map of 19 classes merged from them (SPEC section 1).
 
-The annotation folder holds one mask per image and part, `NUMBER // 2000/NUMBER_PART.png` with the
-number in five digits, and may hold merged maps, `all_parts_except_glasses/NUMBER.png`.
+The annotation folder contains one mask per image and part, `NUMBER // 2000/NUMBER_PART.png` with
+the number in five digits. Optional merged maps are `all_parts_except_glasses/NUMBER.png`.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 
 from cocosnet_jax.data import images
 from cocosnet_jax.errors import UserError
@@ -39,35 +40,34 @@ GLASSES = "eye_g"
 
 
 def number_of(photograph: str) -> int:
-    """The number that a photograph of CelebA-HQ has for a name; raises a `UserError`."""
+    """The number in a CelebA-HQ photograph's name; raises a `UserError` if it is not a number."""
     stem = Path(photograph).stem
     if not (stem.isascii() and stem.isdecimal()):
         raise UserError(
-            f"{photograph} has no number for a name; CelebA-HQ's photographs are named 0.jpg to"
-            " 29999.jpg"
+            f"the name of {photograph} is not a number; name it as in CelebA-HQ, 0.jpg to 29999.jpg"
         )
     return int(stem)
 
 
 def part_path(annotations: Path, number: int, part: str) -> Path:
-    """Where the mask of a part lies, should the image have that part."""
+    """The path of a part's mask, whether or not it exists."""
     return annotations / str(number // 2000) / f"{number:05d}_{part}.png"
 
 
 def merged_path(annotations: Path, number: int) -> Path:
-    """Where the merged map of an image lies, should there be one."""
+    """The path of an image's merged map, whether or not it exists."""
     return annotations / "all_parts_except_glasses" / f"{number:05d}.png"
 
 
 def read_parts(
     annotations: Path, number: int, names: Sequence[str] = CLASS_NAMES[1:]
-) -> dict[str, np.ndarray]:
-    """The masks of the parts that an image has, each (H, W) bool.
+) -> dict[str, Bool[np.ndarray, "height width"]]:
+    """Reads the masks of an image's parts, each (H, W) bool.
 
     Raises:
       UserError: a file is unreadable or in colour, or masks of one image differ in size.
     """
-    parts: dict[str, np.ndarray] = {}
+    parts: dict[str, Bool[np.ndarray, "height width"]] = {}
     for name in names:
         path = part_path(annotations, number, name)
         if not path.exists():
@@ -77,21 +77,23 @@ def read_parts(
         if parts[name].shape != parts[first].shape:
             size, other = (f"{p.shape[1]}x{p.shape[0]}" for p in (parts[name], parts[first]))
             raise UserError(
-                f"{path} has {size} pixels (width x height) but"
+                f"{path} has {size} pixels (width x height), but"
                 f" {part_path(annotations, number, first).name} has {other}; make them the same"
                 " size"
             )
     return parts
 
 
-def merge_parts(parts: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The class map of a face: parts painted in the order of their classes, glasses left out.
+def merge_parts(
+    parts: Mapping[str, Bool[np.ndarray, "height width"]],
+) -> UInt8[np.ndarray, "height width"]:
+    """Merges parts into the class map of a face, without the glasses.
 
     Args:
       parts: masks by name, each (H, W) bool, at least one.
 
     Returns:
-      (H, W) uint8; where parts overlap, the one with the highest class number shows.
+      (H, W) uint8; where parts overlap, the highest class number wins.
     """
     merged = np.zeros(next(iter(parts.values())).shape, np.uint8)
     for label, name in enumerate(CLASS_NAMES):
@@ -100,11 +102,13 @@ def merge_parts(parts: Mapping[str, np.ndarray]) -> np.ndarray:
     return merged
 
 
-def read_face(annotations: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """The class map and the glasses of an image: the merged map where there is one, else the parts.
+def read_face(
+    annotations: Path, number: int
+) -> tuple[images.ClassMap, Bool[np.ndarray, "rows columns"]]:
+    """Reads the class map (the merged map if it exists, else the parts) and glasses of an image.
 
     Returns:
-      Class map (H, W) int32 with values 0 to 18, and mask of the glasses (H', W') bool.
+      Class map (H, W) int32 with values 0 to 18, and glasses mask (H', W') bool.
 
     Raises:
       UserError: a file is unreadable, a class number is out of range, or the image has neither a
@@ -122,14 +126,14 @@ def read_face(annotations: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
                 if not 0 <= value < NUM_CLASSES
             )
             raise UserError(
-                f"{path} holds the values {wrong}; face parts are numbered 0 to"
-                f" {NUM_CLASSES - 1}: correct the map, or remove it to have it built from the parts"
+                f"{path} contains the values {wrong}; face parts are numbered 0 to"
+                f" {NUM_CLASSES - 1}: correct the map, or remove it to use the parts instead"
             )
     else:
         if not part_path(annotations, number, "skin").exists():
             raise UserError(
                 f"image {number} has neither the merged map {path} nor the part"
-                f" {part_path(annotations, number, 'skin')}; add one of them or remove the image"
+                f" {part_path(annotations, number, 'skin')}; add one of them, or remove the image"
             )
         merged = merge_parts(read_parts(annotations, number)).astype(np.int32)
     return merged, np.zeros(merged.shape, bool) if glasses is None else glasses

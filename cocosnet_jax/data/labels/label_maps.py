@@ -1,15 +1,15 @@
-"""One's own label maps: which class each pixel has.
+"""The user's own label maps: reads the class of each pixel.
 
-A map holds class numbers, or colours that `classes.txt` gives numbers. This file has one class per
-line, from class 0 on; blank lines do not count:
+A map contains class numbers, or colours that `classes.txt` maps to classes. This file has one class
+per line, starting with class 0; blank lines are ignored:
 
-    NAME                    maps hold class numbers
+    NAME                    maps contain class numbers
     NAME COLOUR             maps are read by colour, whether in colour, grey or with a palette
     NAME COLOUR COLOUR      several colours are one class
     COLOUR NAME
 
-A colour is `#RRGGBB` or three numbers from 0 to 255 with spaces or commas between. A name may hold
-spaces. Either every class has a colour or none has.
+A colour is `#RRGGBB` or three numbers from 0 to 255, separated by spaces or commas. A name may
+contain spaces. Either all classes have colours or none.
 """
 
 import collections
@@ -26,33 +26,34 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
 BLACK, WHITE = 0x000000, 0xFFFFFF
-# The highest number of 8 bits and of 16.
+# White in 8 and in 16 bits.
 WHITE_NUMBERS = (255, 65535)
 _COLOUR = r"(?:#[0-9a-fA-F]{6}|\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3})(?![^\s,:])"
 _COLOUR_LAST = re.compile(rf"(\S.*?)[\s,:]+({_COLOUR}(?:[\s,]+{_COLOUR})*)")
 _COLOUR_FIRST = re.compile(rf"({_COLOUR}(?:[\s,]+{_COLOUR})*)[\s,:]+(\S.*)")
 _COLOUR_BEHIND = re.compile(rf"(?:^|[\s,:]){_COLOUR}$")
-# What was meant to be a colour.
+# Probably meant as a colour.
 _MISTYPED = re.compile(r"(?:^|.*\s)#[0-9a-fA-F]{3,8}(?:\s.*|$)")
-# What class numbers look like.
+# Colours that look like class numbers.
 _DARK_GREYS = range(0, 0x404040, 0x010101)
-# Maps whose edges were smoothed hold many colours that nobody drew.
+# More unlisted colours than this come from smoothing or compression.
 _MANY_COLOURS = 16
 
 
 class ClassList(NamedTuple):
-    """The classes of `classes.txt`, or none.
+    """The classes of `classes.txt`; empty without it.
 
     Attributes:
-      names: of every class.
-      colours: of every class, red * 65536 + green * 256 + blue; empty where maps hold numbers.
+      names: the name of each class.
+      colours: the colours of each class, red * 65536 + green * 256 + blue; empty if maps contain
+        numbers.
     """
 
     names: tuple[str, ...] = ()
     colours: tuple[tuple[int, ...], ...] = ()
 
     def text(self) -> str:
-        """The list as `parse_classes` reads it."""
+        """The inverse of `parse_classes`."""
         colours = self.colours or [()] * len(self.names)
         return "\n".join(
             " ".join([name, *map(show, own)]) for name, own in zip(self.names, colours, strict=True)
@@ -66,14 +67,14 @@ def show(colour: int) -> str:
 
 @functools.lru_cache(maxsize=4)
 def parse_classes(text: str, where: str) -> ClassList:
-    """The classes that a text lists.
+    """Parses a list of classes.
 
     Args:
-      text: as `classes.txt` has it, see above.
-      where: what errors call the text.
+      text: in the format of `classes.txt`, see above.
+      where: where the text is from, for messages.
 
     Raises:
-      UserError: lists every line that is wrong.
+      UserError: lists all invalid lines.
     """
     names: list[str] = []
     colours: list[tuple[int, ...]] = []
@@ -87,43 +88,48 @@ def parse_classes(text: str, where: str) -> ClassList:
             own, name = match.groups()
             if "#" not in own and re.match(r"\d+[\s,]", name):
                 wrong.append(
-                    f"line {number}, {line!r}, has more than three numbers before its name; leave"
-                    " class numbers out, or write NAME #RRGGBB"
+                    f"line {number}, {line!r}, has more than three numbers before the name; leave"
+                    " out class numbers, or write NAME #RRGGBB"
                 )
         elif match := _COLOUR_LAST.fullmatch(line):
             name, own = match.groups()
         elif re.fullmatch(_COLOUR, line):
-            wrong.append(f"line {number}, {line!r}, has no name: write NAME COLOUR")
+            wrong.append(f"line {number}, {line!r}, has no name; write NAME COLOUR")
         elif _MISTYPED.fullmatch(line):
-            wrong.append(f"line {number}, {line!r}, has no colour #RRGGBB of six digits")
-        found = tuple(map(_colour, re.findall(_COLOUR, own)))
+            wrong.append(
+                f"line {number}, {line!r}, has an invalid colour; write six digits, #RRGGBB"
+            )
+        codes = tuple(map(_colour, re.findall(_COLOUR, own)))
         if own and _COLOUR_BEHIND.search(name):
-            wrong.append(f"line {number}, {line!r}, has colours before and behind a name")
-        if -1 in found:
+            wrong.append(
+                f"line {number}, {line!r}, has colours before and after the name; write them on one"
+                " side"
+            )
+        if -1 in codes:
             wrong.append(f"line {number}, {line!r}, has a number above 255 in its colour")
         names.append(name)
-        colours.append(found)
-        # Without colours, names may repeat: nothing is found by them.
-        things: list[int | str] = [*found, name] if found else []
-        for thing in things:
-            if (other := line_of.setdefault(thing, number)) != number:
-                what = show(thing) if isinstance(thing, int) else repr(thing)
+        colours.append(codes)
+        # Without colours, names may repeat, since nothing refers to them.
+        entries: list[int | str] = [*codes, name] if codes else []
+        for entry in entries:
+            if (other := line_of.setdefault(entry, number)) != number:
+                what = show(entry) if isinstance(entry, int) else repr(entry)
                 wrong.append(
-                    f"{what} is in line {other} and in line {number}: a class has one line, with"
-                    " all of its colours, and a colour has one class"
+                    f"{what} is in line {other} and in line {number}; write each class on one line,"
+                    " with all of its colours, and each colour once"
                 )
     without = [name for name, own in zip(names, colours, strict=True) if not own]
     if 0 < len(without) < len(names) and not wrong:
         wrong.append(
-            f"{without[0]!r} has no colour, and {len(names) - len(without)} other classes have:"
-            " give all of them a colour, NAME #RRGGBB, or none"
+            f"{without[0]!r} has no colour, but {len(names) - len(without)} other classes have;"
+            " give every class a colour (NAME #RRGGBB), or none"
         )
     problems.raise_if_any(where, wrong)
     return ClassList(tuple(names), tuple(colours) if any(colours) else ())
 
 
 def _colour(text: str) -> int:
-    """The colour of a text, or -1 where a number is above 255."""
+    """Parses a colour; -1 if a number is above 255."""
     if text.startswith("#"):
         return int(text[1:], 16)
     red, green, blue = map(int, re.findall(r"\d+", text))
@@ -132,39 +138,39 @@ def _colour(text: str) -> int:
 
 def read(
     path: Path, classes: ClassList, value_255: str, unlisted: str, if_numbers: str = ""
-) -> np.ndarray:
-    """The class of each pixel of a label map.
+) -> images.ClassMap:
+    """Reads the class of each pixel of a label map.
 
     Args:
       path: its file.
-      classes: whose colours the map has, if they have any.
+      classes: the classes; if they have colours, the map is read by colour.
       value_255: see `DataSettings`.
-      unlisted: what errors say of colours that no class has: "which ...".
-      if_numbers: what errors advise where these look like class numbers; if empty, to change the
-        dataset's settings.
+      unlisted: end of the message about unlisted colours: "which ...".
+      if_numbers: advice of that message if the colours look like class numbers; by default, to
+        change the dataset's settings.
 
     Returns:
-      (H, W) int32; not checked against the number of classes where the map holds numbers.
+      (H, W) int32; class numbers are not checked against the number of classes.
 
     Raises:
-      UserError: the file cannot be read, or holds a colour that no class has.
+      UserError: the file cannot be read, or contains a colour that no class has.
     """
     if value_255 == "class_1":
         unlisted = (
-            "but by config.data.value_255=class_1 label maps are black and white: correct the map"
-            " (its edges must not be smoothed)"
+            "but config.data.value_255=class_1 requires black and white maps; correct the map (its"
+            " edges must not be smoothed)"
         )
-        other = "leave config.data.value_255 out, or set it to unknown"
+        other = "leave out config.data.value_255, or set it to unknown"
         return _by_colour(path, {BLACK: 0, WHITE: 1}, unlisted, if_numbers or other)
     if classes.colours:
         numbers = {colour: number for number, own in enumerate(classes.colours) for colour in own}
-        other = "take the colours out of classes.txt"
+        other = "remove the colours from classes.txt"
         return _by_colour(path, numbers, unlisted, if_numbers or other)
     return without_void(images.read_label_map(path), value_255)
 
 
-def without_void(label: np.ndarray, value_255: str) -> np.ndarray:
-    """A map of numbers, (H, W) int32, with class 0 in place of 255 where that is `unknown`."""
+def without_void(label: images.ClassMap, value_255: str) -> images.ClassMap:
+    """Replaces 255 by class 0 in a map of numbers, (H, W) int32, if `value_255` is `unknown`."""
     if value_255 == "unknown":
         label[np.isin(label, WHITE_NUMBERS)] = 0
     return label
@@ -172,8 +178,8 @@ def without_void(label: np.ndarray, value_255: str) -> np.ndarray:
 
 def _by_colour(
     path: Path, numbers: Mapping[int, int], unlisted: str, if_numbers: str
-) -> np.ndarray:
-    """The number of each pixel's colour; the last two are what an error says of other colours."""
+) -> images.ClassMap:
+    """The class number of each pixel's colour; the last two arguments are as in `read`."""
     colours = images.read_colours(path)
     known = np.array(sorted(numbers), np.int32)
     places = np.minimum(np.searchsorted(known, colours), len(known) - 1)
@@ -184,20 +190,20 @@ def _by_colour(
         more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
         note = ""
         if len(counts) > _MANY_COLOURS:
-            note = "; so many colours come from smoothed edges or JPEG compression"
+            note = "; this many colours usually come from smoothed edges or JPEG compression"
         elif all(colour in _DARK_GREYS for colour, _ in counts):
             note = f"; if these are class numbers, {if_numbers}"
-        raise UserError(f"{path} holds the colours {shown}{more}, {unlisted}{note}")
+        raise UserError(f"{path} contains the colours {shown}{more}, {unlisted}{note}")
     return np.array([numbers[colour] for colour in known.tolist()], np.int32)[places]
 
 
 def check_palette(path: Path, palette: Mapping[int, int], where: str) -> None:
-    """Raises a `UserError` where a palette image gives the numbers of `palette` other colours.
+    """Raises a `UserError` if a palette image contradicts `palette`.
 
     Args:
-      path: the image; one without a palette is left alone.
+      path: the image; one without a palette is accepted.
       palette: colours by class number.
-      where: what the message calls that palette.
+      where: what has that palette, for the message.
     """
     image = images.read_label_image(path)
     if image.palette is None:
@@ -206,20 +212,20 @@ def check_palette(path: Path, palette: Mapping[int, int], where: str) -> None:
     for number in np.unique(image.numbers).tolist():
         colour = code_of(image.palette[number])
         if number in palette:
-            differs, theirs = palette[number] != colour, f"{number} is {show(palette[number])}"
+            differs, expected = palette[number] != colour, f"{number} is {show(palette[number])}"
         else:
             other = number_of.get(colour)
-            differs, theirs = other is not None, f"{show(colour)} is {other}"
+            differs, expected = other is not None, f"{show(colour)} is {other}"
         if differs:
             raise UserError(
-                f"{path} has another palette than {where}: number {number} is {show(colour)} in it,"
-                f" but there {theirs}; save the map with that palette, or its class numbers as an"
-                " 8-bit grey PNG"
+                f"the palette of {path} differs from that of {where}: here {number} is"
+                f" {show(colour)}, there {expected}; save the map with the palette of {where}, or"
+                " its class numbers as an 8-bit grey PNG"
             )
 
 
 def palette_text(palette: Mapping[int, int]) -> str:
-    """A palette as text, `NUMBER #RRGGBB` a line."""
+    """A palette as text, `NUMBER #RRGGBB` per line."""
     return "\n".join(f"{number} {show(colour)}" for number, colour in sorted(palette.items()))
 
 
@@ -237,19 +243,19 @@ def code_of(rgb: Iterable[int]) -> int:
 
 
 def check_same_colours(theirs: DataSettings, ours: DataSettings) -> None:
-    """Raises a `UserError` where the colours of a class differ between a model and a dataset.
+    """Raises a `UserError` if a class has different colours in a model and a dataset.
 
     Args:
-      theirs: of the run that trained the model.
-      ours: of the dataset as it is.
+      theirs: the data settings of the model's training.
+      ours: the data settings of the dataset.
     """
     before, now = _colours_by_class(theirs), _colours_by_class(ours)
     for number in sorted(before.keys() & now.keys()):
         if before[number] != now[number]:
             raise UserError(
-                f"class {number} of the label maps is {now[number]}, but was {before[number]} when"
-                " the model was trained: set the colours back (classes.txt, or the maps' palette),"
-                " or train another model in another --workdir"
+                f"class {number} is {now[number]} in the label maps, but was {before[number]} when"
+                " the model was trained; restore the colours (classes.txt, or the maps' palette),"
+                " or train a new model in another --workdir"
             )
 
 

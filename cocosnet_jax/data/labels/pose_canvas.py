@@ -1,4 +1,4 @@
-"""In which picture the joints of a pose lie: its canvas, of (H, W) pixels."""
+"""The canvas of a pose: the picture, of (H, W) pixels, that the joints' coordinates refer to."""
 
 import re
 from collections.abc import Sequence
@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 
 from cocosnet_jax.data.labels import poses
 from cocosnet_jax.errors import UserError
 
-# Poses that were detected in smaller pictures lie within this part of width and height, from the
-# upper left; a person in the middle of a photograph reaches further in one of them.
+# Poses detected in smaller pictures are within this fraction of width and height, from the upper
+# left. A person in the middle of a photograph exceeds it in one direction.
 _CORNER = 0.6
-# Of many poses, some reach beyond this part of width or height, wherever people stand.
+# In a dataset of many poses, some exceed this fraction, wherever people stand.
 _FAR, _MANY, _NEARLY_ALL = 0.7, 8, 0.95
 
 
 def parse_size(pose_size: str) -> tuple[int, int] | None:
-    """(H, W) of a pose size `WIDTHxHEIGHT`; None for `photograph`, or where it is empty."""
+    """(H, W) of a pose size `WIDTHxHEIGHT`; None for `photograph` or an empty text."""
     match = re.fullmatch(r"(\d+)x(\d+)", pose_size)
     return (int(match[2]), int(match[1])) if match else None
 
@@ -29,17 +30,17 @@ def canvas_of(
     pose_size: str,
     setting: str = "config.data.pose_size",
 ) -> tuple[int, int] | None:
-    """(H, W) of the picture in whose pixels a file's joints lie; None where nothing tells.
+    """(H, W) of the canvas of a pose file; None if it is unknown.
 
     Args:
       path: as for `poses.read_pose`.
-      photograph: (H, W) of the photograph, where there is one.
-      pose_size: `WIDTHxHEIGHT`; `photograph`, where there is one; or empty: what the file says,
-        else the photograph.
-      setting: what messages say sets it.
+      photograph: (H, W) of the photograph, if there is one.
+      pose_size: `WIDTHxHEIGHT`; `photograph`; or empty: the canvas stated in the file, else the
+        photograph.
+      setting: the flag or setting of `pose_size`, for messages.
 
     Raises:
-      UserError: the file says a canvas that is no resized copy of its photograph.
+      UserError: the file states a canvas with another aspect ratio than its photograph.
     """
     if (size := parse_size(pose_size)) is not None:
         return size
@@ -48,14 +49,14 @@ def canvas_of(
     stated = _stated_canvas(path) if path.suffix.lower() == ".json" else None
     if stated is None or photograph is None:
         return photograph or stated
-    # Sides of a copy are rounded to whole pixels.
+    # The sides of a resized copy are rounded to whole pixels.
     scale = photograph[0] / stated[0], photograph[1] / stated[1]
     if abs(scale[0] * stated[1] - photograph[1]) > 1 + max(scale):
         raise UserError(
-            f"{path} says that its canvas has {_text(stated)} pixels (width x height), but its"
-            f" photograph has {_text(photograph)}, which is of another shape; correct"
-            f" canvas_width and canvas_height, take them out, or set {setting} to the size of the"
-            " picture in which the pose was detected"
+            f"{path} states a canvas of {_text(stated)} pixels (width x height), but its photograph"
+            f" has {_text(photograph)}, another aspect ratio; correct or remove canvas_width and"
+            f" canvas_height, or set {setting} to the size of the picture in which the pose was"
+            " detected"
         )
     return stated
 
@@ -66,7 +67,7 @@ def name_of(
     pose_size: str,
     setting: str = "config.data.pose_size",
 ) -> str:
-    """What messages call a canvas by `canvas_of`."""
+    """The name of a canvas from `canvas_of`, for messages."""
     if parse_size(pose_size) == canvas:
         return setting
     return "its photograph" if canvas == photograph else "its canvas"
@@ -76,8 +77,8 @@ class Reach(NamedTuple):
     """How far the joints of a pose reach in its photograph.
 
     Attributes:
-      x, y: from the upper left, as parts of width and height.
-      text: the same in pixels, for a message that names the file.
+      x, y: largest coordinates, as fractions of width and height.
+      text: the same in pixels, with the file's name, for messages.
     """
 
     x: float
@@ -85,16 +86,16 @@ class Reach(NamedTuple):
     text: str
 
     def within(self, part: float) -> bool:
-        """Whether all joints lie in this part of width and of height."""
+        """Whether all joints are within this fraction of width and height."""
         return self.x < part and self.y < part
 
     @property
     def in_corner(self) -> bool:
-        """Whether the pose, looked at alone, fills only a corner."""
+        """Whether the pose fills only a corner."""
         return self.within(_CORNER)
 
 
-def reach_of(path: Path, joints: np.ndarray, photograph: tuple[int, int]) -> Reach:
+def reach_of(path: Path, joints: Float64[np.ndarray, "18 2"], photograph: tuple[int, int]) -> Reach:
     """How far the joints of a file, (18, 2), reach in its photograph of (H, W) pixels."""
     x, y = np.nanmax(joints, axis=0)
     text = f"{path}: up to ({x:.0f}, {y:.0f}) of {_text(photograph)} pixels"
@@ -102,16 +103,14 @@ def reach_of(path: Path, joints: np.ndarray, photograph: tuple[int, int]) -> Rea
 
 
 def check_reach(reaches: Sequence[Reach], setting: str) -> None:
-    """Asks the user where poses seem to be of smaller pictures than their photographs.
+    """Raises a `UserError` if poses seem to come from pictures smaller than their photographs.
 
-    That is where most of them fill only a corner, or where, of many, hardly one reaches far.
+    That is the case if most poses fill only a corner, or if there are many and hardly any reaches
+    far.
 
     Args:
-      reaches: of each pose in its photograph.
-      setting: which answers.
-
-    Raises:
-      UserError: they do.
+      reaches: the reach of each pose in its photograph.
+      setting: the flag or setting that states the pictures' size.
     """
     total = len(reaches)
     near = [reach for reach in reaches if reach.in_corner]
@@ -122,10 +121,10 @@ def check_reach(reaches: Sequence[Reach], setting: str) -> None:
         if total < _MANY or len(near) < _NEARLY_ALL * total:
             return
     raise UserError(
-        f"in {len(near)} of {total} poses all joints lie in the upper left {part:.0%} of the"
+        f"in {len(near)} of {total} poses all joints are in the upper left {part:.0%} of the"
         f" photograph's width and height ({near[0].text}). If the poses were detected in smaller"
-        f" pictures, say their size: {setting}=256x256, for example. If they are right as they"
-        f" are: {setting}=photograph"
+        f" pictures, set {setting} to their size, for example {setting}=256x256. If they are"
+        f" correct, set {setting}=photograph"
     )
 
 
@@ -134,11 +133,11 @@ def _text(size: tuple[int, int]) -> str:
 
 
 def _stated_canvas(path: Path) -> tuple[int, int] | None:
-    """(H, W) by `canvas_height` and `canvas_width` of a JSON file; None where it has neither."""
+    """(H, W) from `canvas_height` and `canvas_width` of a JSON file; None if it has neither."""
     try:
         content = poses.read_content(path)
     except ValueError:
-        return None  # `poses.read_pose` says so.
+        return None  # `poses.read_pose` reports it.
     fields = ("canvas_height", "canvas_width")
     if not isinstance(content, dict) or not any(field in content for field in fields):
         return None

@@ -1,14 +1,15 @@
-"""The drawing of a pose: the input of DeepFashion (SPEC section 1)."""
+"""Draws poses: the input of DeepFashion (SPEC section 1)."""
 
 import math
 
 import cv2
 import numpy as np
+from jaxtyping import Float64, Int32, UInt8
 from PIL import Image
 
 from cocosnet_jax.data.labels.edges import distance_map
 
-# Pairs of joints, counted from 1, in the order of drawing: later limbs lie over earlier ones.
+# Pairs of joints, counted from 1, in drawing order: later limbs cover earlier ones.
 LIMBS = (
     (2, 3),
     (2, 6),
@@ -30,8 +31,8 @@ LIMBS = (
 )
 PLANES = 3 + len(LIMBS)
 
-# OpenPose's hue wheel. It is used as it is, but OpenPose means it for images in BGR order: the
-# finished RGB planes hold it with first and last channel exchanged.
+# OpenPose's hue wheel, for images in BGR order: the final RGB planes have it with the first and
+# last channel swapped.
 _COLOURS = (
     (255, 0, 0),
     (255, 85, 0),
@@ -52,22 +53,22 @@ _COLOURS = (
     (255, 0, 170),
     (255, 0, 85),
 )
-_RADIUS = 4  # of a joint's circle, and half the width of a limb, in pixels
+_RADIUS = 4  # of a joint's circle and half the width of a limb, in pixels
 
 
 def draw_pose(
-    joints: np.ndarray, canvas_size: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
+    joints: Float64[np.ndarray, "18 2"], canvas_size: tuple[int, int], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w 20"]:
     """The input map of DeepFashion.
 
     Args:
-      joints: (18, 2) x and y in pixels of the canvas, NaN where not seen.
-      canvas_size: (H, W) in whose pixels they lie; the pose is drawn at this size, then resized.
+      joints: (18, 2) x and y in pixels of the canvas, NaN if not seen.
+      canvas_size: (H, W) of the canvas; the pose is drawn at this size, then resized.
       size: (h, w) of the map.
 
     Returns:
-      (h, w, 20) uint8: the drawing in RGB, then a distance map for each of the 17 limbs (255
-      everywhere for a limb that was not seen).
+      (h, w, 20) uint8: the drawing in RGB, then a distance map for each of the 17 limbs (all 255
+      for a limb that was not seen).
     """
     seen = ~np.isnan(joints).any(1)
     drawing: np.ndarray = np.zeros((*canvas_size, 3), np.uint8)
@@ -80,15 +81,17 @@ def draw_pose(
         if seen[first - 1] and seen[second - 1]:
             polygon = _limb_polygon(joints[first - 1], joints[second - 1])
             cv2.fillConvexPoly(mask, polygon, 255)
-            over = cv2.fillConvexPoly(drawing.copy(), polygon, _COLOURS[limb])
-            drawing = cv2.addWeighted(drawing, 0.4, over, 0.6, 0)
+            with_limb = cv2.fillConvexPoly(drawing.copy(), polygon, _COLOURS[limb])
+            drawing = cv2.addWeighted(drawing, 0.4, with_limb, 0.6, 0)
         distances.append(distance_map(mask > 0))
     planes = [_resized(drawing[..., ::-1], size, Image.Resampling.NEAREST)]
     planes += [_resized(plane, size, Image.Resampling.BILINEAR)[..., None] for plane in distances]
     return np.concatenate(planes, axis=-1)
 
 
-def _limb_polygon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _limb_polygon(
+    first: Float64[np.ndarray, "2"], second: Float64[np.ndarray, "2"]
+) -> Int32[np.ndarray, "points 2"]:
     """The outline of a limb, an ellipse between two joints, as (n, 2) int32 x and y."""
     x, y = (first + second) / 2
     dx, dy = first - second
@@ -97,7 +100,9 @@ def _limb_polygon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.ellipse2Poly((int(x), int(y)), axes, angle, 0, 360, 1))
 
 
-def _resized(plane: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+def _resized(
+    plane: UInt8[np.ndarray, "height width *channels"], size: tuple[int, int], how: Image.Resampling
+) -> UInt8[np.ndarray, "h w *channels"]:
     height, width = size
     image = Image.fromarray(np.ascontiguousarray(plane))
     return np.asarray(image.resize((width, height), how))

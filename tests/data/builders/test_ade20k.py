@@ -93,12 +93,12 @@ def test_grey_and_transparent_photographs_are_taken(settings, source):
 def test_missing_folders(settings, source, tmp_path):
     gone = dataclasses.replace(settings, source=str(tmp_path / "gone"))
     assert "config.data.source is" in problems(gone)
-    assert f"{str(tmp_path / 'gone')!r}, which is no folder" in problems(gone)
+    assert f"{str(tmp_path / 'gone')!r}, which is not a folder" in problems(gone)
     empty = dataclasses.replace(settings, source="")
     assert problems(empty).startswith("config.data.source is empty; set it")
     (tmp_path / "other").mkdir()
     other = dataclasses.replace(settings, source=str(tmp_path / "other"))
-    assert "holds neither images/training" in problems(other)
+    assert "contains neither images/training" in problems(other)
 
 
 @pytest.mark.parametrize("folder", ["images/training/a/abbey", "images/ADE/training/abbey"])
@@ -109,7 +109,7 @@ def test_the_full_ade20k_is_told(settings, tmp_path, folder, dataset):
     stem.with_suffix(".png").rename(f"{stem}_seg.png")
     full = dataclasses.replace(settings, dataset=dataset, source=str(tmp_path / "full"))
     message = problems(full)
-    assert message.startswith(f"{stem}_seg.png is of the full ADE20K")
+    assert message.startswith(f"{stem}_seg.png belongs to the full ADE20K")
     assert "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip" in message
 
 
@@ -117,13 +117,13 @@ def test_palettes_that_differ(settings, source):
     for index, colours_of in enumerate(([0x000000, 0xC81E3C], [0xC81E3C, 0x000000])):
         label = draw_label(index) % 2
         in_palette(label, *colours_of).save(source / f"training/ADE_train_{index}.png")
-    assert "palettes differ from map to map: number 0 is #000000 in" in problems(settings)
+    assert "palettes differ between maps: number 0 is #000000 in" in problems(settings)
 
 
 def test_an_empty_split(settings, source):
     shutil.rmtree(source / "validation")
     assert problems(settings) == (
-        f"dataset {source}: the validation folder has no photographs (.jpg, .jpeg)"
+        f"dataset {source}: the folder validation contains no photographs (.jpg, .jpeg)"
     )
 
 
@@ -148,9 +148,9 @@ def test_everything_wrong_with_the_files_is_reported_at_once(settings, source):
         f"  {validation}/ADE_val_0.png has no photograph ADE_val_0.jpg",
         f"  {train}/ADE_train_1.jpg cannot be read as an image (",
         f"  {train}/ADE_train_2.png cannot be read as an image (",
-        f"  {train}/ADE_train_3.png holds the values 9 (10 pixels), 250 (1 pixels); allowed are 0"
-        " to 5, and 255",
-        f"  {train}/ADE_train_4.jpg has 120x90 pixels (width x height) but its label map"
+        f"  {train}/ADE_train_3.png contains the values 9 (10 pixels), 250 (1 pixels); allowed are"
+        " 0 to 5, and 255",
+        f"  {train}/ADE_train_4.jpg has 120x90 pixels (width x height), but its label map"
         f" {train}/ADE_train_4.png has 120x60",
         f"  {validation}/ADE_val_1.jpg does not exist",
     ]
@@ -178,7 +178,7 @@ def test_long_and_foreign_names(settings, source):
 
 def test_a_name_that_no_list_can_hold(settings, source):
     write_pair(source / "training", "beach, sunset", draw_label(9))
-    assert "'training/beach, sunset.jpg' has a comma" in problems(settings)
+    assert "'training/beach, sunset.jpg' contains a comma" in problems(settings)
 
 
 def test_an_interrupted_preparation_counts_for_nothing_and_can_be_repeated(settings, monkeypatch):
@@ -229,7 +229,7 @@ def test_sources_never_mix_and_changes_are_noticed(settings, source, tmp_path):
     data.prepare(settings)
     data.prepare(settings)  # Prepared already: nothing to do.
     write_pair(source / "training", "ADE_train_9", draw_label(9))
-    with pytest.raises(UserError, match=r"have changed since they were prepared: delete .*1\.0\.0"):
+    with pytest.raises(UserError, match=r"have changed since they were prepared; delete .*1\.0\.0"):
         data.prepare(settings)
     shutil.rmtree(builders.open_builder(settings).data_dir)
     data.prepare(settings)
@@ -340,7 +340,8 @@ def test_outdoor_needs_every_scene_category(settings, source):
     rows = [f"ADE_train_{i} beach" for i in range(4)] + [f"ADE_val_{i} beach" for i in range(4)]
     (source / "sceneCategories.txt").write_text("\n".join(rows))
     assert problems(settings) == (
-        f"dataset {source}: training/ADE_train_4.jpg has no line in sceneCategories.txt"
+        f"dataset {source}: training/ADE_train_4.jpg has no line in sceneCategories.txt; add"
+        " 'NAME category'"
     )
     (source / "sceneCategories.txt").write_text("ADE_train_0\nADE_train_1 a b")
     assert "has 2 problems" in problems(settings)

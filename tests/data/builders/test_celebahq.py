@@ -89,18 +89,18 @@ def test_everything_wrong_is_reported_at_once(source, tmp_path):
     assert "has 4 problems" in message
     assert "image 3 has neither the merged map" in message
     assert "2000.jpg cannot be read as an image" in message
-    assert "anna.jpg has no number for a name" in message
-    assert "val.txt, line 2: '77' means no photograph" in message
+    assert "anna.jpg is not a number" in message
+    assert "val.txt, line 2: '77' matches no photograph" in message
     assert not records.is_prepared(builder)
 
 
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda root: (root / "val.txt").unlink(), r"has no val\.txt; write one .*/3\.jpg"),
+        (lambda root: (root / "val.txt").unlink(), r"has no val\.txt; list .*/3\.jpg"),
         (lambda root: (root / "val.txt").write_text(""), r"val\.txt is empty"),
-        (lambda root: (root / "train.txt").write_text("20"), r"20\.jpg is both in train\.txt and"),
-        (lambda root: (root / ANNOTATIONS).rename(root / "x"), r"does not hold the folders"),
+        (lambda root: (root / "train.txt").write_text("20"), r"20\.jpg is in both train\.txt and"),
+        (lambda root: (root / ANNOTATIONS).rename(root / "x"), r"does not contain the folders"),
     ],
 )
 def test_wrong_folders(source, tmp_path, break_it, message):
@@ -119,7 +119,7 @@ def test_wrong_channels(source, tmp_path):
 def test_missing_source(tmp_path):
     settings = settings_for(tmp_path / "nowhere", tmp_path, 19)
     builder = records.open_builder(celebahq.Celebahq, settings)
-    with pytest.raises(UserError, match=r"nowhere', which is no folder"):
+    with pytest.raises(UserError, match=r"nowhere', which is not a folder"):
         records.prepare(builder)
 
 

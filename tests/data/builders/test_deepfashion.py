@@ -81,7 +81,7 @@ def test_wrong_poses_are_reported_together(source, tmp_path):
         records.prepare(builder)
     message = str(caught.value)
     assert "has 2 problems" in message
-    assert "a_candidate.txt holds no person" in message
+    assert "a_candidate.txt contains no person" in message
     assert "01_2_side_candidate.txt does not exist" in message
 
 
@@ -150,7 +150,9 @@ def test_a_self_pair_list_of_other_images_is_refused(source, tmp_path):
     settings = dataclasses.replace(
         settings_for(source, tmp_path), self_pair_list=str(tmp_path / "pairs.txt")
     )
-    with pytest.raises(UserError, match=r"self_pair_list is .*pairs\.txt', which fits none of the"):
+    with pytest.raises(
+        UserError, match=r"self_pair_list is .*pairs\.txt', which matches none of the"
+    ):
         data.prepare(settings)
 
 

@@ -81,11 +81,11 @@ def test_lists_choose_the_splits(settings, own):
 
 
 def test_classes_are_counted(settings, own):
-    pixels = data.found_classes(dataclasses.replace(settings, channels=0))
+    pixels = data.count_classes(dataclasses.replace(settings, channels=0))
     maps = [np.asarray(Image.open(own / f"labels/{name}.png")) for name in NAMES]
     np.testing.assert_array_equal(pixels, np.bincount(np.concatenate(maps).ravel()))
     assert len(pixels) == CLASSES
-    assert "config.data.channels is 0, the number of classes is not known yet: set" in (
+    assert "config.data.channels, the number of classes, is not set; set" in (
         message := problems(dataclasses.replace(settings, channels=0))
     )
     assert "config.data.channels=6" in message
@@ -98,7 +98,7 @@ def test_only_own_label_maps_may_be_uncounted(settings):
 
 def test_named_classes_must_agree(settings, own):
     (own / "classes.txt").write_text("unknown\nsky\nsea\nsand\nrock\ntree\nboat\n")
-    assert len(data.found_classes(dataclasses.replace(settings, channels=0))) == 7
+    assert len(data.count_classes(dataclasses.replace(settings, channels=0))) == 7
     save(own / "labels/stray.png", draw_label(0))
     assert "has no photograph images/stray.jpg" in problems(
         dataclasses.replace(settings, channels=7)
@@ -107,8 +107,10 @@ def test_named_classes_must_agree(settings, own):
     assert "channels is 6, but" in problems(settings)
     data.prepare(dataclasses.replace(settings, channels=7))
     (own / "classes.txt").write_text("unknown\nsky\n")
-    with pytest.raises(UserError, match=r"e\.png holds the values 2 \(\d+ pixels\), 3 ") as error:
-        data.found_classes(dataclasses.replace(settings, channels=0))
+    with pytest.raises(
+        UserError, match=r"e\.png contains the values 2 \(\d+ pixels\), 3 "
+    ) as error:
+        data.count_classes(dataclasses.replace(settings, channels=0))
     assert f"add a line for every class to {own}/classes.txt" in str(error.value)
     assert "config.data.channels" not in str(error.value)
 
@@ -119,8 +121,8 @@ def test_maps_of_one_class_are_refused(settings, own):
             save(own / f"labels/{name}.png", np.full((90, 120), number, np.uint8))
         for channels in (0, CLASSES):
             assert problems(dataclasses.replace(settings, channels=channels)) == (
-                f"dataset {own}: all label maps are of class {number} alone, from which nothing is"
-                " learned; correct the maps, classes.txt or config.data.value_255"
+                f"dataset {own}: all label maps contain only class {number}, so there is nothing to"
+                " learn; correct the maps, classes.txt or config.data.value_255"
             )
 
 
@@ -148,7 +150,7 @@ def test_values_out_of_range_name_file_value_and_pixels(settings, own):
     label[50, 50] = 6
     save(own / "labels/e.png", label)  # 16 bits
     expected = (
-        f"dataset {own}: {own}/labels/e.png holds the values 6 (1 pixels), 1000 (21 pixels);"
+        f"dataset {own}: {own}/labels/e.png contains the values 6 (1 pixels), 1000 (21 pixels);"
         " allowed are 0 to 5: correct the map (class numbers end at 254)"
     )
     assert problems(settings) == expected
@@ -158,7 +160,7 @@ def test_values_out_of_range_name_file_value_and_pixels(settings, own):
     label[:3, :7] = 1000
     save(own / "labels/e.png", label)
     with pytest.raises(UserError, match=r"1000 \(21 pixels\); allowed are 0 to 254"):
-        data.found_classes(dataclasses.replace(settings, channels=0))
+        data.count_classes(dataclasses.replace(settings, channels=0))
 
 
 def test_everything_wrong_is_reported_at_once(settings, own):
@@ -170,11 +172,11 @@ def test_everything_wrong_is_reported_at_once(settings, own):
     lines = problems(settings).splitlines()
     assert lines[0] == f"dataset {own} has 5 problems:"
     for part in [
-        f"images/{NAMES[0]}.jpg and images/{NAMES[0]}.png have one name",
+        f"images/{NAMES[0]}.jpg and images/{NAMES[0]}.png have the same name",
         "labels/stray.png has no photograph images/stray.jpg",
-        "images/e.jpg has no labels/e.png; add it or remove images/e.jpg",
+        "images/e.jpg has no labels/e.png; add it, or remove images/e.jpg",
         f"{NAMES[1]}.png is a colour image",
-        "has 120x90 pixels (width x height) but its label map",
+        "has 120x90 pixels (width x height), but its label map",
     ]:
         assert sum(part in line for line in lines) == 1, part
 
@@ -248,7 +250,7 @@ def test_edge_maps(settings, own):
     np.testing.assert_array_equal(label[:, 0, 1], away // 3)
     save(own / "edges/e.png", 255 - line)
     shutil.rmtree(builders.open_builder(settings).data_dir)
-    assert "edges/e.png is mostly white; an edge map has white lines on black" in problems(settings)
+    assert "edges/e.png is mostly white; edge maps have white lines on black" in problems(settings)
 
 
 def test_edges_from_photographs_alone(settings, own):
@@ -302,7 +304,7 @@ def test_poses_in_json_and_text(settings, own):
     moved = dataclasses.replace(settings, data_dir=settings.data_dir + "2")
     lines = problems(moved).splitlines()
     assert lines[0].endswith("has 3 problems:")
-    for part in ("e_subset.txt does not exist", ".json holds no person", "not OpenPose's JSON"):
+    for part in ("e_subset.txt does not exist", ".json contains no person", "not OpenPose's JSON"):
         assert sum(part in line for line in lines) == 1, part
 
 
@@ -344,8 +346,8 @@ def test_palettes_that_differ_are_read_by_colour(settings, own):
     write_in_colour(own)
     for channels in (0, CLASSES):
         message = problems(dataclasses.replace(settings, channels=channels))
-        assert "palettes differ from map to map: number" in message
-        assert f"List their colours in {own}/classes.txt" in message
+        assert "palettes differ between maps: number" in message
+        assert f"List the colours in {own}/classes.txt" in message
     # The lines that the message ends with are a list that works.
     lines = message.splitlines()[1:]
     assert len(lines) == CLASSES
@@ -355,7 +357,7 @@ def test_palettes_that_differ_are_read_by_colour(settings, own):
     with pytest.raises(UserError, match="have changed since they were prepared"):
         data.prepare(settings)
     shutil.rmtree(builders.open_builder(settings).data_dir)
-    pixels = data.found_classes(dataclasses.replace(settings, channels=0))
+    pixels = data.count_classes(dataclasses.replace(settings, channels=0))
     assert len(pixels) == CLASSES
     data.prepare(settings)
     assert_prepared(settings)
@@ -386,8 +388,8 @@ def test_colour_masks_without_a_list(settings, own):
     )
     (own / "classes.txt").write_text(CLASSES_TXT.replace("blue #0000FF\n", ""))
     message = problems(dataclasses.replace(settings, channels=CLASSES - 1))
-    assert "e.png holds the colours #0000FF (" in message
-    assert f", which {own}/classes.txt does not list: correct the map, or the list" in message
+    assert "e.png contains the colours #0000FF (" in message
+    assert f", which {own}/classes.txt does not list; correct the map or the list" in message
 
 
 def test_masks_of_0_and_255(settings, own):
@@ -396,14 +398,14 @@ def test_masks_of_0_and_255(settings, own):
         save(own / f"labels/{name}.png", mask.astype(np.uint8) * 255)
     for channels in (0, 2, CLASSES):
         message = problems(dataclasses.replace(settings, channels=channels))
-        assert "label maps hold only 0 and 255" in message
+        assert "label maps contain only 0 and 255" in message
         assert "set --config.data.value_255=class_1" in message
         assert "config.data.channels" not in message
     with pytest.raises(UserError, match="value_255=class_1 makes 2 classes, black and white"):
         dataclasses.replace(settings, value_255="class_1")
     white = dataclasses.replace(settings, value_255="class_1", channels=0)
     total = sum(mask.sum() for mask in masks.values())
-    np.testing.assert_array_equal(data.found_classes(white), [5 * 90 * 120 - total, total])
+    np.testing.assert_array_equal(data.count_classes(white), [5 * 90 * 120 - total, total])
     white = dataclasses.replace(white, channels=2)
     data.prepare(white)
     shares = [(data.open(white).split("train")[i][1] == 1).mean() for i in range(4)]
@@ -416,10 +418,10 @@ def test_void_of_255(settings, own):
     save(own / f"labels/{NAMES[0]}.png", void)
     for channels in (0, CLASSES):
         message = problems(dataclasses.replace(settings, channels=channels))
-        assert f"1 of 5 label maps hold 255, for example {own}/labels/{NAMES[0]}.png" in message
-        assert "set --config.data.value_255=unknown, which makes it class 0" in message
+        assert f"1 of 5 label maps contain 255, for example {own}/labels/{NAMES[0]}.png" in message
+        assert "set --config.data.value_255=unknown, which makes them class 0" in message
     unknown = dataclasses.replace(settings, value_255="unknown", channels=0)
-    assert len(data.found_classes(unknown)) == CLASSES
+    assert len(data.count_classes(unknown)) == CLASSES
     unknown = dataclasses.replace(unknown, channels=CLASSES)
     data.prepare(unknown)
     label = data.open(unknown).split("train")[0][1][..., 0]
@@ -430,14 +432,14 @@ def test_void_of_255(settings, own):
 
 
 def test_only_own_label_maps_have_a_meaning_of_255(settings):
-    with pytest.raises(UserError, match=r"value_255 is 'unknown', which only one's own label maps"):
+    with pytest.raises(UserError, match=r"value_255 is 'unknown', but it applies only to"):
         dataclasses.replace(settings, dataset="flickr", channels=151, value_255="unknown")
 
 
 def test_colours_and_a_meaning_of_255_exclude_each_other(settings, own):
     (own / "classes.txt").write_text(CLASSES_TXT)
     message = problems(dataclasses.replace(settings, value_255="unknown"))
-    assert "value_255 is 'unknown', which is for maps of class numbers, but" in message
+    assert "value_255 is 'unknown', which applies to maps of class numbers, but" in message
 
 
 def write_tree(root, *names, photographs="images", maps="labels"):
@@ -461,8 +463,8 @@ def test_folders_name_the_splits(settings, tmp_path, capsys):
     assert splits(settings, root, capsys) == (
         ["images/Train/a.jpg", "images/Train/b.jpg"],
         ["images/VALID/a.jpg"],
-        "your data: 2 photographs train and 1 validate, by the names of folders; left out: 1"
-        " (test: 1)",
+        "your data: 2 photographs for training and 1 for validation, by the names of"
+        " folders; left out: 1 (test: 1)",
     )
 
 
@@ -484,16 +486,16 @@ def test_photographs_beside_folders_of_splits(settings, tmp_path, capsys):
     root = tmp_path / "split"
     write_tree(root, "train/a", "train/b", "val/c", "d", "more/e")
     assert problems(dataclasses.replace(settings, source=str(root))) == (
-        f"dataset {root}: beside folders that name a split (train, val, test) there are 2"
-        " photographs in none, for example images/d.jpg: move them into one, or list the splits in"
-        " train.txt and val.txt"
+        f"dataset {root}: 2 photographs are outside the folders of the splits (train, val, test),"
+        " for example images/d.jpg; move them into one, or list the splits in train.txt and val.txt"
     )
     (root / "train.txt").write_text("d\na\n")
     (root / "val.txt").write_text("c\n")
     assert splits(settings, root, capsys) == (
         ["images/d.jpg", "images/train/a.jpg"],
         ["images/val/c.jpg"],
-        "your data: 2 photographs train and 1 validate, by train.txt, val.txt; left out: 2",
+        "your data: 2 photographs for training and 1 for validation, by train.txt, val.txt;"
+        " left out: 2",
     )
 
 
@@ -502,7 +504,7 @@ def test_a_folder_of_trains_is_no_split(settings, tmp_path, capsys):
     train, validation, said = splits(settings, tmp_path / "split", capsys)
     assert train == ["images/train/b.jpg", "images/train/c.jpg"]
     assert validation == ["images/bus/a.jpg"]
-    assert said.endswith("by the rule that one in 10 validates")
+    assert said.endswith("by the default rule (one in 10 for validation)")
 
 
 def test_a_list_counts_for_more_than_a_folder(settings, tmp_path, capsys):
@@ -605,13 +607,11 @@ def test_lists_that_leave_a_split_empty_or_share_photographs(settings, tmp_path)
     settings = dataclasses.replace(settings, source=str(root))
     (root / "train.txt").write_text("0\n1\n2\n")
     assert problems(settings) == (
-        f"dataset {root}: there are no photographs for the validation split: train.txt names all"
-        " there are, so write val.txt too"
+        f"dataset {root}: there are no photographs for the validation split: train.txt lists all"
+        " photographs; write val.txt too"
     )
     (root / "test.txt").write_text("1\n")
-    assert (
-        problems(settings) == f"dataset {root}: images/1.jpg is both in train.txt and in test.txt"
-    )
+    assert problems(settings) == f"dataset {root}: images/1.jpg is in both train.txt and test.txt"
 
 
 @pytest.mark.parametrize("names", [("Train.txt", "Val.txt"), ("train.txt", "validation.TXT")])
@@ -625,7 +625,8 @@ def test_lists_under_other_names(settings, tmp_path, capsys, names, more):
     assert splits(settings, root, capsys) == (
         ["images/4.jpg", "images/1.jpg"],
         ["images/3.jpg"],
-        f"your data: 2 photographs train and 1 validate, by {', '.join(names)}; left out: 2",
+        f"your data: 2 photographs for training and 1 for validation, by {', '.join(names)};"
+        " left out: 2",
     )
 
 
@@ -639,8 +640,8 @@ def test_lists_in_other_places(settings, tmp_path, folder):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("1\n")
     assert problems(settings) == (
-        f"dataset {source}: {path} is not read, because lists lie right in the dataset's folder:"
-        f" move it to {root}/val.txt, or remove it"
+        f"dataset {source}: {path} is in the wrong place, since lists must be in the"
+        f" dataset's folder; move it to {root}/val.txt, or remove it"
     )
     # Where the split is known, other lists are nobody's.
     (root / "val.txt").write_text("2\n")
@@ -654,7 +655,7 @@ def test_two_lists_of_a_split_and_an_empty_one(settings, tmp_path):
     settings = dataclasses.replace(settings, source=str(root))
     (root / "val.txt").touch()
     assert problems(settings) == (
-        f"dataset {root}: {root}/val.txt is empty: list photographs in it, one per line, or remove"
+        f"dataset {root}: {root}/val.txt is empty; list photographs in it, one per line, or remove"
         " it"
     )
     (root / "dev.txt").write_text("1\n")
@@ -679,7 +680,7 @@ def test_other_names_of_the_splits(settings, tmp_path, capsys, train, other):
     assert splits(settings, root, capsys) == (
         [f"images/{train}/a.jpg", f"images/{train}/b.jpg"],
         [f"images/{other}/c.jpg"],
-        "your data: 2 photographs train and 1 validate, by the names of folders",
+        "your data: 2 photographs for training and 1 for validation, by the names of folders",
     )
 
 
@@ -691,8 +692,8 @@ def test_folders_that_seem_to_name_splits(settings, tmp_path):
         [
             f"dataset {root} has 2 problems:",
             *(
-                f"  {root}/images/{name} seems to name a split, but means none: rename it (train,"
-                " val, test), with that of its annotations, or list the splits in"
+                f"  {root}/images/{name} resembles the name of a split but is none; rename it and"
+                " its annotation folder (train, val, test), or list the splits in"
                 f" {root}/train.txt and val.txt"
                 for name in ("testset", "train_old")
             ),
@@ -723,7 +724,7 @@ def test_a_folder_of_several_datasets(settings, tmp_path):
     for name in ("first", "second"):
         write_tree(tmp_path / "many" / name, *"01")
     many = dataclasses.replace(settings, source=str(tmp_path / "many"))
-    assert "holds 2 datasets, first, second: set config.data.source" in problems(many)
+    assert "contains 2 datasets, first, second; set config.data.source" in problems(many)
 
 
 @pytest.mark.parametrize("dataset", ["folder", "folder_edges"])
@@ -736,7 +737,7 @@ def test_the_full_ade20k_is_told(settings, tmp_path, dataset, folder):
     if dataset == "folder_edges":
         full = dataclasses.replace(full, condition="channels", channels=2)
     message = problems(full)
-    assert f"{stem}_seg.png is of the full ADE20K" in message
+    assert f"{stem}_seg.png belongs to the full ADE20K" in message
     assert "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip" in message
 
 
@@ -780,12 +781,12 @@ def test_poses_of_smaller_pictures_are_a_question(tmp_path, dataset):
     folder = "pose" if dataset == "deepfashion" else "poses"
     said = problems(settings)
     assert said.startswith(
-        "in 5 of 5 poses all joints lie in the upper left 60% of the photograph's width and height"
+        "in 5 of 5 poses all joints are in the upper left 60% of the photograph's width and height"
         f" ({own}/{folder}/"
     )
     assert "up to (70, 90) of 200x300 pixels" in said
-    assert "config.data.pose_size=256x256, for example." in said
-    assert said.endswith("If they are right as they are: config.data.pose_size=photograph")
+    assert "for example config.data.pose_size=256x256." in said
+    assert said.endswith("If they are correct, set config.data.pose_size=photograph")
     assert not (tmp_path / "prepared").exists()
     # With their size, the people stand in the middle again, each in its place.
     sized = dataclasses.replace(settings, pose_size="100x100")
@@ -819,7 +820,7 @@ def test_poses_none_of_which_reaches_far_are_a_question(tmp_path):
     write_poses(tmp_path / "own", [(200, 300)] * 8, reach=(3 / 4, 3 / 4))
     said = problems(settings)
     assert said.startswith(
-        "in 8 of 8 poses all joints lie in the upper left 70% of the photograph's width and height"
+        "in 8 of 8 poses all joints are in the upper left 70% of the photograph's width and height"
     )
     assert "up to (105, 202) of 200x300 pixels" in said
     sized = dataclasses.replace(settings, pose_size="150x225")
@@ -891,7 +892,7 @@ def test_the_command_line_counts_classes(own, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "found 201 classes; of all pixels, class 0 " in done.stdout
+    assert "found 201 classes; share of pixels by class: 0 " in done.stdout
     assert "only 6 of the numbers 0 to 200 occur" in done.stdout
     assert "add --config.data.channels=201" in done.stdout
     assert "4 train, 1 validation" in done.stdout

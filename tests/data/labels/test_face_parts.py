@@ -53,7 +53,9 @@ def test_impossible_class_numbers_are_named(tmp_path):
     merged = np.zeros((16, 16), np.uint8)
     merged[0, :3], merged[5] = 19, 200
     write(face_parts.merged_path(tmp_path, 7), merged)
-    with pytest.raises(UserError, match=r"00007\.png holds the values 19 \(3 .* 200 \(16 pixels"):
+    with pytest.raises(
+        UserError, match=r"00007\.png contains the values 19 \(3 .* 200 \(16 pixels"
+    ):
         face_parts.read_face(tmp_path, 7)
 
 

@@ -57,13 +57,13 @@ def test_names_alone_may_repeat():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a #000000\nb c\nd #000001", "'b c' has no colour, and 2 other classes have"),
-        ("a #000000\nb #00000", "line 2, 'b #00000', has no colour #RRGGBB of six digits"),
+        ("a #000000\nb c\nd #000001", "'b c' has no colour, but 2 other classes have"),
+        ("a #000000\nb #00000", "line 2, 'b #00000', has an invalid colour; write six digits"),
         ("a 0 0 0\nb 0 0 256", "line 2, 'b 0 0 256', has a number above 255 in its colour"),
         ("a #000000\nb 0 0 0", "#000000 is in line 1 and in line 2"),
         ("a #000000\na #000001", "'a' is in line 1 and in line 2"),
-        ("#000000 a #000001\n0 0 2 b", "'#000000 a #000001', has colours before and behind"),
-        ("1 2 3 4 5 6\n0 0 2 b", "line 1, '1 2 3 4 5 6', has colours before and behind"),
+        ("#000000 a #000001\n0 0 2 b", "'#000000 a #000001', has colours before and after"),
+        ("1 2 3 4 5 6\n0 0 2 b", "line 1, '1 2 3 4 5 6', has colours before and after"),
         ("a #000000\n#000001", "line 2, '#000001', has no name"),
         ("0 9 9 9 sky\n1 8 8 8 sea", "line 1, '0 9 9 9 sky', has more than three numbers before"),
     ],
@@ -95,7 +95,9 @@ def test_grey_levels_are_colours(tmp_path):
         np.testing.assert_array_equal(found, NUMBERS)
     # 300 is no level of 8 bits: read by its upper byte, it would be black.
     Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "300.png")
-    with pytest.raises(UserError, match=r"300\.png holds numbers \(mode I;16\) where colours are"):
+    with pytest.raises(
+        UserError, match=r"300\.png contains numbers \(mode I;16\), but colours are"
+    ):
         label_maps.read(tmp_path / "300.png", levels, "", "which ...")
 
 
@@ -103,15 +105,17 @@ def test_a_colour_that_no_class_has(tmp_path):
     picture = rgb(BLACK, RED, GREEN)[NUMBERS]
     picture[0, :2] = 1, 2, 3
     Image.fromarray(picture).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png holds the colours #010203 \(2 pixels\), which x"):
+    with pytest.raises(
+        UserError, match=r"a\.png contains the colours #010203 \(2 pixels\), which x"
+    ):
         label_maps.read(tmp_path / "a.png", LISTED, "", "which x")
     Image.fromarray(NUMBERS).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"if these are class numbers, take the colours out of cl"):
+    with pytest.raises(UserError, match=r"if these are class numbers, remove the colours from cl"):
         label_maps.read(tmp_path / "a.png", LISTED, "", "which x")
     noise = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
     with pytest.raises(
-        UserError, match=r"and 76 more, which x; so many colours come from smoothed"
+        UserError, match=r"and 76 more, which x; this many colours usually come from smoothed"
     ):
         label_maps.read(tmp_path / "a.png", LISTED, "", "which x")
 
@@ -140,7 +144,7 @@ def test_white_of_many_bits(tmp_path, kind, white):
     found = label_maps.read(tmp_path / "a.tif", ClassList(), "class_1", "")
     np.testing.assert_array_equal(found, mask > 0)
     Image.fromarray(mask + (mask == 0) * kind(300)).save(tmp_path / "a.tif")
-    with pytest.raises(UserError, match=r"holds numbers \(mode I.*\) where colours are needed"):
+    with pytest.raises(UserError, match=r"contains numbers \(mode I.*\), but colours are required"):
         label_maps.read(tmp_path / "a.tif", ClassList(), "class_1", "")
 
 
@@ -148,7 +152,7 @@ def test_a_mask_in_the_alpha_channel_is_not_read_as_one_class(tmp_path):
     alpha = np.array([[0, 255]], np.uint8)
     Image.fromarray(np.dstack([alpha * 0] * 3 + [alpha])).save(tmp_path / "a.png")
     for classes in (ClassList(), LISTED):
-        with pytest.raises(UserError, match=r"a\.png has one colour everywhere and its mask in"):
+        with pytest.raises(UserError, match=r"a\.png has its mask in"):
             label_maps.read(tmp_path / "a.png", classes, "", "")
 
 
@@ -211,7 +215,7 @@ def test_the_lines_to_write(tmp_path):
     found = survey(tmp_path, rgb(BLACK, RED, GREEN)[NUMBERS], rgb(BLACK, RED, GREEN)[few])
     assert found.in_colour().startswith("2 of 2 label maps are in colour, for example")
     text, *lines = found.list_to_write(Path("x/classes.txt")).splitlines()
-    assert "List their colours in x/classes.txt" in text
+    assert "List the colours in x/classes.txt" in text
     # Black is on 7 pixels, green on 6, red on 3.
     assert lines == ["class_0 #000000", "class_1 #14DC28", "class_2 #C81E3C"]
     assert parse("\n".join(lines)).colours == ((BLACK,), (GREEN,), (RED,))
@@ -232,8 +236,8 @@ UNKNOWN = "--config.data.value_255=unknown"
     [
         ([0, 255], [CLASS_1], [UNKNOWN, "grey levels"]),
         ([0, 65535], [CLASS_1], [UNKNOWN, "grey levels"]),
-        ([0, 1, 2, 255], [UNKNOWN, "beside 1, 2"], [CLASS_1, "grey levels"]),
-        ([0, 1, 255], [UNKNOWN, "the same as 1"], [CLASS_1, "grey levels"]),
+        ([0, 1, 2, 255], [UNKNOWN, "and also 1, 2"], [CLASS_1, "grey levels"]),
+        ([0, 1, 255], [UNKNOWN, "means the same as 1"], [CLASS_1, "grey levels"]),
         ([0, 128, 255], [UNKNOWN, "grey levels"], [CLASS_1]),
     ],
 )
@@ -252,13 +256,13 @@ def test_smoothed_masks_are_told_as_such(tmp_path):
     mask[16:48, 16:48] = 255
     smoothed = Image.fromarray(mask).resize((96, 96), Image.Resampling.BICUBIC)
     found = survey(tmp_path, mask, mask, smoothed).marks_255("", Path("classes.txt"))
-    assert "is smoothed edges of black and white masks" in found
+    assert "are smoothed edges of black and white masks" in found
     assert f"(the last in {tmp_path}/2.png)" in found
 
 
 def test_255_as_it_is_set(tmp_path):
     mask = np.array([[0, 255]], np.uint8)
-    assert "leaves nothing but class 0: set" in survey(tmp_path, mask).marks_255(
+    assert "leaves nothing but class 0; set" in survey(tmp_path, mask).marks_255(
         "unknown", Path("classes.txt")
     )
     assert survey(tmp_path, mask, mask // 255 * 7).marks_255("unknown", Path("classes.txt")) is None
@@ -278,15 +282,15 @@ def test_255_in_colour_is_a_class_of_the_list(tmp_path):
     picture = in_palette(mask, *[BLACK] * 255, RED)
     for value_255 in ("", "unknown"):
         found = survey(tmp_path, picture).marks_255(value_255, Path("x/classes.txt"))
-        assert found.startswith("label maps hold only 0 and 255, which is #C81E3C, for example")
-        assert ("leave config.data.value_255 out" in found) == bool(value_255)
+        assert found.startswith("label maps contain only 0 and 255, which is #C81E3C, for example")
+        assert ("leave out config.data.value_255" in found) == bool(value_255)
         assert found.splitlines()[1:] == ["class_0 #C81E3C", "class_1 #000000"]
 
 
 def test_void_of_16_bits_is_called_so(tmp_path):
     void = np.where(NUMBERS == 2, 65535, NUMBERS.astype(np.uint16))
     found = survey(tmp_path, void).marks_255("", Path("classes.txt"))
-    assert found.startswith("1 of 1 label maps hold 65535, for example")
+    assert found.startswith("1 of 1 label maps contain 65535, for example")
 
 
 def test_numbers_of_smoothed_edges_are_told(tmp_path):
@@ -300,7 +304,7 @@ def test_numbers_of_smoothed_edges_are_told(tmp_path):
     found = survey(tmp_path, smoothed).smoothed()
     assert len(made) > 8
     assert found.startswith(f"note: the numbers {', '.join(map(str, sorted(made)[:2]))}, ")
-    assert f"of {len(made) + 3}) lie in label maps almost only as lines" in found
+    assert f"of {len(made) + 3}) occur in label maps almost only as lines" in found
 
 
 def test_a_run_keeps_its_colours():
@@ -311,7 +315,7 @@ def test_a_run_keeps_its_colours():
     label_maps.check_same_colours(before, of("Sky #0000FF\nthe sea #00FF00"))
     label_maps.check_same_colours(before, of())
     label_maps.check_same_colours(of(), before)
-    with pytest.raises(UserError, match="class 0 of the label maps is #00FF00, but was #0000FF"):
+    with pytest.raises(UserError, match="class 0 is #00FF00 in the label maps, but was #0000FF"):
         label_maps.check_same_colours(before, of("sea #00FF00\nsky #0000FF"))
-    with pytest.raises(UserError, match="class 1 of the label maps is #00FF00, but was #0000FF"):
+    with pytest.raises(UserError, match="class 1 is #00FF00 in the label maps, but was #0000FF"):
         label_maps.check_same_colours(of("", "0 #000000\n1 #0000FF"), of("", "1 #00FF00"))
