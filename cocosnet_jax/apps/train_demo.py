@@ -1,8 +1,8 @@
 """Trains on drawn landscapes, then shows and measures that style follows the exemplar.
 
-    python -m cocosnet_jax.apps.toy_demo --workdir=runs/demo
+    python -m cocosnet_jax.apps.train_demo --workdir=runs/demo
 
-is what `make demo` runs; `--seed=1` draws other weights. It trains `configs/toy.py`, translates
+is what `make train-demo` runs; `--seed=1` draws other weights. It trains `configs/toy.py`, translates
 validation scenes with three exemplars each, writes `demo.png` and `demo.json` into the workdir and
 prints what it measured:
 
@@ -245,7 +245,7 @@ def report(measured: dict[str, float], scenes: int) -> None:
 
 
 def run() -> None:
-    """The command `cocosnet-toy-demo`."""
+    """The command `cocosnet-train-demo`."""
     command.run(main, __doc__)
 
 
