@@ -62,7 +62,7 @@ def write(
       StorageError: the file cannot be written.
     """
     arrays = {
-        name: np.ascontiguousarray(np.asarray(array).astype(dtype))
+        name: np.asarray(array).astype(dtype, order="C")
         for name, array in _named(inference_variables(state)).items()
     }
     metadata = {

@@ -156,7 +156,9 @@ def test_a_field_that_was_renamed_since_is_no_other_version(run, monkeypatch):
 def test_a_later_version_is_said_to_be_one(run):
     file = run / f"checkpoints/{STEP}/settings/metadata"
     file.write_text(json.dumps({**json.loads(file.read_text()), "version": 99}))
-    wanted = r"3 is from another version of this program \(settings of version 99; this program reads"
+    wanted = (
+        r"3 is from another version of this program \(settings of version 99; this program reads"
+    )
     with pytest.raises(UserError, match=wanted):
         checkpoint.restore_for_inference(run)
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from cocosnet_jax import train
+from cocosnet_jax import pictures, train
 from cocosnet_jax.apps import train_demo
 from cocosnet_jax.apps.train_demo import Scenes
 from cocosnet_jax.configs import toy
@@ -50,8 +50,8 @@ def test_sheet_shows_input_and_three_pairs():
     chosen = np.array([[1, 2, 3]] * 4)
     images = np.repeat(scenes.images[:, None], 3, 1)
     picture = train_demo.sheet(scenes, chosen, images)
-    side = 4 * train_demo.SCALE + 4
-    assert picture.shape == (18 + 4 * side + 4, 7 * side + 4, 3)
+    side = 4 * 2 + 4
+    assert picture.shape == (pictures.HEADER + 4 * side + 4, 7 * side + 4, 3)
 
 
 def test_the_warm_up_ends_with_a_checkpoint_that_is_kept():
