@@ -15,7 +15,7 @@ from cocosnet_jax.types import Batch, Outputs
 # The columns of `grid`.
 COLUMNS = ("input", "exemplar", "warped exemplar", "output", "truth")
 
-HEADER = 22  # height of the titles of `sheet`, in pixels
+HEADER = 30  # height of the titles of `sheet`, in pixels
 
 
 def to_bytes(image: Shaped[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 3"]:

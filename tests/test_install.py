@@ -48,6 +48,13 @@ def test_the_package_has_the_configs():
     assert os.readlink(PACKAGE / "configs") == "../configs"
 
 
+def test_the_package_has_the_shipped_model():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["cocosnet_jax.pretrained"]
+    assert [path.name for x in patterns for path in (PACKAGE / "pretrained").glob(x)] == [
+        "drawn.safetensors"
+    ]
+
+
 def test_what_is_imported_is_required():
     pinned = (ROOT / "requirements.txt").read_text().split("# Needed by those.")[0]
     direct = {line.split("==")[0] for line in pinned.splitlines() if "==" in line}
@@ -93,6 +100,7 @@ def test_known_configs_are_the_tasks():
         "celebahq_edge",
         "celebahq_mask",
         "deepfashion",
+        "drawn",
         "flickr",
         "folder",
         "toy",
