@@ -4,16 +4,18 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
+TRAIN_DEMO_DIR ?= runs/train-demo
 # One process per core of the smallest machine; a worker that dies is a failure.
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --max-worker-restart=0
 # ensurepip: where making the environment was cut off, Python is there and pip is not.
 PIP := { $(BIN)/python -m pip --version || $(BIN)/python -m ensurepip; } > /dev/null 2>&1 && \
   $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test parity install clean
+.PHONY: help demo train-demo test parity install clean
 
 help:
-	@echo "make demo     train on drawn landscapes, translate some, show what it measured"
+	@echo "make demo     translate drawn scenes with the model that comes with it; a picture, figures"
+	@echo "make train-demo  train on drawn landscapes for minutes, show how far it got"
 	@echo "make test     style, types and tests, with one case of the release's numbers"
 	@echo "make parity   the release's numbers and files in full, in float64, float32 and bfloat16;"
 	@echo "              a training step on eight devices beside one on one"
@@ -22,7 +24,10 @@ help:
 	@echo "PYTHON=...    which Python makes the environment (3.11 to 3.13)"
 
 demo: $(VENV)/.run
-	$(BIN)/python -m cocosnet_jax.apps.toy_demo --workdir=$(DEMO_DIR)
+	$(BIN)/python -m cocosnet_jax.apps.demo --output=$(DEMO_DIR)
+
+train-demo: $(VENV)/.run
+	$(BIN)/python -m cocosnet_jax.apps.train_demo --workdir=$(TRAIN_DEMO_DIR)
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -8,12 +8,13 @@ name only when it is complete.
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
-from cocosnet_jax import distributed, integrity
+from cocosnet_jax import distributed, integrity, weights_file
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import Settings
@@ -153,7 +154,7 @@ class Restored(NamedTuple):
       settings: of the run that wrote it.
       state: parameters of the translation networks, or of all networks; without optimisers.
       step: number of optimisation steps.
-      folder: the checkpoint's folder.
+      folder: the checkpoint's folder, or the file of weights.
     """
 
     settings: Settings
@@ -168,19 +169,23 @@ def restore_for_inference(
     """Reads a checkpoint for translation.
 
     Args:
-      path: a workdir or its `checkpoints` folder (the newest step), or a step's folder.
+      path: a workdir or its `checkpoints` folder (the newest step), a step's folder, or a file
+        that `weights_file` wrote.
       sharding: of the arrays; None means the first device.
       all_networks: also read the discriminator, and the parameters if there are averaged ones.
 
     Raises:
-      UserError: there is no checkpoint, or all are damaged.
+      UserError: there is no checkpoint, or all are damaged; `all_networks` of a file of weights.
       StorageError: the storage cannot be reached.
     """
+    sharding = sharding or SingleDeviceSharding(jax.devices()[0])
+    if weights_file.is_one(path):
+        return _restore_file(absolute(path), sharding, all_networks)
     above, candidates = _find(absolute(path))
     step, _ = integrity.newest_whole(above, candidates)
     folder = above / str(step)
     settings = _settings_of(folder)
-    everything = abstract_state(settings, sharding or SingleDeviceSharding(jax.devices()[0]))
+    everything = abstract_state(settings, sharding)
     players = ("generator", "discriminator") if all_networks else ("generator",)
     wanted: dict[str, PyTree] = {
         "step": everything.step,
@@ -220,6 +225,26 @@ def restore_for_inference(
         int(state["step"]),
         folder,
     )
+
+
+def _restore_file(path: epath.Path, sharding: Sharding, all_networks: bool) -> Restored:
+    if all_networks:
+        raise UserError(
+            f"{path} holds what translation needs, and neither a discriminator nor the weights"
+            " beside their average: give the workdir of the run that it was made of"
+        )
+    found = weights_file.read(path)
+    shapes = abstract_state(found.settings, sharding)
+    wanted = {"params": shapes.params["generator"], **shapes.variables["generator"]}
+    variables = weights_file.fill(found, wanted, path)
+    state = TrainState(
+        step=jax.device_put(np.int32(found.step), sharding),
+        params={"generator": variables.pop("params")},
+        variables={"generator": variables},
+        opt_state={},
+        ema=None,
+    )
+    return Restored(found.settings, state, found.step, path)
 
 
 def check_model(restored: Restored, settings: Settings) -> None:

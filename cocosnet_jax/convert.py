@@ -1,12 +1,14 @@
-r"""Converts between the release's PyTorch weights and this project's checkpoints.
+r"""Converts checkpoints: from and to the release's PyTorch weights, and to safetensors.
 
     python -m cocosnet_jax.convert --config=configs/ade20k.py:released \
         --corr=X_net_Corr.pth --generator=X_net_G.pth [--discriminator=X_net_D.pth] \
         [--corr-ema=... --generator-ema=...] --output=WORKDIR
     python -m cocosnet_jax.convert --to-torch --checkpoint=WORKDIR --output=FOLDER
+    python -m cocosnet_jax.convert --checkpoint=WORKDIR --safetensors=FILE.safetensors [--bfloat16]
 
 The first command makes a workdir for translation, evaluation and further training. The second
-writes its newest checkpoint as `STEP_net_Corr.pth`, `STEP_net_G.pth` and `STEP_net_D.pth`.
+writes its newest checkpoint as `STEP_net_Corr.pth`, `STEP_net_G.pth` and `STEP_net_D.pth`. The
+third writes the weights for inference into one file, which `--checkpoint` accepts as well.
 """
 
 from absl import flags
@@ -28,13 +30,22 @@ _TO_TORCH = flags.DEFINE_bool(
     "to-torch", False, "convert --checkpoint to PyTorch files in the folder --output"
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "", "with --to-torch: a workdir, or one checkpoint in it"
+    "checkpoint", "", "with --to-torch or --safetensors: a workdir, or one checkpoint in it"
+)
+_SAFETENSORS = flags.DEFINE_string(
+    "safetensors", "", "write the weights of --checkpoint into this file (.safetensors)"
+)
+_BFLOAT16 = flags.DEFINE_bool(
+    "bfloat16", False, "with --safetensors: round weights to bfloat16, for half the size"
 )
 _OUTPUT = flags.DEFINE_string("output", "", "the workdir to write, or with --to-torch the folder")
 
 
 def main() -> None:
     """Converts in the direction of the flags."""
+    if _SAFETENSORS.value:
+        _to_safetensors()
+        return
     if not _OUTPUT.value:
         raise UserError("--output is missing; name the folder to write")
     if _TO_TORCH.value:
@@ -52,6 +63,21 @@ def _to_torch() -> None:
     settings, state, *_ = checkpoint.restore_for_inference(_CHECKPOINT.value, all_networks=True)
     for path in release.write_torch(settings, state, files.local(_OUTPUT.value, "--output")):
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+
+
+def _to_safetensors() -> None:
+    if not _CHECKPOINT.value:
+        raise UserError("--checkpoint is missing: --safetensors reads a workdir or one checkpoint")
+    if not _SAFETENSORS.value.endswith(".safetensors"):
+        raise UserError(f"--safetensors={_SAFETENSORS.value} must end in .safetensors")
+    import jax.numpy as jnp
+
+    from cocosnet_jax import checkpoint, weights_file
+
+    path = checkpoint.absolute(files.local(_SAFETENSORS.value, "--safetensors"))
+    settings, state, *_ = checkpoint.restore_for_inference(_CHECKPOINT.value)
+    weights_file.write(path, settings, state, jnp.bfloat16 if _BFLOAT16.value else jnp.float32)
+    print(f"{path}: {path.stat().length / 2**20:.1f} MiB")
 
 
 def _from_torch() -> None:

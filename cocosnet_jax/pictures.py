@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 from jaxtyping import Shaped, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from cocosnet_jax import files
 from cocosnet_jax.types import Batch, Outputs
@@ -16,6 +16,8 @@ from cocosnet_jax.types import Batch, Outputs
 JPEG_QUALITY = 75
 # The columns of `grid`.
 COLUMNS = ("input", "exemplar", "warped exemplar", "output", "truth")
+
+HEADER = 30  # height of the titles of `sheet`, in pixels
 
 
 def to_bytes(image: Shaped[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 3"]:
@@ -87,6 +89,23 @@ def write(path: epath.Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
         files.write(path, to_jpeg(image))
     else:
         write_png(path, image)
+
+
+def sheet(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "height width 3"]]],
+    titles: Sequence[str],
+    scale: int = 2,
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """`tile` with a title above each column, in pictures enlarged `scale` times."""
+    large = [[np.repeat(np.repeat(x, scale, 0), scale, 1) for x in row] for row in rows]
+    gap = 4
+    grid = tile(large, gap)
+    header = Image.new("RGB", (grid.shape[1], HEADER), "white")
+    draw = ImageDraw.Draw(header)
+    width = large[0][0].shape[1] + gap
+    for column, title in enumerate(titles):
+        draw.text((column * width + 6, 3), title, fill="black", font_size=HEADER - 8)
+    return np.concatenate([np.asarray(header), grid])
 
 
 def write_png(path: epath.Path, image: UInt8[np.ndarray, "height width 3"]) -> None:

@@ -6,7 +6,9 @@ r"""Translates label maps, edges or poses to photographs in the style of exempla
 The checkpoint's dataset determines the kind of input: a label map, OpenPose's file, an edge map, or
 a photograph in the dataset's own layout (CelebA-HQ, DeepFashion), with annotations as in training.
 An exemplar in such a layout needs no `--exemplar-label`. A checkpoint of a plain translation
-network (`configs/ade20k.py:plain`) takes no exemplar.
+network (`configs/ade20k.py:plain`) takes no exemplar. Without
+`--checkpoint`, the program's own small model of drawn scenes is used; `python -m
+cocosnet_jax.apps.demo` writes an input and an exemplar for it.
 
 `--input` may be a folder of inputs; `--output` must then be a folder too. All inputs use the same
 exemplar, unless `--exemplar` and `--exemplar-label` are folders and `--list` gives each input its
@@ -32,7 +34,12 @@ if TYPE_CHECKING:
     from cocosnet_jax.data.pairing import Pair
     from cocosnet_jax.inference import Translator
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "a run's workdir, or one checkpoint in it")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    "",
+    "a run's workdir, one checkpoint in it, or a file of weights (.safetensors); if empty, the"
+    " shipped model of drawn scenes",
+)
 _INPUT = flags.DEFINE_string("input", "", "label map, pose file, ..., or a folder of them")
 _EXEMPLAR = flags.DEFINE_string(
     "exemplar", "", "photograph, or with --list a folder of photographs"
@@ -59,14 +66,17 @@ _POSE_SIZE = flags.DEFINE_string(
 
 def main() -> int:
     """Reads the flags, checks every file, translates."""
-    for flag in (_CHECKPOINT, _INPUT, _OUTPUT):
+    for flag in (_INPUT, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing; --help shows an example")
     # Slow imports, after the checks of the flags.
     from cocosnet_jax import checkpoint, inference, workdir
     from cocosnet_jax.data import pairing
+    from cocosnet_jax.pretrained import SHIPPED
 
-    restored = checkpoint.restore_for_inference(_CHECKPOINT.value)
+    if not _CHECKPOINT.value:
+        print("--checkpoint is not given: using the shipped model of drawn scenes")
+    restored = checkpoint.restore_for_inference(_CHECKPOINT.value or SHIPPED)
     settings = restored.settings
     translator = inference.Translator(restored, _SIZE.value)
     pose_size = _POSE_SIZE.value

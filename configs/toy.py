@@ -9,8 +9,7 @@ that the correspondence depends on the pictures alone. The perceptual losses use
 VGG (`vgg.weights=random`), which needs no download and suffices for the colours and textures of
 drawings.
 
-The README has the expected results. `make demo` runs this config, and measures it after the warm-up
-and at the end.
+`make train-demo` runs this config, and measures it after the warm-up and at the end.
 """
 
 from ml_collections import ConfigDict

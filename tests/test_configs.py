@@ -49,11 +49,10 @@ def test_noise_recipe_differs_by_the_noise_only():
     }
 
 
-def test_drawn_has_the_drawings_channels_and_needs_no_mask_to_translate():
+def test_drawn_has_the_drawings_channels_and_never_reads_an_exemplars_map():
     labels, edges = load("drawn"), load("drawn", "edges")
     assert labels.data.channels == things.NUM_CLASSES
-    assert not labels.model.mask_at_inference
-    assert edges.model.mask_input == "none"
+    assert labels.model.mask_input == edges.model.mask_input == "none"
     assert edges.loss == dataclasses.replace(labels.loss, mask=0.0)
 
 

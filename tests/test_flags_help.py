@@ -25,7 +25,7 @@ PROGRAMS = {
     "convert": (
         [
             *("corr", "generator", "discriminator", "corr-ema", "generator-ema"),
-            *("to-torch", "checkpoint", "output"),
+            *("to-torch", "checkpoint", "safetensors", "bfloat16", "output"),
         ],
         True,
     ),
@@ -37,7 +37,8 @@ PROGRAMS = {
         ],
         False,
     ),
-    "apps.toy_demo": (["workdir", "seed"], False),
+    "apps.demo": (["output", "scenes"], False),
+    "apps.train_demo": (["workdir", "seed"], False),
 }
 
 

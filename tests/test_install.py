@@ -26,7 +26,7 @@ def test_every_program_is_a_command_named_after_its_module():
         f"cocosnet-{module.rsplit('.', 1)[-1].replace('_', '-')}": f"{module}:run"
         for module in programs
     }
-    assert len(commands) == 7
+    assert len(commands) == 8
     assert PROJECT["project"]["scripts"] == commands
     for target in commands.values():
         module, function = target.split(":")
@@ -46,6 +46,13 @@ def test_the_package_has_the_configs():
     assert {name.split(".")[0] for name in found} == {"cocosnet_jax"}
     assert (PACKAGE / "configs").resolve() == ROOT / "configs"
     assert os.readlink(PACKAGE / "configs") == "../configs"
+
+
+def test_the_package_has_the_shipped_model():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["cocosnet_jax.pretrained"]
+    assert [path.name for x in patterns for path in (PACKAGE / "pretrained").glob(x)] == [
+        "drawn.safetensors"
+    ]
 
 
 def test_what_is_imported_is_required():
@@ -92,6 +99,7 @@ def test_known_configs_are_the_tasks():
         "celebahq_edge",
         "celebahq_mask",
         "deepfashion",
+        "drawn",
         "flickr",
         "folder",
         "toy",

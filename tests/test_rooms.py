@@ -24,7 +24,7 @@ FLOORS = (
     ("correspondence", "generator", "discriminator", "vgg", "warp", "data"),
     ("model", "metrics"),
     ("losses", "state", "preparation"),
-    ("steps",),
+    ("steps", "weights_file"),
     ("checkpoint", "partition"),
     ("workdir", "fine_tuning", "pretrained"),
     ("hooks", "inference", "features", "yardsticks", "subjects"),

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float64, Shaped, UInt8
 
 from cocosnet_jax.data import images
+from cocosnet_jax.data.drawn.things import CLASS_NAMES
 from cocosnet_jax.data.labels import edges, face_parts, label_maps, pose_canvas, pose_drawing, poses
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings
@@ -28,6 +29,11 @@ from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 # Datasets whose label maps mark void pixels by this value, which becomes the last class.
 VOID_VALUES = {"ade20k": 255, "ade20k_outdoor": 255, "flickr": 255}
 _ADVICE = "the model knows no other classes; correct the map (0 is unknown)"
+_DRAWN = (
+    "this model knows the classes of drawn scenes only"
+    f" ({', '.join(f'{number} {name}' for number, name in enumerate(CLASS_NAMES))}); correct the"
+    " map, or set --checkpoint to a model of your own classes"
+)
 # Datasets whose photographs can be given instead of their annotations: the folders of the two.
 _LAYOUTS = {
     "celebahq": ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno"),
@@ -174,7 +180,8 @@ def read_input(
     label = _read_label_map(data, path)
     if photograph is not None:
         label = images.align(photograph, _size(images.read_photograph(photograph)), label, path)
-    images.check_classes(path, label, data.channels, advice=_ADVICE)
+    advice = _DRAWN if data.dataset == "drawn_scenes" else _ADVICE
+    images.check_classes(path, label, data.channels, advice=advice)
     return Input(images.resize_label(label, size).astype(np.uint8)[..., None], _size(label))
 
 

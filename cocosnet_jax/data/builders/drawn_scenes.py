@@ -14,15 +14,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cocosnet_jax.data.drawn.scene import Scene, draw_scene
+from cocosnet_jax.data.drawn.splits import (
+    SHARING,
+    TRAIN_SCENES,
+    VALIDATION_SCENES,
+    VALIDATION_SEED,
+)
 from cocosnet_jax.data.drawn.things import NUM_CLASSES
 from cocosnet_jax.data.labels import edges
 from cocosnet_jax.data.pair_builder import PairBuilder
 from cocosnet_jax.errors import UserError
-
-TRAIN_SCENES, VALIDATION_SCENES = 5120, 256
-SHARING = 4
-# The first number of the validation's layouts and styles.
-VALIDATION_SEED = 1_000_000
 
 
 def key_of(layout: int, style: int) -> str:

@@ -1,10 +1,10 @@
 """Trains on drawn landscapes, then shows and measures that style follows the exemplar.
 
-    python -m cocosnet_jax.apps.toy_demo --workdir=runs/demo
+    python -m cocosnet_jax.apps.train_demo --workdir=runs/train-demo
 
-is what `make demo` runs; `--seed=1` draws other weights. It trains `configs/toy.py`, translates
-validation scenes with three exemplars each, writes `demo.png` and `demo.json` into the workdir and
-prints what it measured:
+is what `make train-demo` runs; `--seed=1` draws other weights. It trains `configs/toy.py`,
+translates validation scenes with three exemplars each, writes `demo.png` and `demo.json` into the
+workdir and prints what it measured:
 
 - warp accuracy: share of positions at which the warp brings the right class, among those whose
   class the exemplar has; after the warm-up with the exemplar's mask given, at the end with noise in
@@ -24,21 +24,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw
+from jaxtyping import UInt8
 
 from cocosnet_jax import checkpoint, command, data, files, pictures, workdir
+from cocosnet_jax.apps.class_colours import class_colours, distance
 from cocosnet_jax.data.builders import toy_scenes
 from cocosnet_jax.inference import Translator
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.settings import Settings
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder of the run; made where missing")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/train-demo", "folder of the run; made where missing"
+)
 _SEED = flags.DEFINE_integer("seed", 0, "of the weights and of the order", lower_bound=0)
 
 EXEMPLARS = 3  # per scene
 ROWS = 5  # scenes in the picture
-SCALE = 2  # pixels of the picture per pixel of a result
 # An exemplar is fit for a scene if it has the classes of so much of the scene's area.
 COVER = 0.95
 
@@ -172,13 +173,6 @@ def translate(
     return Results(np.stack(images, 1), right / positions, expected / positions)
 
 
-def class_colours(
-    image: UInt8[np.ndarray, "height width 3"], label: UInt8[np.ndarray, "height width"]
-) -> dict[int, Float[np.ndarray, "3"]]:
-    """Mean colour of every class."""
-    return {int(c): image[label == c].mean(0) for c in np.unique(label)}
-
-
 def colour_distances(
     scenes: Scenes, chosen: np.ndarray, images: UInt8[np.ndarray, "n exemplars height width 3"]
 ) -> dict[str, float]:
@@ -196,11 +190,9 @@ def colour_distances(
         for j, mine in enumerate(exemplars):
             drawn = class_colours(images[i, j], label)
             for theirs in exemplars[np.arange(EXEMPLARS) != j]:
-                shared = sorted(set(drawn) & set(colours[mine]) & set(colours[theirs]))
-                weights = [np.sum(label == c) for c in shared]
-                for distances, exemplar in ((own, mine), (other, theirs)):
-                    gaps = [np.linalg.norm(drawn[c] - colours[exemplar][c]) for c in shared]
-                    distances.append(float(np.average(gaps, weights=weights)))
+                shared = drawn.keys() & colours[mine].keys() & colours[theirs].keys()
+                own.append(distance(drawn, colours[mine], label, shared))
+                other.append(distance(drawn, colours[theirs], label, shared))
     return {
         "colour_distance_to_own_exemplar": float(np.mean(own)),
         "colour_distance_to_another": float(np.mean(other)),
@@ -219,14 +211,8 @@ def sheet(
         row = [pictures.show_input(scenes.labels[i][None, ..., None], "labels")[0]]
         for j, exemplar in enumerate(chosen[i]):
             row += [scenes.images[exemplar], images[i, j]]
-        rows.append([np.repeat(np.repeat(x, SCALE, 0), SCALE, 1) for x in row])
-    grid = pictures.tile(rows, gap=4)
-    header = Image.new("RGB", (grid.shape[1], 18), "white")
-    draw = ImageDraw.Draw(header)
-    width = rows[0][0].shape[1] + 4
-    for column, title in enumerate(["input", *["exemplar", "result"] * EXEMPLARS]):
-        draw.text((column * width + 6, 3), title, fill="black")
-    return np.concatenate([np.asarray(header), grid])
+        rows.append(row)
+    return pictures.sheet(rows, ["input", *["exemplar", "result"] * EXEMPLARS])
 
 
 def report(measured: dict[str, float], scenes: int) -> None:
@@ -245,7 +231,7 @@ def report(measured: dict[str, float], scenes: int) -> None:
 
 
 def run() -> None:
-    """The command `cocosnet-toy-demo`."""
+    """The command `cocosnet-train-demo`."""
     command.run(main, __doc__)
 
 

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from cocosnet_jax import train
-from cocosnet_jax.apps import toy_demo
-from cocosnet_jax.apps.toy_demo import Scenes
+from cocosnet_jax import pictures, train
+from cocosnet_jax.apps import train_demo
+from cocosnet_jax.apps.train_demo import Scenes
 from cocosnet_jax.configs import toy
 from cocosnet_jax.data.builders import toy_scenes
 
@@ -26,7 +26,7 @@ def test_colour_distances_by_hand():
     chosen = np.array([[1, 2, 3]])
     # Results: the first as its exemplar, the second like the first, the third as its exemplar.
     images = scenes.images[[1, 1, 3]][None]
-    found = toy_demo.colour_distances(scenes, chosen, images)
+    found = train_demo.colour_distances(scenes, chosen, images)
     grey = np.sqrt(3)
     own = [0, 0, 15 * grey, 15 * grey, 0, 0]
     other = [15 * grey, 135 * grey, 0, 135 * grey, 135 * grey, 120 * grey]
@@ -38,7 +38,7 @@ def test_colour_distances_by_hand():
 def test_exemplars_have_the_scenes_classes_and_differ():
     scenes = flat_scenes([(0, 0), (10, 10), (12, 12), (250, 250), (120, 120)])
     scenes.labels[4] = 3  # without the classes of the others
-    chosen = toy_demo.choose_exemplars(scenes)
+    chosen = train_demo.choose_exemplars(scenes)
     assert chosen.shape == (5, 3)
     assert sorted(chosen[0]) == [1, 2, 3]
     assert list(chosen[0][:2]) == [1, 3]  # the farthest comes second
@@ -49,9 +49,9 @@ def test_sheet_shows_input_and_three_pairs():
     scenes = flat_scenes([(0, 0), (10, 20), (40, 20), (100, 200)])
     chosen = np.array([[1, 2, 3]] * 4)
     images = np.repeat(scenes.images[:, None], 3, 1)
-    picture = toy_demo.sheet(scenes, chosen, images)
-    side = 4 * toy_demo.SCALE + 4
-    assert picture.shape == (18 + 4 * side + 4, 7 * side + 4, 3)
+    picture = train_demo.sheet(scenes, chosen, images)
+    side = 4 * 2 + 4
+    assert picture.shape == (pictures.HEADER + 4 * side + 4, 7 * side + 4, 3)
 
 
 def test_the_warm_up_ends_with_a_checkpoint_that_is_kept():
@@ -78,8 +78,8 @@ def test_the_demo_runs_on_any_number_of_devices(devices, batch, every, monkeypat
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     monkeypatch.setenv("XLA_FLAGS", "")
     for flag, value in (("_WORKDIR", str(tmp_path)), ("_SEED", 3)):
-        monkeypatch.setattr(toy_demo, flag, types.SimpleNamespace(value=value))
-    assert toy_demo.main() == 7
+        monkeypatch.setattr(train_demo, flag, types.SimpleNamespace(value=value))
+    assert train_demo.main() == 7
     assert (taken[0].batch_size, taken[0].checkpoint_every, taken[0].seed) == (batch, every, 3)
     # The end of the warm-up is a checkpoint.
     steps_per_epoch = toy_scenes.TRAIN_SCENES // batch

@@ -1,0 +1,318 @@
+"""Translates drawn scenes with the model that comes with the program, shows and measures it.
+
+    python -m cocosnet_jax.apps.demo --output=runs/demo
+
+is what `make demo` runs. It draws label maps of the validation split, which no training has seen,
+each with two exemplars: other layouts of that split, in other styles. It writes into the folder
+
+    demo.png                  input, then exemplar, warped exemplar, result and truth, twice
+    demo.json                 the figures that it prints
+    input.png, exemplar.png   the first row's, to try `cocosnet_jax.translate` with
+
+The truth is the input's layout drawn in the exemplar's style. Its figures are
+
+- warp accuracy: share of positions where the warp brings the input's class, among those whose class
+  the exemplar has; chance is a warp to random positions;
+- PCK@0.1: share of named points (a door, a tree's top, ...) that the correspondence moves to within
+  a tenth of the picture's side of the same point in the exemplar, beside matchers that look at
+  the position, the colour (of the scene in a style of its own) or the class alone;
+- colour distance: between mean colours of classes, root of the summed squares of R, G, B, 0 to 255;
+- mean absolute error to the truth, 0 to 255.
+"""
+
+import json
+import os
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+from absl import flags
+from jaxtyping import UInt8
+from PIL import Image
+
+from cocosnet_jax import checkpoint, command, files, pictures, workdir
+from cocosnet_jax.apps.class_colours import class_colours, distance
+from cocosnet_jax.data.drawn.scene import Scene, draw_scene
+from cocosnet_jax.data.drawn.splits import SHARING, VALIDATION_SCENES, VALIDATION_SEED
+from cocosnet_jax.data.drawn.things import NUM_CLASSES
+from cocosnet_jax.inference import Translator
+from cocosnet_jax.metrics import warp_accuracy
+from cocosnet_jax.pretrained import SHIPPED
+
+_OUTPUT = flags.DEFINE_string("output", "runs/demo", "folder to write; made where missing")
+_SCENES = flags.DEFINE_integer(
+    "scenes",
+    16,
+    f"scenes to translate and to measure, of {VALIDATION_SCENES}",
+    lower_bound=2,
+    upper_bound=VALIDATION_SCENES,
+)
+
+EXEMPLARS = 2  # per scene
+ROWS = 6  # scenes in the picture
+BATCH = 8  # pairs that are translated at once
+ALPHA = 0.1  # of PCK
+# A row of the sheet: its exemplars have the classes of so much of the scene's area.
+COVER = 0.95
+# Colours of the classes in the picture of an input, as a person expects them.
+COLOURS = np.array(
+    [
+        *[(0, 0, 0), (150, 200, 235), (245, 245, 245), (255, 205, 60), (140, 140, 160)],
+        *[(120, 165, 90), (165, 205, 110), (70, 120, 200), (215, 195, 160), (235, 170, 130)],
+        *[(185, 60, 50), (45, 110, 60), (110, 75, 45), (250, 235, 90)],
+    ],
+    np.uint8,
+)
+
+
+class Pair(NamedTuple):
+    """What one translation is made of, and what is measured against.
+
+    Attributes:
+      scene: the input's layout in a style of its own; networks are given its label map alone.
+      exemplar: another layout in another style.
+      truth: the input's layout in the exemplar's style.
+    """
+
+    scene: Scene
+    exemplar: Scene
+    truth: Scene
+
+
+class Result(NamedTuple):
+    """A translation.
+
+    Attributes:
+      image: the result.
+      warped: the warped exemplar.
+      place: row and column of the exemplar's position that belongs to each position.
+    """
+
+    image: UInt8[np.ndarray, "height width 3"]
+    warped: UInt8[np.ndarray, "height width 3"]
+    place: np.ndarray
+
+
+def main() -> None:
+    """Draws, translates, measures, prints."""
+    began = time.monotonic()
+    folder = checkpoint.absolute(_OUTPUT.value)
+    workdir.check_writable(folder, "output")
+    # Less time to compile; what the user has set goes last.
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+    )
+    translator = Translator(SHIPPED)
+    pairs = draw_pairs(_SCENES.value, translator.size)
+    results, accuracy = translate(translator, pairs)
+    measured = {**accuracy, **pck(pairs, results), **differences(pairs, results)}
+    rows = choose_rows(pairs)
+    pictures.write_png(folder / "demo.png", sheet(pairs, results, rows))
+    pictures.write_png(folder / "exemplar.png", pairs[rows[0]].exemplar.image)
+    label = Image.fromarray(pairs[rows[0]].scene.label)
+    label.putpalette(COLOURS.tobytes())
+    label.save(folder / "input.png")
+    measured["seconds"] = time.monotonic() - began
+    files.write(folder / "demo.json", (json.dumps(measured, indent=2) + "\n").encode())
+    report(measured, _SCENES.value)
+    python = min(sys.executable, os.path.relpath(sys.executable), key=len)
+    print(
+        f"\nlook at {folder / 'demo.png'}; translate a label map yourself:\n\n"
+        f"    {python} -m cocosnet_jax.translate --input={_OUTPUT.value}/input.png \\\n"
+        f"        --exemplar={_OUTPUT.value}/exemplar.png --output={_OUTPUT.value}/result.png"
+    )
+
+
+def draw_pairs(count: int, size: int) -> list[Pair]:
+    """Draws `count` scenes spread over the validation split, `EXEMPLARS` pairs of each in a row."""
+
+    def drawn(layout: int, style_of: int) -> Scene:
+        return draw_scene(VALIDATION_SEED + layout, VALIDATION_SEED + style_of // SHARING, size)
+
+    pairs = []
+    for number in tqdm.trange(count, desc="drawing", unit=" scenes", file=sys.stdout):
+        layout = number * VALIDATION_SCENES // count
+        scene = drawn(layout, layout)
+        for k in range(1, EXEMPLARS + 1):
+            other = (layout + k * VALIDATION_SCENES // (EXEMPLARS + 1)) % VALIDATION_SCENES
+            pairs.append(Pair(scene, drawn(other, other), drawn(layout, other)))
+    return pairs
+
+
+def translate(translator: Translator, pairs: list[Pair]) -> tuple[list[Result], dict[str, float]]:
+    """Returns all translations, and the warp accuracy."""
+    results, counts = [], []
+    print("compiling ...", flush=True)
+    starts = range(0, len(pairs), BATCH)
+    for start in tqdm.tqdm(starts, desc="translating", unit=" batches", file=sys.stdout):
+        part = pairs[start : start + BATCH]
+        # The last batch is filled up: another size would be compiled anew.
+        full = [*part, *[part[0]] * (BATCH - len(part))]
+        label, exemplar_label = (
+            np.stack([getattr(pair, name).label for pair in full])[..., None]
+            for name in ("scene", "exemplar")
+        )
+        exemplar = np.stack([pair.exemplar.image for pair in full])
+        outputs = translator.translate(label, exemplar, exemplar_label, with_mask=True)
+        place = np.asarray(translator.match(label, exemplar).place)
+        valid = np.arange(BATCH) < len(part)
+        counted = warp_accuracy.count(
+            jax.numpy.asarray(outputs.warped_mask),
+            jax.numpy.asarray(label[..., 0]),
+            jax.numpy.asarray(exemplar_label[..., 0]),
+            jax.numpy.asarray(valid),
+        )
+        counts.append(jax.tree.map(lambda x: np.asarray(x, np.float64), counted))
+        image, warped = (
+            pictures.to_bytes(np.asarray(x)) for x in (outputs.image, outputs.warped_exemplar)
+        )
+        results += [Result(*x) for x in zip(image, warped, place, strict=True)][: len(part)]
+    total = jax.tree.map(lambda *x: np.sum(x, 0), *counts)
+    found = warp_accuracy.WarpAccuracy().result(total)
+    return results, {name: found[name] for name in ("warp_accuracy", "warp_accuracy_by_chance")}
+
+
+def pck(pairs: list[Pair], results: list[Result]) -> dict[str, float]:
+    """PCK@0.1 of the correspondence and of trivial matchers, over all points of all pairs."""
+    found: dict[str, list[float]] = {}
+    for pair, result in zip(pairs, results, strict=True):
+        size, grid = len(pair.scene.label), len(result.place)
+        radius = ALPHA * size
+        ours, theirs = pair.scene.points, pair.exemplar.points
+        rows, columns = np.mgrid[:size, :size]
+        for point, truth in zip(ours, theirs, strict=True):
+            if np.isnan([*point, *truth]).any():
+                continue
+            x, y = np.floor(point + 0.5).astype(int)
+            # A point keeps its place within the cell of the grid that it lies in.
+            cell = y * grid // size, x * grid // size
+            steps = (result.place[cell] - cell) * (size / grid)
+            near = np.hypot(columns - truth[0], rows - truth[1]) <= radius
+            gap = np.abs(pair.exemplar.image.astype(int) - pair.scene.image[y, x]).sum(-1)
+            same = pair.exemplar.label == pair.scene.label[y, x]
+            away = np.where(same, np.hypot(columns - point[0], rows - point[1]), np.inf)
+            for name, right in (
+                ("", np.hypot(*(point + steps[::-1] - truth)) <= radius),
+                ("_same_position", np.hypot(*(point - truth)) <= radius),
+                ("_nearest_colour", near.flat[np.argmin(gap)]),
+                # The expectation of a place drawn at random.
+                ("_same_class", near[same].mean()),
+                ("_same_class_nearest_position", near.flat[np.argmin(away)]),
+                ("_by_chance", near.mean()),
+            ):
+                found.setdefault(f"pck@{ALPHA}{name}", []).append(float(right))
+    return {name: float(np.mean(rights)) for name, rights in found.items()}
+
+
+def differences(pairs: list[Pair], results: list[Result]) -> dict[str, float]:
+    """Colour distances and errors, the mean of all pairs."""
+    of = {
+        name: [
+            class_colours(getattr(pair, name).image, getattr(pair, name).label) for pair in pairs
+        ]
+        for name in ("exemplar", "truth")
+    }
+    rows: list[dict[str, float]] = []
+    for i, (pair, result) in enumerate(zip(pairs, results, strict=True)):
+        label = pair.scene.label
+        drawn = class_colours(result.image, label)
+        own, truth = of["exemplar"][i], of["truth"][i]
+        # The next exemplar of the same scene.
+        other = of["exemplar"][i - i % EXEMPLARS + (i + 1) % EXEMPLARS]
+
+        def error(image: np.ndarray, true: np.ndarray = pair.truth.image) -> float:
+            return float(np.abs(image.astype(float) - true).mean())
+
+        all_three = drawn.keys() & own.keys() & other.keys()
+        to_own, to_other = (distance(drawn, x, label, all_three) for x in (own, other))
+        shared = drawn.keys() & own.keys()
+        rows.append(
+            {
+                "colour_distance_to_exemplar": distance(drawn, own, label, shared),
+                "colour_distance_of_truth_to_exemplar": distance(truth, own, label, shared),
+                "colour_distance_to_truth": distance(drawn, truth, label, shared),
+                "colour_distance_to_another_exemplar": to_other,
+                "nearer_to_own_exemplar": float(to_own < to_other),
+                "error_to_truth": error(result.image),
+                "error_to_truth_of_warped_exemplar": error(result.warped),
+                "error_to_truth_of_exemplar": error(pair.exemplar.image),
+            }
+        )
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def choose_rows(pairs: list[Pair]) -> list[int]:
+    """The first pairs of the `ROWS` scenes that show most.
+
+    Scenes whose exemplars both have the classes of nearly all of their area come first, and among
+    those the ones with most classes.
+    """
+
+    def key(start: int) -> tuple[bool, int]:
+        area = np.bincount(pairs[start].scene.label.ravel(), minlength=NUM_CLASSES)
+        there = [
+            np.bincount(pair.exemplar.label.ravel(), minlength=NUM_CLASSES) > 0
+            for pair in pairs[start : start + EXEMPLARS]
+        ]
+        cover = area[np.all(there, 0)].sum() / area.sum()
+        return cover < COVER, -int(np.sum(area > 0))
+
+    return sorted(range(0, len(pairs), EXEMPLARS), key=key)[:ROWS]
+
+
+def sheet(
+    pairs: list[Pair], results: list[Result], rows: list[int]
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """One row per scene: its input, then four pictures per exemplar."""
+    shown = []
+    for start in rows:
+        row = [COLOURS[pairs[start].scene.label]]
+        for pair, result in zip(
+            pairs[start : start + EXEMPLARS], results[start : start + EXEMPLARS], strict=True
+        ):
+            row += [pair.exemplar.image, result.warped, result.image, pair.truth.image]
+        shown.append(row)
+    return pictures.sheet(
+        shown, ["input", *["exemplar", "warped exemplar", "result", "truth"] * EXEMPLARS]
+    )
+
+
+def report(measured: dict[str, float], scenes: int) -> None:
+    """Prints the figures as a person reads them."""
+    m = measured
+    print(
+        f"\nmeasured on {scenes} scenes that were not trained on, {EXEMPLARS} exemplars each,"
+        f" in {m['seconds']:.0f} s"
+    )
+    lines: tuple[tuple[str, str, str], ...] = (
+        ("warp finds the right class", "warp_accuracy", ".3f"),
+        ("  by chance", "warp_accuracy_by_chance", ".3f"),
+        ("named points found, PCK@0.1", "pck@0.1", ".3f"),
+        ("  at the same position", "pck@0.1_same_position", ".3f"),
+        ("  by nearest colour", "pck@0.1_nearest_colour", ".3f"),
+        ("  by class, place at random", "pck@0.1_same_class", ".3f"),
+        ("  by class, nearest place", "pck@0.1_same_class_nearest_position", ".3f"),
+        ("  by chance", "pck@0.1_by_chance", ".3f"),
+        ("colour distance to its exemplar (0 to 255)", "colour_distance_to_exemplar", ".1f"),
+        ("  of the truth to its exemplar", "colour_distance_of_truth_to_exemplar", ".1f"),
+        ("  to another exemplar", "colour_distance_to_another_exemplar", ".1f"),
+        ("  to the truth", "colour_distance_to_truth", ".1f"),
+        ("nearer to its own exemplar", "nearer_to_own_exemplar", ".1%"),
+        ("error to the truth (0 to 255)", "error_to_truth", ".1f"),
+        ("  of the warped exemplar", "error_to_truth_of_warped_exemplar", ".1f"),
+        ("  of the exemplar itself", "error_to_truth_of_exemplar", ".1f"),
+    )
+    for text, name, shape in lines:
+        print(f"  {text:<44}{m[name]:{shape}}")
+
+
+def run() -> None:
+    """The command `cocosnet-demo`."""
+    command.run(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,93 @@
+"""The demo on two scenes, and the shipped model's numbers in it."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cocosnet_jax import pictures
+from cocosnet_jax.apps import demo
+from cocosnet_jax.data import inputs
+from cocosnet_jax.data.drawn.things import NUM_CLASSES
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import DataSettings
+
+SIZE = 128
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """The folder of a run, and what its translations were."""
+    folder = tmp_path_factory.mktemp("demo")
+    results = []
+
+    def translate(translator, pairs):
+        found = keep(translator, pairs)
+        results.extend(found[0])
+        return found
+
+    keep = demo.translate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "")
+        patch.setattr(demo, "BATCH", 3)  # four pairs: the second batch is filled up
+        patch.setattr(demo, "translate", translate)
+        patch.setattr(demo, "_OUTPUT", types.SimpleNamespace(value=str(folder)))
+        patch.setattr(demo, "_SCENES", types.SimpleNamespace(value=2))
+        demo.main()
+    return folder, results
+
+
+def test_the_shipped_model_draws_what_it_did(shown):
+    # Recorded with the run's own float32 checkpoint: mean colours of the picture's quarters.
+    recorded = [
+        [[56.59, 41.78, 57.06], [85.33, 78.13, 71.60]],
+        [[124.26, 76.31, 63.15], [112.93, 60.94, 53.76]],
+    ]
+    means = shown[1][0].image.reshape(2, 64, 2, 64, 3).mean((1, 3))
+    np.testing.assert_allclose(means, recorded, atol=0.5)
+
+
+def test_it_measures_what_it_shows(shown):
+    folder, results = shown
+    measured = json.loads((folder / "demo.json").read_text())
+    assert measured["warp_accuracy"] > 0.96 > 0.3 > measured["warp_accuracy_by_chance"]
+    trivial = [value for name, value in measured.items() if name.startswith("pck@0.1_")]
+    assert len(trivial) == 5
+    assert measured["pck@0.1"] > max(trivial)
+    assert measured["nearer_to_own_exemplar"] == 1
+    assert len(results) == 4
+
+
+def test_it_writes_a_sheet_and_files_to_translate(shown):
+    folder, _ = shown
+    side = 2 * SIZE + 4
+    sheet = np.asarray(Image.open(folder / "demo.png"))
+    assert sheet.shape == (2 * side + 4 + pictures.HEADER, 9 * side + 4, 3)
+    data = DataSettings(dataset="drawn_scenes", channels=NUM_CLASSES, image_size=SIZE)
+    first = demo.choose_rows(demo.draw_pairs(2, SIZE))[0]
+    pair = demo.draw_pairs(2, SIZE)[first]
+    label = inputs.read_input(data, folder / "input.png").planes[..., 0]
+    np.testing.assert_array_equal(label, pair.scene.label)
+    exemplar = np.asarray(Image.open(folder / "exemplar.png"))
+    np.testing.assert_array_equal(exemplar, pair.exemplar.image)
+
+
+def test_points_of_a_perfect_correspondence_are_found():
+    pair = demo.draw_pairs(2, SIZE)[0]
+    same = pair._replace(exemplar=pair.scene)
+    grid = np.stack(np.mgrid[:32, :32], -1)
+    result = demo.Result(pair.scene.image, pair.scene.image, grid)
+    found = demo.pck([same], [result])
+    assert found["pck@0.1"] == found["pck@0.1_same_position"] == 1
+    # Everything a fifth of the side too far to the right.
+    shifted = result._replace(place=grid + np.array([0, 6]))
+    assert demo.pck([same], [shifted])["pck@0.1"] == 0
+
+
+def test_unknown_classes_are_said_by_name(tmp_path):
+    Image.fromarray(np.full((8, 8), 77, np.uint8)).save(tmp_path / "label.png")
+    data = DataSettings(dataset="drawn_scenes", channels=NUM_CLASSES, image_size=SIZE)
+    with pytest.raises(UserError, match=r"77 \(64 pixels\).*1 sky, 2 cloud.*--checkpoint"):
+        inputs.read_input(data, tmp_path / "label.png")
