@@ -3,32 +3,22 @@
 import itertools
 import json
 import sys
-from typing import Any
 
 import jax
-import numpy as np
 import tqdm
 from etils import epath
-from jax.sharding import Mesh
-from jaxtyping import Array, Bool, PyTree
 
-from cocosnet_jax import checkpoint, files, mesh, pictures
+from cocosnet_jax import checkpoint, files, mesh, pictures, validation, vgg
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.labels import label_maps
 from cocosnet_jax.distributed import is_lead, say
 from cocosnet_jax.fit import compile_to_fit
-from cocosnet_jax.metrics import Metric
-from cocosnet_jax.metrics.warp_accuracy import WarpAccuracy
 from cocosnet_jax.preparation import prepare_data
+from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.settings import Settings
-from cocosnet_jax.state import TrainState
-from cocosnet_jax.steps import predict_step
-from cocosnet_jax.types import Batch, Outputs
-
-METRICS: tuple[Metric, ...] = (WarpAccuracy(),)
 
 
-def evaluate(settings: Settings, folder: epath.Path) -> int:
+def evaluate(settings: Settings, folder: epath.Path, keypoints_file: str = "") -> int:
     """Translates every validation image once, measures, and writes what came out.
 
     `folder`/evaluation/step_N gets `metrics.json`, `grid.png` with the first batch beside its
@@ -37,13 +27,15 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
     Args:
       settings: of the run; the data are read by them.
       folder: its workdir.
+      keypoints_file: points whose true correspondence is known (`data.keypoints`); empty for the
+        file that the dataset has beside its photographs, if it has one.
 
     Returns:
       The exit status.
 
     Raises:
-      UserError: there is no checkpoint, it is of another model, the data do not fit, or a batch is
-        too large for the devices' memory.
+      UserError: there is no checkpoint, it is of another model, the data, points or VGG do not fit,
+        or a batch is too large for the devices' memory.
     """
     devices = mesh.make()
     restored = checkpoint.restore_for_inference(folder, mesh.replicated(devices))
@@ -60,16 +52,14 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
     images = len(dataset.evaluation("validation"))
     target = folder / "evaluation" / f"step_{restored.step:07d}"
 
-    def place(batch: Batch, valid: np.ndarray) -> tuple[Batch, jax.Array]:
-        rows = jax.make_array_from_process_local_data(mesh.split(devices), valid)
-        return mesh.to_global(devices, batch), rows
-
-    metrics = [metric for metric in METRICS if metric.applies(restored.settings)]
+    points = validation.points_of(dataset, settings, keypoints_file)
+    metrics = validation.metrics_of(restored.settings, points)
+    weights = jax.device_put(_baseline(settings), mesh.replicated(devices))
     say("compiling ...")
     first = next(batches)
     predict = compile_to_fit(
-        _predict_and_count(restored.settings, devices, metrics),
-        (restored.state, *place(*first[:2])),
+        validation.predict_and_count(restored.settings, devices, metrics),
+        (restored.state, weights, *validation.place(devices, points, *first)),
         devices,
         settings.data.image_size,
         f"config.train.evaluation_batch_size is {settings.train.evaluation_batch_size}; set a"
@@ -85,7 +75,9 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
             file=sys.stdout,
         )
     ):
-        outputs, sums = predict(restored.state, *place(batch, valid))
+        outputs, sums = predict(
+            restored.state, weights, *validation.place(devices, points, batch, valid, keys)
+        )
         counted.append(jax.device_get(sums))
         outputs = jax.tree.map(mesh.to_local, outputs)
         for key, image, real in zip(keys, outputs.image, valid, strict=True):
@@ -97,31 +89,21 @@ def evaluate(settings: Settings, folder: epath.Path) -> int:
             grid = pictures.grid(truth, shown, settings.data.condition)
             pictures.write_png(target / "grid.png", grid)
     if is_lead():
-        total = jax.tree.map(lambda *some: np.sum(some, dtype=np.float64), *counted)
         numbers: dict[str, float] = {"step": restored.step, "images": images}
-        for metric, sums in zip(metrics, total, strict=True):
-            numbers |= metric.result(sums)
-        _report(target, numbers)
+        _report(target, numbers | validation.results(metrics, counted))
     return 0
 
 
-def _predict_and_count(settings: Settings, devices: Mesh, metrics: list[Metric]) -> Any:
-    """Returns the jitted (state, batch, valid) -> (outputs less the mask, each metric's sums)."""
-    predict = predict_step(settings, with_mask=True)
-
-    def step(
-        state: TrainState, batch: Batch, valid: Bool[Array, "b"]
-    ) -> tuple[Outputs, list[PyTree]]:
-        outputs = predict(state, batch)
-        sums = [metric.count(batch, outputs, valid) for metric in metrics]
-        # The mask is large, and only the metrics read it.
-        return outputs._replace(warped_mask=None), sums
-
-    return jax.jit(step, out_shardings=(mesh.split(devices), mesh.replicated(devices)))
+def _baseline(settings: Settings) -> vgg.VggWeights | None:
+    """The VGG whose features the correspondence is compared with; untrained ones say nothing."""
+    if settings.vgg.weights in ("", "random"):
+        say("no trained VGG (config.vgg.weights): nearest VGG features are left out as a baseline")
+        return None
+    return vgg_weights.load(settings.vgg.weights, settings.vgg.width)
 
 
 def _report(target: epath.Path, numbers: dict[str, float]) -> None:
     files.write(target / "metrics.json", (json.dumps(numbers, indent=2) + "\n").encode())
     for name, value in numbers.items():
-        print(f"{name:<26}{value:.4f}" if isinstance(value, float) else f"{name:<26}{value}")
+        print(f"{name:<44}{value:.4f}" if isinstance(value, float) else f"{name:<44}{value}")
     print(f"pictures and metrics.json: {target}")

@@ -11,7 +11,7 @@ from tests.conftest import LIMIT_S, ROOT
 
 # Module -> its own flags, and whether it takes --config.
 PROGRAMS = {
-    "main": (["workdir", "mode", "distributed", "init_from"], True),
+    "main": (["workdir", "mode", "distributed", "init_from", "keypoints"], True),
     "prepare": (["source", "preview"], True),
     "retrieve": (["output", "split", "k", "checkpoint", "batch"], True),
     "convert": (

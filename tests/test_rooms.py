@@ -27,7 +27,7 @@ FLOORS = (
     ("steps",),
     ("checkpoint", "partition"),
     ("workdir", "fine_tuning", "pretrained"),
-    ("hooks", "inference", "features"),
+    ("hooks", "inference", "features", "validation"),
     ("search",),
     ("evaluate", "train"),
     ("configs", "flags_help"),

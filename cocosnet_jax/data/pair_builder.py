@@ -130,6 +130,20 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         """Fields of `DataSettings` that the dataset's own files determine."""
         return {}
 
+    def points_of(self, key: str, side: int) -> np.ndarray | None:
+        """Points that correspond between any two pictures, where the program draws them.
+
+        Args:
+          key: of the picture.
+          side: of the square that the points are wanted for, in pixels.
+
+        Returns:
+          x and y of the points, (K, 2), in pixels from the centre of the first; NaN where a point
+          is absent. None where none are known.
+        """
+        del key, side
+        return None
+
     def side(self, split: str) -> int:
         """The side S of a split's images, in pixels."""
         config = self.builder_config

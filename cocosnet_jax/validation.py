@@ -1,0 +1,122 @@
+"""What the validation pairs of a run are measured by."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, PyTree
+
+from cocosnet_jax import files, mesh, vgg
+from cocosnet_jax.data import keypoints
+from cocosnet_jax.data.dataset import Dataset
+from cocosnet_jax.data.keypoints import PairPoints
+from cocosnet_jax.distributed import say
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.metrics import Metric, baselines
+from cocosnet_jax.metrics.correspondence import Correspondence
+from cocosnet_jax.metrics.pck import Pck
+from cocosnet_jax.metrics.warp_accuracy import WarpAccuracy
+from cocosnet_jax.settings import Settings
+from cocosnet_jax.state import TrainState
+from cocosnet_jax.steps import predict_step
+from cocosnet_jax.types import Batch, Outputs
+
+
+def points_of(dataset: Dataset, settings: Settings, file: str = "") -> PairPoints | None:
+    """The points of the validation pairs, where their true correspondence is known.
+
+    Args:
+      dataset: of the evaluation.
+      settings: of the run.
+      file: with the points; empty for the one that the dataset has beside its photographs, or for
+        what the program itself has drawn.
+
+    Returns:
+      None where there are no points, or the networks look at no exemplar.
+
+    Raises:
+      UserError: the file does not fit.
+    """
+    if not Pck().applies(settings):
+        return None
+    path = files.local(file, "--keypoints") if file else keypoints.find(settings.data.source)
+    pairs = dataset.evaluation("validation")
+    find = dataset.points_of if path is None else keypoints.Keypoints(path).of
+    found = PairPoints(find, pairs, settings.data.image_size)
+    if found.known:
+        say(f"points of {found.known} of {len(pairs)} pairs are known: {path or 'drawn'}")
+        return found
+    if path is None:
+        return None
+    raise UserError(
+        f"{path} has points of no pair of the dataset, such as {pairs.images.keys[0]} and its"
+        " exemplar: names must be those of the dataset's photographs"
+    )
+
+
+def metrics_of(settings: Settings, points: PairPoints | None) -> list[Metric]:
+    """The metrics that a run with these settings and points can be measured by."""
+    every: list[Metric] = [WarpAccuracy(), Correspondence()]
+    if points is not None:
+        every.append(Pck())
+    return [metric for metric in every if metric.applies(settings)]
+
+
+def place(
+    devices: Mesh, points: PairPoints | None, batch: Batch, valid: np.ndarray, keys: Sequence[str]
+) -> tuple[Batch, jax.Array]:
+    """A batch of the pipeline on the devices, with its points where they are known."""
+    if points is not None:
+        own, others = points.of(keys)
+        batch = batch._replace(points=own, exemplar_points=others)
+    rows = jax.make_array_from_process_local_data(mesh.split(devices), valid)
+    return mesh.to_global(devices, batch), rows
+
+
+def predict_and_count(
+    settings: Settings, devices: Mesh, metrics: Sequence[Metric], *, beside: bool = True
+) -> Any:
+    """The jitted translation and measurement of a batch.
+
+    Args:
+      settings: of the run.
+      devices: that share the batch.
+      metrics: what counts.
+      beside: also measure the baselines' matches.
+
+    Returns:
+      (state, VGG of the baselines or None, batch, valid) -> (outputs to see, each metric's sums).
+    """
+    predict = predict_step(settings, with_mask=True, with_match=True)
+
+    def step(
+        state: TrainState,
+        weights: vgg.VggWeights | None,
+        batch: Batch,
+        valid: Bool[Array, "b"],
+    ) -> tuple[Outputs, list[PyTree]]:
+        outputs = predict(state, batch)
+        if beside and outputs.matches is not None:
+            _, h, w = outputs.matches[""].place.shape
+            others = baselines.matches(batch, h, w, weights)
+            outputs = outputs._replace(matches=outputs.matches | others)
+        sums = [metric.count(batch, outputs, valid) for metric in metrics]
+        # These are large, and only the metrics read them.
+        return outputs._replace(warped_mask=None, matches=None), sums
+
+    return jax.jit(step, out_shardings=(mesh.split(devices), mesh.replicated(devices)))
+
+
+def summed(counted: Sequence[PyTree]) -> PyTree:
+    """The sums over all batches, in float64."""
+    return jax.tree.map(lambda *some: np.sum(some, axis=0, dtype=np.float64), *counted)
+
+
+def results(metrics: Sequence[Metric], counted: Sequence[PyTree]) -> dict[str, float]:
+    """The numbers by name, from what the batches counted."""
+    numbers: dict[str, float] = {}
+    for metric, sums in zip(metrics, summed(counted), strict=True):
+        numbers |= metric.result(sums)
+    return numbers
