@@ -1,5 +1,6 @@
-"""What the validation pairs of a run are measured by."""
+"""What the validation pairs are measured by: all of them by an evaluation, a few in training."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, PyTree
 
 from cocosnet_jax import files, mesh, vgg
-from cocosnet_jax.data import keypoints
+from cocosnet_jax.data import keypoints, pipeline
 from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.data.keypoints import PairPoints
 from cocosnet_jax.distributed import say
@@ -120,3 +121,48 @@ def results(metrics: Sequence[Metric], counted: Sequence[PyTree]) -> dict[str, f
     for metric, sums in zip(metrics, summed(counted), strict=True):
         numbers |= metric.result(sums)
     return numbers
+
+
+class Validation:
+    """The first few validation pairs, measured again and again while a run goes on."""
+
+    def __init__(self, settings: Settings, dataset: Dataset, devices: Mesh):
+        """Looks the points up; pictures are read when they are first needed.
+
+        Raises:
+          UserError: the file of points does not fit.
+        """
+        self._settings, self._dataset, self._devices = settings, dataset, devices
+        self._points = points_of(dataset, settings)
+        self._metrics = metrics_of(settings, self._points)
+        # The baselines do not change while the networks learn.
+        self._predict = predict_and_count(settings, devices, self._metrics, beside=False)
+        self._batches: list[tuple[Batch, np.ndarray, list[str]]] = []
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """The numbers by name, the same in every process."""
+        if not self._batches:
+            self._batches = self._first()
+        counted = []
+        for batch, valid, keys in self._batches:
+            placed = place(self._devices, self._points, batch, valid, keys)
+            counted.append(jax.device_get(self._predict(state, None, *placed)[1]))
+        return results(self._metrics, counted)
+
+    def _first(self) -> list[tuple[Batch, np.ndarray, list[str]]]:
+        """The batches with the first pairs, in memory; what is beyond them is no valid sample."""
+        train = self._settings.train
+        size = mesh.round_up(train.evaluation_batch_size)
+        batches = pipeline.evaluation_batches(
+            self._dataset,
+            batch_size=size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        found = []
+        share = size // jax.process_count()
+        rows = np.arange(share) + share * jax.process_index()
+        count = -(-train.evaluate_images // size)
+        for number, (batch, valid, keys) in enumerate(itertools.islice(batches, count)):
+            found.append((batch, valid & (number * size + rows < train.evaluate_images), keys))
+        return found

@@ -28,7 +28,7 @@ FLOORS = (
     ("checkpoint", "partition"),
     ("workdir", "fine_tuning", "pretrained"),
     ("hooks", "inference", "features", "validation"),
-    ("search",),
+    ("search", "best"),
     ("evaluate", "train"),
     ("configs", "flags_help"),
     ("command",),
