@@ -1,7 +1,7 @@
-"""Measures a run while it goes on, and keeps its best checkpoint by one metric beside the newest.
+"""Measures a run during training, and keeps the checkpoint that is best by one metric.
 
-`best/STEP/` is a checkpoint like any other. `best.json` has the metric, and the numbers of the
-checkpoints that were the best so far; so a run that is resumed knows what is to be surpassed.
+`best/STEP/` is a checkpoint like any other. `best.json` has the metric and the numbers of the best
+checkpoints so far, so that a resumed run can compare with them.
 """
 
 import json
@@ -22,15 +22,15 @@ from cocosnet_jax.state import TrainState
 from cocosnet_jax.validation import Validation
 
 FOLDER = "best"
-# Of these, with what they are told of (`cycle_error_by_colour`), less is better.
+# Metrics whose lowest number is best, by the start of their name.
 _LESS_IS_BETTER = ("cycle_error", "match_entropy")
 
 
 class Best:
-    """The best checkpoint by `train.keep_best`; all processes call every method."""
+    """The best checkpoint by `train.keep_best`. All processes must call every method."""
 
     def __init__(self, workdir: epath.Path, settings: Settings):
-        """Opens the folder, and reads which number is to be surpassed."""
+        """Opens the folder, and reads the number of the best checkpoint so far."""
         self._metric = settings.train.keep_best
         self._file = workdir / f"{FOLDER}.json"
         self._checkpoints = Checkpoints(workdir, settings, FOLDER, keep=1)
@@ -44,11 +44,11 @@ class Best:
 
     @property
     def number(self) -> float | None:
-        """The best checkpoint's; None where there is no checkpoint, or it is of another metric."""
+        """The best checkpoint's number; None if there is none, or its metric is another one."""
         return self._numbers.get(str(self._checkpoints.latest_step))
 
     def check(self, numbers: Mapping[str, float]) -> None:
-        """Raises UserError if the metric is none of those that are measured."""
+        """Raises UserError if the metric is not among the measured ones."""
         if self._metric not in numbers:
             raise UserError(
                 f"config.train.keep_best is {self._metric!r}, which is not measured; measured are"
@@ -66,46 +66,46 @@ class Best:
         return numbers[self._metric] > self.number
 
     def save(self, step: int, state: TrainState, numbers: Mapping[str, float]) -> None:
-        """Puts a checkpoint in the best one's place, which stays until the new one is whole.
+        """Saves a checkpoint as the best one. The previous one is deleted when it is complete.
 
         Raises:
           UserError: it cannot be written.
         """
-        # First, so that whichever checkpoint is there has its number.
+        # Written before the checkpoint, so that every checkpoint has its number.
         self._numbers = {**self._numbers, str(step): numbers[self._metric]}
         if is_lead():
             content = {"metric": self._metric, "numbers": self._numbers}
             files.write(self._file, json.dumps(content, indent=2).encode())
         newest = self._checkpoints.latest_step
         if newest is not None and newest >= step:
-            # Of steps that a resumed run takes again.
+            # A run that resumed from an older checkpoint repeats steps.
             self._checkpoints.delete(newest)
         self._checkpoints.save(step, state, force=True)
         self._checkpoints.wait()
         say(f"step {step} is the best so far: {self._metric} {numbers[self._metric]:.4f}")
 
     def close(self) -> None:
-        """Frees what the checkpoints hold."""
+        """Closes the folder."""
         self._checkpoints.close()
 
 
 class Watch:
-    """Measures a few validation pairs in a run, shows numbers, and keeps the best checkpoint."""
+    """Measures some validation pairs during training, and keeps the best checkpoint."""
 
     def __init__(self, settings: Settings, dataset: Dataset, folder: epath.Path, devices: Mesh):
-        """Opens what is measured and the best checkpoint's folder.
+        """Opens the validation pairs and the best checkpoint's folder.
 
         Raises:
-          UserError: points that lie beside the dataset do not fit it.
+          UserError: the dataset has a file of points that does not fit.
         """
         self._measure = Validation(settings, dataset, devices)
         self._best = Best(folder, settings) if settings.train.keep_best else None
 
     def begin(self, step: int, state: TrainState) -> None:
-        """Measures what the run starts from.
+        """Measures the state that the run starts from.
 
         Raises:
-          UserError: `train.keep_best` is no metric of this run.
+          UserError: `train.keep_best` is not a metric of this run.
         """
         numbers = self._measure(state)
         if self._best:
@@ -113,7 +113,7 @@ class Watch:
         _show(step, numbers)
 
     def __call__(self, step: int, state: TrainState, board: TensorBoard) -> None:
-        """Measures, and saves what is the best so far; the state must be finite."""
+        """Measures the state, which must be finite, and saves it if it is the best so far."""
         numbers = self._measure(state)
         _show(step, numbers)
         board.scalars(step, {f"validation/{name}": value for name, value in numbers.items()})
@@ -121,7 +121,7 @@ class Watch:
             self._best.save(step, state, numbers)
 
     def close(self) -> None:
-        """Frees what the best checkpoint's folder holds."""
+        """Closes the best checkpoint's folder."""
         if self._best:
             self._best.close()
 

@@ -32,8 +32,8 @@ class Batch(NamedTuple):
       exemplar_label: like `label`, for the exemplar.
       self_reference: (b,) float32, 1 where the exemplar is the image itself, distorted.
       points, exemplar_points: (b, points, 2), x and y of the same points in image and exemplar, in
-        pixels from the centre of the first; NaN where a point is absent. None where no points are
-        known, as in training.
+        pixels; integers are pixel centres; NaN if a point is absent. None if no points are known,
+        as in training.
     """
 
     image: Shaped[Array, "b height width 3"]
@@ -46,16 +46,16 @@ class Batch(NamedTuple):
 
 
 class Match(NamedTuple):
-    """Which position of the exemplar belongs to each position of the input, and the reverse.
+    """Best matches of the positions of input and exemplar, in both directions.
 
-    Positions are numbered along the rows of their grid.
+    Positions are numbered row by row.
 
     Attributes:
-      place: for each of the input's positions, the exemplar's that is most alike.
-      back: for each of the exemplar's positions, the input's that is most alike.
-      score: how alike a position and its `place` are; for cosines -1 to 1.
-      mean_place: row and column on the exemplar's grid, as the softmax expects them.
-      entropy: of the softmax over the exemplar's positions, in nats.
+      place: the most similar exemplar position for each input position.
+      back: the most similar input position for each exemplar position.
+      score: similarity of a position and its `place`; a cosine is -1 to 1.
+      mean_place: mean row and column in the exemplar's grid by the softmax.
+      entropy: entropy of the softmax over the exemplar's positions, in nats.
     """
 
     place: Int[Array, "b h w"]

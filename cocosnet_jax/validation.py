@@ -1,4 +1,4 @@
-"""What the validation pairs are measured by: all of them by an evaluation, a few in training."""
+"""Measures validation pairs: all of them in an evaluation, some of them during training."""
 
 import itertools
 from collections.abc import Sequence
@@ -26,16 +26,16 @@ from cocosnet_jax.types import Batch, Outputs
 
 
 def points_of(dataset: Dataset, settings: Settings, file: str = "") -> PairPoints | None:
-    """The points of the validation pairs, where their true correspondence is known.
+    """Finds the points of the validation pairs whose true correspondence is known.
 
     Args:
       dataset: of the evaluation.
       settings: of the run.
-      file: with the points; empty for the one that the dataset has beside its photographs, or for
-        what the program itself has drawn.
+      file: file of points (`data.keypoints`). If it is empty, the points are those of drawn images,
+        or of a file in the dataset's own folder.
 
     Returns:
-      None where there are no points, or the networks look at no exemplar.
+      None if there are no points, or the networks have no exemplar.
 
     Raises:
       UserError: the file does not fit.
@@ -58,7 +58,7 @@ def points_of(dataset: Dataset, settings: Settings, file: str = "") -> PairPoint
 
 
 def metrics_of(settings: Settings, points: PairPoints | None) -> list[Metric]:
-    """The metrics that a run with these settings and points can be measured by."""
+    """Returns the metrics that apply to a run with these settings and points."""
     every: list[Metric] = [WarpAccuracy(), Correspondence()]
     if points is not None:
         every.append(Pck())
@@ -68,7 +68,7 @@ def metrics_of(settings: Settings, points: PairPoints | None) -> list[Metric]:
 def place(
     devices: Mesh, points: PairPoints | None, batch: Batch, valid: np.ndarray, keys: Sequence[str]
 ) -> tuple[Batch, jax.Array]:
-    """A batch of the pipeline on the devices, with its points where they are known."""
+    """Moves a batch of the pipeline to the devices, and adds its points if they are known."""
     if points is not None:
         own, others = points.of(keys)
         batch = batch._replace(points=own, exemplar_points=others)
@@ -79,16 +79,16 @@ def place(
 def predict_and_count(
     settings: Settings, devices: Mesh, metrics: Sequence[Metric], *, beside: bool = True
 ) -> Any:
-    """The jitted translation and measurement of a batch.
+    """Returns a jitted function that translates and measures a batch.
 
     Args:
       settings: of the run.
-      devices: that share the batch.
-      metrics: what counts.
-      beside: also measure the baselines' matches.
+      devices: devices that split the batch.
+      metrics: metrics to count.
+      beside: whether to measure the baselines, too.
 
     Returns:
-      (state, VGG of the baselines or None, batch, valid) -> (outputs to see, each metric's sums).
+      (state, VGG of the baselines or None, batch, valid) -> (outputs, sums of each metric).
     """
     predict = predict_step(settings, with_mask=True, with_match=True)
 
@@ -111,12 +111,12 @@ def predict_and_count(
 
 
 def summed(counted: Sequence[PyTree]) -> PyTree:
-    """The sums over all batches, in float64."""
+    """Adds up the counts of all batches, in float64."""
     return jax.tree.map(lambda *some: np.sum(some, axis=0, dtype=np.float64), *counted)
 
 
 def results(metrics: Sequence[Metric], counted: Sequence[PyTree]) -> dict[str, float]:
-    """The numbers by name, from what the batches counted."""
+    """Computes the metrics' numbers from the counts of all batches."""
     numbers: dict[str, float] = {}
     for metric, sums in zip(metrics, summed(counted), strict=True):
         numbers |= metric.result(sums)
@@ -124,10 +124,10 @@ def results(metrics: Sequence[Metric], counted: Sequence[PyTree]) -> dict[str, f
 
 
 class Validation:
-    """The first few validation pairs, measured again and again while a run goes on."""
+    """Measures the first `train.evaluate_images` validation pairs during training."""
 
     def __init__(self, settings: Settings, dataset: Dataset, devices: Mesh):
-        """Looks the points up; pictures are read when they are first needed.
+        """Looks up the points. Images are read by the first measurement.
 
         Raises:
           UserError: the file of points does not fit.
@@ -140,7 +140,7 @@ class Validation:
         self._batches: list[tuple[Batch, np.ndarray, list[str]]] = []
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """The numbers by name, the same in every process."""
+        """Returns the metrics' numbers, the same in every process."""
         if not self._batches:
             self._batches = self._first()
         counted = []
@@ -150,7 +150,7 @@ class Validation:
         return results(self._metrics, counted)
 
     def _first(self) -> list[tuple[Batch, np.ndarray, list[str]]]:
-        """The batches with the first pairs, in memory; what is beyond them is no valid sample."""
+        """Reads the batches that contain the first pairs; later pairs in them are not valid."""
         train = self._settings.train
         size = mesh.round_up(train.evaluation_batch_size)
         batches = pipeline.evaluation_batches(

@@ -148,13 +148,13 @@ class StreamingWarp:
 def match_both_ways(
     rows: Float[Array, "b h w k"], columns: Float[Array, "b h_m w_m k"], temperature: float
 ) -> Match:
-    """Each position's best partner on the other side, and the softmax of equation 4 in numbers.
+    """Finds the best match of each position, and measures the softmax of equation 4.
 
-    One row of the input's grid is compared after the other: the whole correlation is never held.
+    Compares one row of the input's grid at a time, so that the whole correlation is never held.
 
     Args:
-      rows: what the input's positions are compared by; products are the scores.
-      columns: the same of the exemplar's.
+      rows: feature vectors of the input's positions, whose products with `columns` are the scores.
+      columns: feature vectors of the exemplar's positions.
       temperature: divides the scores in the softmax.
     """
     b, h, w, _ = rows.shape
@@ -193,7 +193,7 @@ def full_match(
     match_kernel: int = 1,
     centre: Literal["channels", "positions"] = "channels",
 ) -> Match:
-    """`match_both_ways` by the correlation; arguments as in `soft_match`."""
+    """Matches positions by the correlation (`match_both_ways`); arguments as in `soft_match`."""
     rows, columns = (
         matching_features(x, match_kernel, centre).reshape(*x.shape[:3], -1) for x in (theta, phi)
     )
@@ -218,7 +218,7 @@ def best_match(
     match_kernel: int = 1,
     centre: Literal["channels", "positions"] = "channels",
 ) -> BestMatch:
-    """The exemplar's position of the highest correlation; arguments as in `soft_match`."""
+    """Finds the exemplar position of highest correlation; arguments as in `soft_match`."""
     found = full_match(theta, phi, 1.0, match_kernel, centre)
     place = jnp.stack(jnp.divmod(jnp.asarray(found.place), phi.shape[2]), -1)
     return BestMatch(place, jnp.asarray(found.score))

@@ -1,12 +1,11 @@
-"""Points of photographs whose true correspondence is known: `keypoints*.npz` beside the data.
+"""Points of images whose true correspondence is known, from a file `keypoints*.npz`.
 
-names   (n,)        the photographs: keys of the dataset, or these without folders, extension
-xy      (n, K, 2)   x and y of K points in pixels of the photograph, from the centre of its
-                    first pixel; NaN where a point is absent
-points  (K,)        optional: what the points are called
+names   (n,)        images: keys of the dataset, with or without folder and extension
+xy      (n, K, 2)   x and y of K points in pixels of the image; integers are pixel centres; NaN if
+                    a point is absent
+points  (K,)        names of the points (optional)
 size    (2,) or (n, 2)
-                    optional: width and height of the pictures that xy is measured in; without
-                    it the photographs are there, and have that size
+                    width and height of the images (optional); by default read from the images
 """
 
 import zipfile
@@ -25,7 +24,7 @@ from cocosnet_jax.errors import UserError
 
 
 def find(source: str) -> Path | None:
-    """The points' file in a dataset's own folder, or in a folder within it; None if there is none.
+    """Finds the file of points in a dataset's own folder or a subfolder; None if there is none.
 
     Raises:
       UserError: there are several.
@@ -53,7 +52,7 @@ class Keypoints:
         """Reads the file.
 
         Raises:
-          UserError: it is not there, or not as the module says.
+          UserError: it does not exist or has another content.
         """
         self.path = path
         try:
@@ -87,10 +86,10 @@ class Keypoints:
         )
 
     def of(self, key: str, side: int) -> Float[np.ndarray, "points 2"] | None:
-        """The points of a photograph that is squeezed to side x side; None if it has none.
+        """Returns the points of an image that is resized to side x side; None if it has none.
 
         Raises:
-          UserError: the size of the photograph is not known.
+          UserError: the size of the image is not known.
         """
         path = PurePosixPath(key)
         for name in (key, str(path.with_suffix("")), path.name, path.stem):
@@ -112,10 +111,10 @@ class Keypoints:
 
 
 class PairPoints:
-    """The points of both photographs of every pair of an evaluation.
+    """The points of both images of every pair of an evaluation.
 
     Attributes:
-      known: how many pairs have points in both.
+      known: number of pairs whose images both have points.
     """
 
     def __init__(
@@ -124,12 +123,12 @@ class PairPoints:
         pairs: EvaluationPairs,
         side: int,
     ):
-        """Looks all pairs up.
+        """Finds the points of all pairs.
 
         Args:
-          find: as `Keypoints.of`.
-          pairs: who is whose exemplar.
-          side: of the pictures that the networks see.
+          find: (key, side) -> points, as `Keypoints.of`.
+          pairs: images and their exemplars.
+          side: side of the images that the networks see.
 
         Raises:
           UserError: from `find`.
@@ -155,6 +154,6 @@ class PairPoints:
         self.known = len(self._pairs)
 
     def of(self, keys: Sequence[str]) -> Float[np.ndarray, "2 b points 2"]:
-        """The points of a batch's images, and of their exemplars; NaN where there are none."""
+        """Returns the points of a batch's images and their exemplars; NaN if there are none."""
         absent = np.full_like(next(iter(self._pairs.values())), np.nan)
         return np.stack([self._pairs.get(key, absent) for key in keys], 1)

@@ -131,15 +131,15 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         return {}
 
     def points_of(self, key: str, side: int) -> np.ndarray | None:
-        """Points that correspond between any two pictures, where the program draws them.
+        """Returns points that correspond between any two images, if the program draws them.
 
         Args:
-          key: of the picture.
-          side: of the square that the points are wanted for, in pixels.
+          key: of the image.
+          side: side of the image in pixels.
 
         Returns:
-          x and y of the points, (K, 2), in pixels from the centre of the first; NaN where a point
-          is absent. None where none are known.
+          x and y of the points, (K, 2), in pixels; integers are pixel centres; NaN if a point is
+          absent. None if no points are known.
         """
         del key, side
         return None

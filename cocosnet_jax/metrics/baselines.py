@@ -1,7 +1,7 @@
-"""What a match is worth that no network of the run has made, of the same pairs.
+"""Baselines of the correspondence: simple matches of the same pairs.
 
-Each baseline but the first compares the truth with the exemplar, two photographs, which is easier
-than the networks' task: they see the input's map in place of the truth.
+The colour and VGG baselines compare the truth with the exemplar, two photographs. The networks have
+a harder task, because they see the input's map instead of the truth.
 """
 
 import jax.numpy as jnp
@@ -16,24 +16,24 @@ from cocosnet_jax.types import Batch, Match
 from cocosnet_jax.warp import match_both_ways
 
 VGG_LAYER = "relu4_2"
-# Scores' softmax is not read.
+# No metric reads the softmax of a baseline.
 _TEMPERATURE = 1.0
 
 
 def matches(
     batch: Batch, h: int, w: int, weights: vgg.VggWeights | None = None
 ) -> dict[str, Match]:
-    """The baselines' matches by name, on grids of h x w positions.
+    """Computes the baselines' matches on grids of h x w positions.
 
     Args:
-      batch: the pairs.
+      batch: pairs of images.
       h: rows of both grids.
-      w: columns.
-      weights: of the VGG whose features are compared; None leaves that baseline out.
+      w: columns of both grids.
+      weights: of the VGG baseline; None leaves it out.
 
     Returns:
-      `same_position`; `colour`, nearest mean RGB; and such as `VGG-16_relu4_2`, highest cosine of
-      that layer, brought to h x w bilinearly.
+      Name -> match: `same_position`; `colour`, the nearest mean RGB; and `VGG-16_relu4_2` or
+      `VGG-19_relu4_2`, the highest cosine of that layer's features, resized to h x w.
     """
     truth, exemplar = (unit_image(jnp.asarray(x)) for x in (batch.image, batch.exemplar))
     found = {
@@ -50,7 +50,7 @@ def matches(
 
 
 def same_position(b: int, h: int, w: int) -> Match:
-    """Every position at its own place."""
+    """Matches every position with the same position of the exemplar."""
     place = jnp.broadcast_to(jnp.arange(h * w).reshape(h, w), (b, h, w))
     grid = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1)
     mean_place = jnp.broadcast_to(jnp.asarray(grid, jnp.float32), (b, h, w, 2))
@@ -61,7 +61,7 @@ def same_position(b: int, h: int, w: int) -> Match:
 def by_colour(
     truth: Float[Array, "b height width 3"], exemplar: Float[Array, "b height width 3"], h: int
 ) -> Match:
-    """The nearest mean RGB of the pixels of a position; the score is minus the squared distance."""
+    """Matches the nearest mean RGB of a cell; the score is the negative squared distance."""
     a, b = (average_pool(x, x.shape[1] // h) for x in (truth, exemplar))
     one = jnp.ones_like(a[..., :1])
     rows = jnp.concatenate([2 * a, -jnp.sum(a**2, -1, keepdims=True), one], -1)

@@ -1,6 +1,6 @@
-"""How the correspondence behaves, whether it is right or not: cycles, certainty, and a collapse.
+"""Measures of a match that need no true correspondence: cycle error, used share, entropy.
 
-Of every method in `Outputs.matches`, beside chance.
+They show a collapse, where all positions match the same few, but not whether a match is right.
 """
 
 import math
@@ -16,15 +16,15 @@ from cocosnet_jax.types import Batch, Match, Outputs
 
 
 class Counts(NamedTuple):
-    """Sums over samples of means over positions, by method where they have one.
+    """Sums over samples. `cycle` and `used` have a sum for each match in `Outputs.matches`.
 
     Attributes:
-      cycle: how far from itself a position comes back, as a share of the grid's longer side.
-      used: share of the exemplar's positions that some position of the input is matched with.
-      entropy: of the networks' softmax, in nats.
-      uniform: what the entropy would be of a softmax that does not prefer any position.
-      random_cycle, random_used: what positions drawn at random would have.
-      samples: how many were looked at.
+      cycle: cycle error.
+      used: used share.
+      entropy: mean entropy of the networks' softmax, in nats.
+      uniform: entropy of a uniform softmax.
+      random_cycle, random_used: expected values of random matches.
+      samples: number of samples.
     """
 
     cycle: dict[str, Float[Array, ""]]
@@ -37,10 +37,10 @@ class Counts(NamedTuple):
 
 
 def cycle_error(match: Match) -> Float[Array, "b"]:
-    """The mean distance between a position and where it comes back to (forth and back).
+    """Mean distance between a position and the match of its match.
 
-    In the grid's longer sides: 0 is a perfect cycle, and two random positions of a square are 0.52
-    apart.
+    The unit is the grid's longer side: 0 is a perfect cycle, and two random positions of a square
+    grid have a mean distance of 0.52.
     """
     b, h, w = match.place.shape
     back = jnp.take_along_axis(match.back.reshape(b, -1), match.place.reshape(b, -1), 1)
@@ -51,7 +51,7 @@ def cycle_error(match: Match) -> Float[Array, "b"]:
 
 
 def used_share(match: Match) -> Float[Array, "b"]:
-    """The share of the exemplar's positions that are the best match of some input's position."""
+    """Share of exemplar positions that are the best match of at least one input position."""
     b, m = len(match.place), math.prod(match.back.shape[1:])
 
     def of_sample(place: Array) -> Array:
@@ -61,7 +61,7 @@ def used_share(match: Match) -> Float[Array, "b"]:
 
 
 def random_distance(h: int, w: int) -> float:
-    """The mean distance of two positions drawn at random, in the grid's longer sides."""
+    """Mean distance of two random positions, in units of the grid's longer side."""
     rows, columns = np.arange(1 - h, h), np.arange(1 - w, w)
     pairs = (h - abs(rows))[:, None] * (w - abs(columns))
     distance = np.hypot(rows[:, None], columns)
@@ -69,10 +69,10 @@ def random_distance(h: int, w: int) -> float:
 
 
 class Correspondence:
-    """Cycle error, entropy, and the share of the exemplar that is used."""
+    """Cycle error and used share of all matches, and entropy of the networks' softmax."""
 
     def applies(self, settings: Settings) -> bool:
-        """Where the networks look at an exemplar."""
+        """True if the networks have an exemplar."""
         return settings.model.generator_condition != "input"
 
     def count(self, batch: Batch, outputs: Outputs, valid: Bool[Array, "b"]) -> Counts:
@@ -93,13 +93,13 @@ class Correspondence:
             total(own.entropy.mean((1, 2))),
             samples * math.log(m),
             samples * random_distance(h, w),
-            # Each of h * w draws misses a given position with probability 1 - 1 / m.
+            # Each of h * w random matches misses a given position with probability 1 - 1 / m.
             samples * (1 - (1 - 1 / m) ** (h * w)),
             samples,
         )
 
     def result(self, sums: Any) -> dict[str, float]:
-        """`match_entropy`, `cycle_error` and `used_share`, with what stands beside them."""
+        """Returns `match_entropy`, `cycle_error` and `used_share`, each also for the baselines."""
         found = {"match_entropy": sums.entropy, "match_entropy_by_chance": sums.uniform}
         for what, of_methods, by_chance in (
             ("cycle_error", sums.cycle, sums.random_cycle),
@@ -111,5 +111,5 @@ class Correspondence:
 
 
 def suffix(method: str) -> str:
-    """What a number's name ends in, so that it says whose match it is of."""
+    """End of a number's name that says which match it measures."""
     return f"_by_{method}" if method else ""

@@ -1,9 +1,9 @@
-"""PCK: the share of points that the correspondence finds again, where the truth is known.
+"""PCK: the percentage of correct keypoints, for pairs whose true correspondence is known.
 
-A point of the input is found if its match in the exemplar lies within alpha * max(H, W) of the same
-point there, in pixels of the square pictures that the networks see. A point keeps its place within
-the grid cell that it lies in: the cell's match moves it by whole cells. What is counted is points,
-over all pairs whose exemplar is another photograph; a point counts where both pictures have it.
+A keypoint of the input is correct if its match lies within alpha * max(H, W) of the same keypoint
+in the exemplar, in pixels of the square images that the networks see. The match of a grid cell
+moves a keypoint by whole cells, so it keeps its place within the cell. All keypoints of all pairs
+count alike, if both images have them and the exemplar is not the image itself.
 """
 
 from typing import Any, NamedTuple
@@ -17,17 +17,17 @@ from cocosnet_jax.settings import Settings
 from cocosnet_jax.types import Batch, Match, Outputs
 
 ALPHAS = (0.05, 0.1)
-# The 68 points of a face (300-W). Where the jaw ends is loosely defined: it is counted by itself.
+# The 68 points of a face (300-W). Those of the jaw correspond only loosely, and are counted apart.
 FACE_GROUPS = {"jaw": slice(0, 17), "parts": slice(17, 68)}
 
 
 class Counts(NamedTuple):
-    """Sums over pairs, point by point.
+    """Sums over pairs.
 
     Attributes:
-      right: method -> how often each point was found, for each alpha.
-      seen: how often each point was looked for.
-      pairs: how many pairs have points.
+      right: name of a match -> how often each point was correct, for each alpha.
+      seen: how often each point was in both images.
+      pairs: number of pairs with at least one such point.
     """
 
     right: dict[str, Float[Array, "alphas points"]]
@@ -38,14 +38,13 @@ class Counts(NamedTuple):
 def moved(
     match: Match, points: Float[Array, "b points 2"], size: int, *, softmax: bool = False
 ) -> Float[Array, "b points 2"]:
-    """Where points of the input lie in the exemplar by a match, x and y in pixels.
+    """Moves points of the input to the exemplar by a match.
 
     Args:
-      match: of the pictures' positions.
-      points: x and y in pixels; must lie in the picture.
-      size: side of the pictures.
-      softmax: the softmax's mean place for the most alike one; it lies between the places where
-        two are alike.
+      match: match of the two images.
+      points: x and y in pixels, within the image.
+      size: side of the images in pixels.
+      softmax: use the mean position of the softmax instead of the best match.
     """
     b, h, w = match.place.shape
     cells = _cells(points, h, w, size)
@@ -61,7 +60,7 @@ def moved(
 
 
 def _cells(points: Float[Array, "b points 2"], h: int, w: int, size: int) -> Array:
-    """Column and row of the grid cells that points lie in."""
+    """Returns column and row of the grid cells that contain the points."""
     shares = (points + 0.5) / size
     cells = jnp.floor(shares * jnp.asarray([w, h])).astype(int)
     return jnp.clip(cells, 0, jnp.asarray([w - 1, h - 1]))
@@ -74,7 +73,7 @@ def by_chance(
     w: int,
     size: int,
 ) -> Float[Array, "alphas b points"]:
-    """How likely a cell drawn at random finds each point: exactly, from all h x w of them."""
+    """Probability that a random match is correct, for each point: computed from all h x w cells."""
     column, row = jnp.moveaxis(_cells(points, h, w, size), -1, 0)
 
     def squared(axis: int, own: Array, count: int) -> Float[Array, "b points count"]:
@@ -88,10 +87,10 @@ def by_chance(
 
 
 class Pck:
-    """PCK of every method in `Outputs.matches`, of the networks' softmax, and of chance."""
+    """PCK of all matches in `Outputs.matches`, of the networks' softmax, and of random matches."""
 
     def applies(self, settings: Settings) -> bool:
-        """Where the networks look at an exemplar."""
+        """True if the networks have an exemplar."""
         return settings.model.generator_condition != "input"
 
     def count(self, batch: Batch, outputs: Outputs, valid: Bool[Array, "b"]) -> Counts:
@@ -121,10 +120,9 @@ class Pck:
         return Counts(found, jnp.sum(seen, 0, dtype=jnp.float32), pairs)
 
     def result(self, sums: Any) -> dict[str, float]:
-        """`pck@0.05` and `pck@0.1`; of faces `pck_parts@...` and `pck_jaw@...`.
+        """Returns `pck@0.05` and `pck@0.1`, for faces `pck_parts@...` and `pck_jaw@...`.
 
-        Returns:
-          Also `pck_pairs` and `pck_points`, how many were looked at.
+        Also returns the numbers of pairs and points, `pck_pairs` and `pck_points`.
         """
         seen = np.asarray(sums.seen)
         whole = {"": slice(None)}

@@ -1,7 +1,7 @@
-"""Warped classes: how often the correspondence lands on the right class, and mIoU.
+"""Warp accuracy and mIoU of the warped mask.
 
-As in the warped mask's loss (SPEC section 6), a position counts where its class is known (not 0)
-and occurs in the exemplar: elsewhere no warp can be right.
+A position counts if its class is known (not 0) and occurs in the exemplar, as in the loss of the
+warped mask (SPEC section 6). At other positions no warp can be right.
 """
 
 from typing import Any, NamedTuple
@@ -18,12 +18,13 @@ from cocosnet_jax.types import Batch, Match, Outputs
 
 
 class Counts(NamedTuple):
-    """Positions per class; those of several batches add up.
+    """Numbers of positions per class; the counts of several batches add up.
 
     Attributes:
-      wanted: positions that count, by the input's class.
-      given: method -> the same positions, by the warped class.
-      right: method -> those of them where the two are one; of chance, as many as are expected.
+      wanted: positions that count, per class of the input.
+      given: name of a match -> the same positions, per warped class.
+      right: name of a match -> positions whose warped class is the input's, per class. For
+        `chance`, the expected number.
     """
 
     wanted: Float[Array, "classes"]
@@ -45,11 +46,11 @@ def count(
       label: classes of the input at H x H; brought to h x h by picking the nearest.
       exemplar_label: the same of the exemplar.
       valid: which samples are no padding.
-      matches: of others, by name; the class of the one position that they match is theirs.
+      matches: baselines; each warps the class of the best match.
 
     Returns:
-      Of the mask by the name `""`, of `chance`, a warp that picks positions at random, and of the
-      others.
+      Counts of the mask, by the name `""`, of `chance`, which matches positions at random, and of
+      the baselines.
     """
     b, h, w, classes = warped_mask.shape
     wanted = nearest(label[..., None], h, w).reshape(b, h * w)
