@@ -42,17 +42,26 @@ class Checkpoints:
     All processes must call every method at the same steps.
     """
 
-    def __init__(self, workdir: epath.Path, settings: Settings):
-        """Opens `workdir`/checkpoints, and creates it if it does not exist."""
+    def __init__(
+        self, workdir: epath.Path, settings: Settings, name: str = FOLDER, keep: int | None = None
+    ):
+        """Opens a folder of checkpoints, and creates it if it does not exist.
+
+        Args:
+          workdir: of the run.
+          settings: of the run.
+          name: of the folder in the workdir.
+          keep: number of newest checkpoints to keep; None means `train.keep_checkpoints`.
+        """
         every = settings.train.checkpoint_every
         self._settings = settings
         self._saving = 0  # Step of the newest save, which may be in progress.
         self._manager = ocp.CheckpointManager(
-            absolute(workdir) / FOLDER,
+            absolute(workdir) / name,
             item_names=("state", "settings"),
             options=ocp.CheckpointManagerOptions(
                 should_save_fn=lambda step, _: step % every == 0,
-                max_to_keep=settings.train.keep_checkpoints,
+                max_to_keep=keep or settings.train.keep_checkpoints,
                 cleanup_tmp_directories=True,  # Left by interrupted writes.
             ),
         )
@@ -91,6 +100,10 @@ class Checkpoints:
             return self._manager.save(step, args=arguments, force=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise self._write_error(error) from error
+
+    def delete(self, step: int) -> None:
+        """Deletes the checkpoint of a step."""
+        self._manager.delete(step)
 
     def wait(self) -> None:
         """Waits until saved checkpoints are on disk; raises UserError if that fails."""
@@ -169,8 +182,8 @@ def restore_for_inference(
     """Reads a checkpoint for translation.
 
     Args:
-      path: a workdir or its `checkpoints` folder (the newest step), a step's folder, or a file
-        that `weights_file` wrote.
+      path: a workdir or its `checkpoints` folder (the newest step), its `best` folder, a step's
+        folder, or a file that `weights_file` wrote.
       sharding: of the arrays; None means the first device.
       all_networks: also read the discriminator, and the parameters if there are averaged ones.
 

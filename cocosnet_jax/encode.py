@@ -91,7 +91,7 @@ def semantics(
 
 def encode(batch: Batch, data: DataSettings) -> Inputs:
     """Converts a batch of the data pipeline to the networks' inputs."""
-    image_bytes, exemplar, label, exemplar_label, self_reference = map(jnp.asarray, batch)
+    image_bytes, exemplar, label, exemplar_label, self_reference = map(jnp.asarray, batch[:5])
     image = unit_image(image_bytes)
     has_classes = data.condition != "channels"
     return Inputs(

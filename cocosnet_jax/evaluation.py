@@ -7,32 +7,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import tqdm
 from etils import epath
-from jax.sharding import Mesh
-from jaxtyping import Array, Bool, PyTree
 
-from cocosnet_jax import checkpoint, files, measure, mesh, pictures, report, subjects, yardsticks
+from cocosnet_jax import (
+    checkpoint,
+    files,
+    measure,
+    mesh,
+    pictures,
+    report,
+    subjects,
+    validation,
+    vgg,
+    yardsticks,
+)
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.labels import label_maps
 from cocosnet_jax.distributed import is_lead, say, wait_for_all
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.hooks import TensorBoard
-from cocosnet_jax.metrics import Metric
-from cocosnet_jax.metrics.warp_accuracy import WarpAccuracy
 from cocosnet_jax.preparation import prepare_data
 from cocosnet_jax.settings import Settings
-from cocosnet_jax.state import TrainState
-from cocosnet_jax.steps import predict_step
-from cocosnet_jax.types import Batch, Outputs
-
-METRICS: tuple[Metric, ...] = (WarpAccuracy(),)
 
 
 def evaluate(
     settings: Settings,
     folder: epath.Path,
+    keypoints_file: str = "",
     *,
     inception: str = "",
     lpips: str = "",
@@ -47,6 +49,8 @@ def evaluate(
     Args:
       settings: of the run; the data are read by them.
       folder: its workdir.
+      keypoints_file: points whose true correspondence is known (`data.keypoints`); empty for the
+        file that the dataset has beside its photographs, if it has one.
       inception: weights of FID's Inception, or empty.
       lpips: LPIPS's heads, or empty.
       lpips_vgg: LPIPS's VGG-16, where config.vgg.weights is another network.
@@ -56,8 +60,8 @@ def evaluate(
       The exit status.
 
     Raises:
-      UserError: there is no checkpoint, it is of another model, the data or weights do not fit, or
-        a batch is too large for the devices' memory.
+      UserError: there is no checkpoint, it is of another model, the data, points or weights do not
+        fit, or a batch is too large for the devices' memory.
     """
     # Untrained weights judge nothing.
     judge = "" if settings.vgg.weights == "random" else settings.vgg.weights
@@ -77,16 +81,14 @@ def evaluate(
     images = len(dataset.evaluation("validation"))
     target = folder / "evaluation" / f"step_{restored.step:07d}"
 
-    def place(batch: Batch, valid: np.ndarray) -> tuple[Batch, jax.Array]:
-        rows = jax.make_array_from_process_local_data(mesh.split(devices), valid)
-        return mesh.to_global(devices, batch), rows
-
-    metrics = [metric for metric in METRICS if metric.applies(restored.settings)]
+    points = validation.points_of(dataset, settings, keypoints_file)
+    metrics = validation.metrics_of(restored.settings, points)
+    weights = jax.device_put(_baseline(networks), mesh.replicated(devices))
     say("compiling ...")
     first = next(batches)
     predict = compile_to_fit(
-        _predict_and_count(restored.settings, devices, metrics),
-        (restored.state, *place(*first[:2])),
+        validation.predict_and_count(restored.settings, devices, metrics),
+        (restored.state, weights, *validation.place(devices, points, *first)),
         devices,
         settings.data.image_size,
         f"config.train.evaluation_batch_size is {settings.train.evaluation_batch_size}; set a"
@@ -102,7 +104,9 @@ def evaluate(
             file=sys.stdout,
         )
     ):
-        outputs, sums = predict(restored.state, *place(batch, valid))
+        outputs, sums = predict(
+            restored.state, weights, *validation.place(devices, points, batch, valid, keys)
+        )
         counted.append(jax.device_get(sums))
         outputs = jax.tree.map(mesh.to_local, outputs)
         for key, image, real in zip(keys, outputs.image, valid, strict=True):
@@ -113,10 +117,8 @@ def evaluate(
             truth, shown = jax.tree.map(lambda rows: rows[valid], (batch, outputs))  # noqa: B023
             grid = pictures.grid(truth, shown, settings.data.condition)
             pictures.write_png(target / "grid.png", grid)
-    total = jax.tree.map(lambda *some: np.sum(some, dtype=np.float64), *counted)
     numbers: dict[str, float] = {"step": restored.step, "images": images}
-    for metric, sums in zip(metrics, total, strict=True):
-        numbers |= metric.result(sums)
+    numbers |= validation.results(metrics, counted)
     wait_for_all("translations are written")
     subject = subjects.of_run(
         dataset,
@@ -143,19 +145,11 @@ def _rows_folder(folder: epath.Path) -> Path:
     return Path(folder) / "evaluation" / "features"
 
 
-def _predict_and_count(settings: Settings, devices: Mesh, metrics: list[Metric]) -> Any:
-    """Returns the jitted (state, batch, valid) -> (outputs less the mask, each metric's sums)."""
-    predict = predict_step(settings, with_mask=True)
-
-    def step(
-        state: TrainState, batch: Batch, valid: Bool[Array, "b"]
-    ) -> tuple[Outputs, list[PyTree]]:
-        outputs = predict(state, batch)
-        sums = [metric.count(batch, outputs, valid) for metric in metrics]
-        # The mask is large, and only the metrics read it.
-        return outputs._replace(warped_mask=None), sums
-
-    return jax.jit(step, out_shardings=(mesh.split(devices), mesh.replicated(devices)))
+def _baseline(networks: yardsticks.Yardsticks) -> vgg.VggWeights | None:
+    """The VGG whose features the correspondence is compared with."""
+    if networks.vgg is None:
+        say("no trained VGG (config.vgg.weights): nearest VGG features are left out as a baseline")
+    return networks.vgg
 
 
 def _show(content: dict[str, Any], target: epath.Path) -> None:

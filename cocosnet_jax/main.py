@@ -22,6 +22,12 @@ _INIT_FROM = flags.DEFINE_string(
     " a step's folder; ignored if the new run already has checkpoints",
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
+_KEYPOINTS = flags.DEFINE_string(
+    "keypoints",
+    "",
+    "evaluation: points whose true correspondence is known, an .npz file with `names` and `xy`;"
+    " without it, keypoints*.npz in config.data.source is taken, if there is one",
+)
 _DISTRIBUTED = command.define_distributed()
 _MEASURING = command.define_measuring()
 
@@ -33,6 +39,8 @@ def main() -> int:
         raise UserError("--workdir is missing; name the folder of the run: --workdir=runs/NAME")
     if _INIT_FROM.value and _MODE.value == "evaluate":
         raise UserError("--init_from is for training; to evaluate that run, set --workdir to it")
+    if _KEYPOINTS.value and _MODE.value != "evaluate":
+        raise UserError("--keypoints is for --mode=evaluate; leave it out")
     # Slow imports, after the checks of the settings.
     import jax
 
@@ -46,6 +54,7 @@ def main() -> int:
         return evaluation.evaluate(
             settings,
             folder,
+            _KEYPOINTS.value,
             inception=measuring.inception,
             lpips=measuring.lpips,
             lpips_vgg=measuring.lpips_vgg,

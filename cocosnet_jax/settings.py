@@ -21,7 +21,7 @@ from typing import Any, Literal
 from cocosnet_jax.errors import UserError
 
 # Version of the settings in files. Raise it whenever a field is added, removed or renamed.
-VERSION = 1
+VERSION = 2
 # Version -> renamed fields: `section.field` in files of earlier versions -> its new name.
 RENAMED: dict[int, dict[str, str]] = {}
 
@@ -377,6 +377,11 @@ class TrainSettings:
       keep_checkpoints: number of newest checkpoints to keep.
       evaluation_batch_size: samples per evaluation step over all devices; rounded up to a multiple
         of the number of devices.
+      evaluate_every: steps between measurements of the first `evaluate_images` validation pairs.
+        0 measures none, which saves compiling one more program.
+      evaluate_images: number of these pairs.
+      keep_best: metric, such as `warp_accuracy` or `pck@0.1`, whose best checkpoint is kept in the
+        workdir's `best` folder; empty keeps none.
     """
 
     seed: int = 0
@@ -388,6 +393,9 @@ class TrainSettings:
     checkpoint_every: int = _free(1000)
     keep_checkpoints: int = _free(3)
     evaluation_batch_size: int = _free(8)
+    evaluate_every: int = _free(0)
+    evaluate_images: int = _free(64)
+    keep_best: str = _free("")
 
     def __post_init__(self) -> None:
         for field in (
@@ -396,12 +404,18 @@ class TrainSettings:
             "checkpoint_every",
             "keep_checkpoints",
             "evaluation_batch_size",
+            "evaluate_images",
         ):
             value = getattr(self, field)
             _require(value >= 1, f"train.{field}", value, "1 or more")
-        for field in ("seed", "batch_per_device", "stop_after", "images_every"):
+        for field in ("seed", "batch_per_device", "stop_after", "images_every", "evaluate_every"):
             value = getattr(self, field)
             _require(value >= 0, f"train.{field}", value, "0 or more")
+        if self.keep_best and not self.evaluate_every:
+            raise UserError(
+                f"config.train.keep_best is {self.keep_best!r}, but nothing is measured: set"
+                f" config.train.evaluate_every, for example to {self.checkpoint_every}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, build_discriminator, inference_variables, optimisers
 from cocosnet_jax.types import Batch, Outputs
+from cocosnet_jax.warp import full_match
 
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, vgg.VggWeights, Batch, jax.Array], tuple[TrainState, Metrics]]
@@ -235,6 +236,7 @@ def predict_step(
     give_mask: Bool[Array, ""] | bool | None = None,
     *,
     with_mask: bool = False,
+    with_match: bool = False,
     mesh: Mesh | None = None,
 ) -> PredictStep:
     """Returns the translation of a batch, a deterministic function.
@@ -244,6 +246,7 @@ def predict_step(
       give_mask: whether the correspondence network gets masks, or noise; None for the setting
         `mask_at_inference`.
       with_mask: whether to warp the exemplar's mask, too, if the input domain has classes.
+      with_match: whether to match the positions of input and exemplar, too.
       mesh: devices that split the positions of each image, or None if they split the batch.
 
     Returns:
@@ -263,6 +266,13 @@ def predict_step(
             inference_variables(state), inputs, jax.random.key(0), give_mask, train=False
         )
         assert isinstance(translation, model.Translation)
-        return Outputs(translation.image, translation.warped_exemplar, translation.warped_mask)
+        found, matches = translation.correspondence, None
+        if with_match and found is not None:
+            m = settings.model
+            own = full_match(found.theta, found.phi, m.temperature, m.match_kernel, m.centre)
+            matches = {"": own}
+        return Outputs(
+            translation.image, translation.warped_exemplar, translation.warped_mask, matches
+        )
 
     return step

@@ -19,6 +19,7 @@ from cocosnet_jax import (
     partition,
     workdir,
 )
+from cocosnet_jax.best import Watch
 from cocosnet_jax.checkpoint import Checkpoints, Restored
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.dataset import Dataset
@@ -131,6 +132,7 @@ def loop(
     batches: Iterator[Batch] = (mesh.to_global(devices, batch) for batch in host_batches)
     weights = jax.device_put(weights, mesh.replicated(devices))
     show = hooks.Pictures(settings, run.dataset, folder, devices)
+    watch = Watch(settings, run.dataset, folder, devices) if train.evaluate_every else None
     say(
         f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
         " (Ctrl-C now ends at once and loses nothing)"
@@ -141,6 +143,8 @@ def loop(
         step_fn = partition.compile_step(
             settings, devices, run.steps_per_epoch, (state, weights, first)
         )
+        if watch:
+            watch.begin(start, state)
     batches = itertools.chain([first], batches)
     progress = hooks.Progress(start, run.last, train.batch_size)
     board = hooks.TensorBoard(folder / "tensorboard")
@@ -162,20 +166,27 @@ def loop(
             stop = step == run.last or interruption.signal or checkpoints.preempted(step)
             save = stop or checkpoints.due(step)
             log = stop or step % train.log_every == 0
-            if save or log:
+            measure = watch and (step % train.evaluate_every == 0 or step == run.last)
+            if save or log or measure:
                 _stop_if(progress.not_finite(), checkpoints)
+            # Checked before saving, so that the newest checkpoint is always good.
+            if (save or measure) and not all_finite(state):
+                _stop_if(f"a parameter is not finite at step {step}", checkpoints)
             if save:
-                # Checked before saving, so that the newest checkpoint is always good.
-                if not all_finite(state):
-                    _stop_if(f"a parameter is not finite at step {step}", checkpoints)
                 checkpoints.save(step, state, force=bool(stop))
             if log:
                 progress.log(board)
             if train.images_every and (step % train.images_every == 0 or step == run.last):
                 show(step, state, board)
+            if watch and measure:
+                # Two checkpoints are not written at a time.
+                checkpoints.wait()
+                watch(step, state, board)
             if stop:
                 break
         checkpoints.wait()
+        if watch:
+            watch.close()
     if step == run.last:
         say(f"finished at step {step}; checkpoints, pictures and TensorBoard: {folder}")
         return 0

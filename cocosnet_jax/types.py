@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 Array = jax.Array | np.ndarray
 
@@ -31,6 +31,9 @@ class Batch(NamedTuple):
         maps, whose bytes mean value / 255.
       exemplar_label: like `label`, for the exemplar.
       self_reference: (b,) float32, 1 where the exemplar is the image itself, distorted.
+      points, exemplar_points: (b, points, 2), x and y of the same points in image and exemplar, in
+        pixels; integers are pixel centres; NaN if a point is absent. None if no points are known,
+        as in training.
     """
 
     image: Shaped[Array, "b height width 3"]
@@ -38,6 +41,28 @@ class Batch(NamedTuple):
     label: Shaped[Array, "b height width planes"]
     exemplar_label: Shaped[Array, "b height width planes"]
     self_reference: Float[Array, "b"]
+    points: Float[Array, "b points 2"] | None = None
+    exemplar_points: Float[Array, "b points 2"] | None = None
+
+
+class Match(NamedTuple):
+    """Best matches of the positions of input and exemplar, in both directions.
+
+    Positions are numbered row by row.
+
+    Attributes:
+      place: the most similar exemplar position for each input position.
+      back: the most similar input position for each exemplar position.
+      score: similarity of a position and its `place`; a cosine is -1 to 1.
+      mean_place: mean row and column in the exemplar's grid by the softmax.
+      entropy: entropy of the softmax over the exemplar's positions, in nats.
+    """
+
+    place: Int[Array, "b h w"]
+    back: Int[Array, "b h_m w_m"]
+    score: Float[Array, "b h w"]
+    mean_place: Float[Array, "b h w 2"]
+    entropy: Float[Array, "b h w"]
 
 
 class Outputs(NamedTuple):
@@ -49,8 +74,11 @@ class Outputs(NamedTuple):
         translation network, which has no exemplar.
       warped_mask: (b, h, w, C), the exemplar's mask, warped likewise; None if it was not requested
         or the input domain has no classes.
+      matches: name -> match of the positions of input and exemplar. The network's own has the name
+        `""`, baselines have others (`metrics.baselines`). None if matches were not requested.
     """
 
     image: Float[Array, "b height width 3"]
     warped_exemplar: Float[Array, "b height width 3"] | None
     warped_mask: Float[Array, "b h w classes"] | None
+    matches: dict[str, Match] | None = None

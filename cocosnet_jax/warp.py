@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from cocosnet_jax.nn import streaming
 from cocosnet_jax.nn.norms import unit_length
 from cocosnet_jax.nn.streaming import DENSE_POSITIONS, PRECISION, neighbourhoods
+from cocosnet_jax.types import Match
 
 
 def matching_features(
@@ -144,6 +145,61 @@ class StreamingWarp:
         return streaming.attend(rows, columns, values, self.temperature, mesh=self.mesh)
 
 
+def match_both_ways(
+    rows: Float[Array, "b h w k"], columns: Float[Array, "b h_m w_m k"], temperature: float
+) -> Match:
+    """Finds the best match of each position, and measures the softmax of equation 4.
+
+    Compares one row of the input's grid at a time, so that the whole correlation is never held.
+
+    Args:
+      rows: feature vectors of the input's positions, whose products with `columns` are the scores.
+      columns: feature vectors of the exemplar's positions.
+      temperature: divides the scores in the softmax.
+    """
+    b, h, w, _ = rows.shape
+    h_m, w_m = columns.shape[1:3]
+    flat = columns.reshape(b, h_m * w_m, -1)
+    places = jnp.stack(jnp.divmod(jnp.arange(h_m * w_m), w_m), -1).astype(flat.dtype)
+
+    def of_row(
+        best: tuple[Array, Array], indexed: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+        top, back = best
+        i, row = indexed
+        scores = correlation_logits(row, flat, 1.0)
+        higher = scores.max(1) > top
+        back = jnp.where(higher, i * w + scores.argmax(1), back)
+        score = scores.max(-1)
+        logits = (scores - score[..., None]) / temperature
+        weights = jnp.exp(logits)
+        total = weights.sum(-1)
+        weights /= total[..., None]
+        entropy = jnp.log(total) - jnp.sum(weights * logits, -1)
+        mean_place = jnp.einsum("bwm,mc->bwc", weights, places, precision=PRECISION)
+        found = scores.argmax(-1), score, mean_place, entropy
+        return (jnp.maximum(top, scores.max(1)), back), found
+
+    start = jnp.full((b, h_m * w_m), -jnp.inf, flat.dtype), jnp.zeros((b, h_m * w_m), int)
+    (_, back), found = jax.lax.scan(of_row, start, (jnp.arange(h), jnp.moveaxis(rows, 1, 0)))
+    place, score, mean_place, entropy = (jnp.moveaxis(x, 0, 1) for x in found)
+    return Match(place, back.reshape(b, h_m, w_m), score, mean_place, entropy)
+
+
+def full_match(
+    theta: Float[Array, "b h w k"],
+    phi: Float[Array, "b h_m w_m k"],
+    temperature: float,
+    match_kernel: int = 1,
+    centre: Literal["channels", "positions"] = "channels",
+) -> Match:
+    """Matches positions by the correlation (`match_both_ways`); arguments as in `soft_match`."""
+    rows, columns = (
+        matching_features(x, match_kernel, centre).reshape(*x.shape[:3], -1) for x in (theta, phi)
+    )
+    return match_both_ways(rows, columns, temperature)
+
+
 class BestMatch(NamedTuple):
     """The most similar exemplar position for each input position.
 
@@ -162,18 +218,7 @@ def best_match(
     match_kernel: int = 1,
     centre: Literal["channels", "positions"] = "channels",
 ) -> BestMatch:
-    """Finds the exemplar position of highest correlation; arguments as in `soft_match`.
-
-    Compares one row of the input's grid at a time, so that the whole correlation is never held.
-    """
-    b, h, w, _ = theta.shape
-    rows = matching_features(theta, match_kernel, centre).reshape(b, h, w, -1)
-    columns = matching_features(phi, match_kernel, centre)
-
-    def match_row(row: Float[Array, "b w k"]) -> tuple[Array, Array]:
-        cosines = correlation_logits(row, columns, 1.0)
-        return jnp.argmax(cosines, -1), jnp.max(cosines, -1)
-
-    index, cosine = jax.lax.map(match_row, jnp.moveaxis(rows, 1, 0))
-    index, cosine = jnp.moveaxis(index, 0, 1), jnp.moveaxis(cosine, 0, 1)
-    return BestMatch(jnp.stack(jnp.divmod(index, phi.shape[2]), -1), cosine)
+    """Finds the exemplar position of highest correlation; arguments as in `soft_match`."""
+    found = full_match(theta, phi, 1.0, match_kernel, centre)
+    place = jnp.stack(jnp.divmod(jnp.asarray(found.place), phi.shape[2]), -1)
+    return BestMatch(place, jnp.asarray(found.score))

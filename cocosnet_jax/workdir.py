@@ -3,6 +3,7 @@
 settings.json   the run's settings; a run with other settings may not use the folder
 .in_use         locked while a run uses the folder; contains its process number
 checkpoints/    see `cocosnet_jax.checkpoint`
+best/           the best checkpoint, and best.json its number; see `cocosnet_jax.best`
 tensorboard/    losses, speed and pictures
 pictures/       the same pictures as PNG files
 evaluation/     results of `--mode=evaluate`

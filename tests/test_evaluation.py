@@ -10,15 +10,26 @@ from etils import epath
 from PIL import Image
 
 from cocosnet_jax import checkpoint, data, evaluation, fit, settings, subjects
-from cocosnet_jax.data import pipeline
+from cocosnet_jax.data import keypoints, pipeline
 from cocosnet_jax.errors import UserError
 from tests.conftest import CLASSES, STEPS, assert_same_numbers
 from tests.metrics.test_warp_accuracy import by_hand
 
 
 @pytest.fixture(scope="module")
-def evaluated(program, trained):
-    done = program.run("main", *program.train_arguments(trained), "--mode=evaluate")
+def points(program):
+    """Points in the pictures of 64 x 64, which one of the four does not have."""
+    path = program.folder / "points.npz"
+    xy = np.random.default_rng(0).uniform(0, 64, (3, 5, 2)) - 0.5
+    np.savez(path, names=[f"ADE_val_{index}" for index in range(3)], xy=xy, size=[64, 64])
+    return path
+
+
+@pytest.fixture(scope="module")
+def evaluated(program, trained, points):
+    done = program.run(
+        "main", *program.train_arguments(trained), "--mode=evaluate", f"--keypoints={points}"
+    )
     assert done.returncode == 0, done.stderr
     folder = trained / "evaluation" / f"step_{STEPS:07d}"
     return folder, json.loads((folder / "metrics.json").read_text()), done.stdout
@@ -40,6 +51,30 @@ def test_every_image_is_measured_once(evaluated, trained):
     assert metrics["warp_accuracy_by_chance"] == pytest.approx(expected / positions, rel=1e-5)
     assert 0 <= metrics["warp_accuracy"] <= 1
     assert f"{metrics['warp_accuracy']:.4f}" in said
+
+
+def test_points_are_looked_up_and_measured(evaluated, trained, points):
+    _, metrics, said = evaluated
+    dataset = data.open(settings.from_json((trained / "settings.json").read_text()).data)
+    pairs = dataset.evaluation("validation")
+    known = keypoints.PairPoints(keypoints.Keypoints(points).of, pairs, 64)
+    assert f"points of {known.known} of 4 pairs are known: {points}" in said
+    own, others = known.of(pairs.images.keys)
+    distance = np.linalg.norm(own - others, axis=-1)
+    count = np.isfinite(distance).sum()
+    assert (metrics["pck_pairs"], metrics["pck_points"]) == (known.known, count)
+    for alpha in (0.05, 0.1):
+        right = (distance <= alpha * 64).sum()
+        assert metrics[f"pck@{alpha}_by_same_position"] == pytest.approx(right / count)
+        for name in ("", "_by_softmax", "_by_colour", "_by_chance"):
+            assert 0 <= metrics[f"pck@{alpha}{name}"] <= 1
+    for name in ("warp_accuracy", "warped_mask_miou", "cycle_error", "used_share"):
+        assert metrics[name] >= 0
+        for other in ("chance", "colour", "same_position"):
+            assert metrics[f"{name}_by_{other}"] >= 0
+    uniform = metrics["match_entropy_by_chance"]
+    assert uniform == pytest.approx(np.log(16**2), rel=1e-6)
+    assert 0 <= metrics["match_entropy"] <= uniform
 
 
 def test_pictures_and_what_belongs_to_them_are_those_of_the_translation(evaluated, trained):
@@ -67,10 +102,10 @@ def test_pictures_and_what_belongs_to_them_are_those_of_the_translation(evaluate
 
 
 @pytest.fixture
-def elsewhere(program, trained, tmp_path):
+def elsewhere(program, trained, points, tmp_path):
     """Arguments for a copy of the checkpoints."""
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
-    return [*program.train_arguments(tmp_path), "--mode=evaluate"]
+    return [*program.train_arguments(tmp_path), "--mode=evaluate", f"--keypoints={points}"]
 
 
 def assert_same_measures(folder, evaluated):
@@ -105,8 +140,8 @@ def test_two_processes_measure_what_one_measures(program, evaluated, elsewhere, 
 def test_a_batch_that_is_too_large_is_one_error(trained, monkeypatch):
     run = settings.from_json((trained / "settings.json").read_text())
     # Not the translation, which takes long to compile.
-    step = jax.jit(lambda state, batch, valid: batch.image.sum())
-    monkeypatch.setattr(evaluation, "_predict_and_count", lambda *_: step)
+    step = jax.jit(lambda state, weights, batch, valid: batch.image.sum())
+    monkeypatch.setattr(evaluation.validation, "predict_and_count", lambda *_: step)
     monkeypatch.setattr(fit, "capacity", lambda _: 1)
     with pytest.raises(UserError) as error:
         evaluation.evaluate(run, epath.Path(trained))

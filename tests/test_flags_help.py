@@ -12,7 +12,7 @@ from tests.conftest import LIMIT_S, ROOT
 MEASURING = ("inception", "lpips", "lpips-vgg", "format")
 # Module -> its own flags, and whether it takes --config.
 PROGRAMS = {
-    "main": (["workdir", "mode", "distributed", "init_from", *MEASURING], True),
+    "main": (["workdir", "mode", "distributed", "init_from", "keypoints", *MEASURING], True),
     "evaluate": (
         [
             *("generated", "real", "unpaired", "labels", "exemplars", "exemplar-labels", "list"),

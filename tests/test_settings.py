@@ -23,6 +23,9 @@ FREE_ON_RESUME = {
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.evaluation_batch_size",
+    "train.evaluate_every",
+    "train.evaluate_images",
+    "train.keep_best",
 }
 FREE_FOR_WEIGHTS = {
     "model.correlation",
@@ -122,8 +125,8 @@ def test_a_field_that_was_renamed_is_read_under_its_new_name(monkeypatch):
 
 
 def test_a_later_version_is_refused():
-    with pytest.raises(UserError, match=r"settings of version 2; this program reads up to 1"):
-        settings.from_file({"version": 2})
+    with pytest.raises(UserError, match=r"settings of version 3; this program reads up to 2"):
+        settings.from_file({"version": 3})
     with pytest.raises(UserError, match="content is not settings"):
         settings.from_file([])
 
@@ -132,4 +135,4 @@ def test_a_change_of_fields_raises_the_version():
     """Where this fails: raise `settings.VERSION`, map what was renamed, and say both here."""
     names = ",".join(f"{section}.{field}" for section, field in sorted(fields()))
     digest = hashlib.sha256(names.encode()).hexdigest()[:16]
-    assert (settings.VERSION, digest) == (1, "942723ede1ebd158")
+    assert (settings.VERSION, digest) == (2, "072e2a2f37e79389")

@@ -269,11 +269,12 @@ def loop(tmp_path, monkeypatch):
     monkeypatch.setattr(train.pipeline, "training_batches", lambda *_, **__: iter(int, 1))
     monkeypatch.setattr(train.mesh, "to_global", lambda _, batch: batch)
 
-    def run(step):
+    def run(step, **changes):
         monkeypatch.setattr(train.partition, "compile_step", lambda *_: step)
-        checkpoints = Checkpoints(folder, config)
+        changed = dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+        checkpoints = Checkpoints(folder, changed)
         try:
-            begun = train.Run(config, mock.Mock(Dataset), folder, steps_per_epoch=10, last=8)
+            begun = train.Run(changed, mock.Mock(Dataset), folder, steps_per_epoch=10, last=8)
             weights = vgg_weights.load("random", 2)
             train.loop(begun, checkpoints, 0, test_checkpoint.state_of(0, config), weights)
         finally:
@@ -303,6 +304,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(loop, tmp_pa
     restored = checkpoint.restore_for_inference(tmp_path)
     assert restored.step == 6
     assert all_finite(restored.state)
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Steps that are measured."""
+    seen = []
+
+    class Watch:
+        def __init__(self, *_):
+            pass
+
+        def begin(self, step, state):
+            seen.append(step)
+
+        def __call__(self, step, state, board):
+            seen.append(step)
+
+        def close(self):
+            seen.append("closed")
+
+    monkeypatch.setattr(train, "Watch", Watch)
+    return seen
+
+
+def test_a_run_is_measured_at_intervals_and_at_its_end(loop, watched):
+    loop(good_until(loss=99, parameter=99), evaluate_every=3, checkpoint_every=50)
+    assert watched == [0, 3, 6, 8, "closed"]
+
+
+def test_what_is_not_finite_is_not_measured(loop, watched):
+    with pytest.raises(UserError, match="a parameter is not finite at step 7"):
+        loop(good_until(loss=99, parameter=7), evaluate_every=7)
+    assert watched == [0]
 
 
 def test_an_accidental_transfer_in_a_step_is_an_error(loop):

@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from cocosnet_jax import checkpoint, command, data, files, pictures, workdir
+from cocosnet_jax import checkpoint, command, data, files, pictures, validation, workdir
 from cocosnet_jax.apps.class_colours import class_colours, distance
 from cocosnet_jax.data.builders import toy_scenes
 from cocosnet_jax.inference import Translator
@@ -165,12 +165,18 @@ def translate(
                 give_mask=give_mask,
                 with_mask=True,
             )
-            masks = (outputs.warped_mask, label, exemplar_label, np.ones(len(label), bool))
-            counts.append(warp_accuracy.count(*map(jnp.asarray, masks)))
+            counted = warp_accuracy.count(
+                jnp.asarray(outputs.warped_mask),
+                jnp.asarray(label),
+                jnp.asarray(exemplar_label),
+                jnp.ones(len(label), bool),
+            )
+            counts.append(jax.device_get(counted))
             rows.append(pictures.to_bytes(np.asarray(outputs.image)))
         images.append(np.concatenate(rows))
-    right, expected, positions = np.sum(np.array(counts, np.float64), axis=0)
-    return Results(np.stack(images, 1), right / positions, expected / positions)
+    found = warp_accuracy.WarpAccuracy().result(validation.summed(counts))
+    accuracy, chance = found["warp_accuracy"], found["warp_accuracy_by_chance"]
+    return Results(np.stack(images, 1), accuracy, chance)
 
 
 def colour_distances(

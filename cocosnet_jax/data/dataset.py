@@ -96,6 +96,10 @@ class Dataset:
         notes = self.training.note, self.evaluation("validation").note
         return [note for note in notes if note]
 
+    def points_of(self, key: str, side: int) -> np.ndarray | None:
+        """See `PairBuilder.points_of`."""
+        return self._builder.points_of(key, side)
+
     def replace(self, **fields: Any) -> "Dataset":
         """The same records with other settings."""
         return Dataset(dataclasses.replace(self.settings, **fields), self._builder)

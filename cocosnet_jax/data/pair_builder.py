@@ -130,6 +130,20 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
         """Fields of `DataSettings` that the dataset's own files determine."""
         return {}
 
+    def points_of(self, key: str, side: int) -> np.ndarray | None:
+        """Returns points that correspond between any two images, if the program draws them.
+
+        Args:
+          key: of the image.
+          side: side of the image in pixels.
+
+        Returns:
+          x and y of the points, (K, 2), in pixels; integers are pixel centres; NaN if a point is
+          absent. None if no points are known.
+        """
+        del key, side
+        return None
+
     def side(self, split: str) -> int:
         """The side S of a split's images, in pixels."""
         config = self.builder_config

@@ -18,11 +18,11 @@ class Metric(Protocol):
         """Whether a run with these settings can be measured by it."""
 
     def count(self, batch: Batch, outputs: Outputs, valid: Bool[Array, "b"]) -> Any:
-        """Returns what is summed up over all batches, a pytree of scalars; pure.
+        """Returns what is summed up over all batches, a pytree of arrays; pure.
 
         Args:
           batch: inputs and truth.
-          outputs: translations of the batch, with the warped mask where there is one.
+          outputs: translations of the batch, with warped mask and matches where there are any.
           valid: which samples are no padding.
         """
 

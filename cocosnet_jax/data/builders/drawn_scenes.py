@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cocosnet_jax.data.drawn.scene import Scene, draw_scene
+from cocosnet_jax.data.drawn.scene import Scene, draw_scene, points_of
 from cocosnet_jax.data.drawn.splits import (
     SHARING,
     TRAIN_SCENES,
@@ -58,6 +58,10 @@ class DrawnScenes(PairBuilder):
         """Draws the scene of a key at the split's size."""
         scene = draw_scene(*seeds_of(key), self.side(split))
         return scene.image, self.input_map(scene)
+
+    def points_of(self, key: str, side: int) -> np.ndarray | None:
+        """The points of `scene.POINTS`; those of any two scenes correspond."""
+        return points_of(seeds_of(key)[0], side)
 
     def input_map(self, scene: Scene) -> np.ndarray:
         """The label map, (S, S, 1)."""

@@ -75,16 +75,32 @@ def draw_scene(layout: int, style: int, size: int) -> Scene:
         raise ValueError(
             f"size {size} must be 16 or more, layout {layout} and style {style} 0 or more"
         )
-    things = draw_layout(np.random.Generator(np.random.PCG64([layout, _LAYOUT])))
+    things, owner, light = _laid_out(layout, size)
     look = draw_style(np.random.Generator(np.random.PCG64([style, _STYLE])))
-    samples = max(2, -(-256 // size) | 1)  # per pixel and axis
-    owner, light = _cover(things, size * samples)
-    centre = slice(samples // 2, None, samples)
-    classes = np.array([thing.label for thing in things], np.uint8)
-    seen = owner[centre, centre].copy()
-    label = classes[seen]
-    image = _paint(things, owner, light, look, samples)
+    image = _paint(things, owner, light, look, len(owner) // size)
+    seen, label = _seen(things, owner, size)
     return Scene(image, label, seen, _points(things, owner, label))
+
+
+def points_of(layout: int, size: int) -> np.ndarray:
+    """The points of a layout's scenes, as `Scene` has them; no style moves them."""
+    things, owner, _ = _laid_out(layout, size)
+    return _points(things, owner, _seen(things, owner, size)[1])
+
+
+def _laid_out(layout: int, size: int) -> tuple[list[Thing], Plane, Plane]:
+    """The things of a layout, and of every sample of a picture which is seen and how bright."""
+    things = draw_layout(np.random.Generator(np.random.PCG64([layout, _LAYOUT])))
+    samples = max(2, -(-256 // size) | 1)  # per pixel and axis
+    return things, *_cover(things, size * samples)
+
+
+def _seen(things: list[Thing], owner: Plane, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which thing, and which class, is in the middle of every pixel."""
+    samples = len(owner) // size
+    centre = slice(samples // 2, None, samples)
+    seen = owner[centre, centre].copy()
+    return seen, np.array([thing.label for thing in things], np.uint8)[seen]
 
 
 def _window(box: Box, side: int) -> tuple[tuple[slice, slice], Plane, Plane]:

@@ -1,0 +1,131 @@
+"""Measures a run during training, and keeps the checkpoint that is best by one metric.
+
+`best/STEP/` is a checkpoint like any other. `best.json` has the metric and the numbers of the best
+checkpoints so far, so that a resumed run can compare with them.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+
+from etils import epath
+from jax.sharding import Mesh
+
+from cocosnet_jax import files
+from cocosnet_jax.checkpoint import Checkpoints
+from cocosnet_jax.data.dataset import Dataset
+from cocosnet_jax.distributed import is_lead, say
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.hooks import TensorBoard
+from cocosnet_jax.settings import Settings
+from cocosnet_jax.state import TrainState
+from cocosnet_jax.validation import Validation
+
+FOLDER = "best"
+# Metrics whose lowest number is best, by the start of their name.
+_LESS_IS_BETTER = ("cycle_error", "match_entropy")
+
+
+class Best:
+    """The best checkpoint by `train.keep_best`. All processes must call every method."""
+
+    def __init__(self, workdir: epath.Path, settings: Settings):
+        """Opens the folder, and reads the number of the best checkpoint so far."""
+        self._metric = settings.train.keep_best
+        self._file = workdir / f"{FOLDER}.json"
+        self._checkpoints = Checkpoints(workdir, settings, FOLDER, keep=1)
+        self._numbers: dict[str, float] = {}
+        if self._file.exists():
+            content = json.loads(self._file.read_text())
+            if content["metric"] == self._metric:
+                self._numbers = content["numbers"]
+            else:
+                say(f"the best checkpoint by {content['metric']} is replaced by the first measured")
+
+    @property
+    def number(self) -> float | None:
+        """The best checkpoint's number; None if there is none, or its metric is another one."""
+        return self._numbers.get(str(self._checkpoints.latest_step))
+
+    def check(self, numbers: Mapping[str, float]) -> None:
+        """Raises UserError if the metric is not among the measured ones."""
+        if self._metric not in numbers:
+            raise UserError(
+                f"config.train.keep_best is {self._metric!r}, which is not measured; measured are"
+                f" {', '.join(numbers)}"
+            )
+
+    def improves(self, numbers: Mapping[str, float]) -> bool:
+        """Whether these numbers are better than the best checkpoint's."""
+        if math.isnan(numbers[self._metric]):
+            return False
+        if self.number is None:
+            return True
+        if self._metric.startswith(_LESS_IS_BETTER):
+            return numbers[self._metric] < self.number
+        return numbers[self._metric] > self.number
+
+    def save(self, step: int, state: TrainState, numbers: Mapping[str, float]) -> None:
+        """Saves a checkpoint as the best one. The previous one is deleted when it is complete.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        # Written before the checkpoint, so that every checkpoint has its number.
+        self._numbers = {**self._numbers, str(step): numbers[self._metric]}
+        if is_lead():
+            content = {"metric": self._metric, "numbers": self._numbers}
+            files.write(self._file, json.dumps(content, indent=2).encode())
+        newest = self._checkpoints.latest_step
+        if newest is not None and newest >= step:
+            # A run that resumed from an older checkpoint repeats steps.
+            self._checkpoints.delete(newest)
+        self._checkpoints.save(step, state, force=True)
+        self._checkpoints.wait()
+        say(f"step {step} is the best so far: {self._metric} {numbers[self._metric]:.4f}")
+
+    def close(self) -> None:
+        """Closes the folder."""
+        self._checkpoints.close()
+
+
+class Watch:
+    """Measures some validation pairs during training, and keeps the best checkpoint."""
+
+    def __init__(self, settings: Settings, dataset: Dataset, folder: epath.Path, devices: Mesh):
+        """Opens the validation pairs and the best checkpoint's folder.
+
+        Raises:
+          UserError: the dataset has a file of points that does not fit.
+        """
+        self._measure = Validation(settings, dataset, devices)
+        self._best = Best(folder, settings) if settings.train.keep_best else None
+
+    def begin(self, step: int, state: TrainState) -> None:
+        """Measures the state that the run starts from.
+
+        Raises:
+          UserError: `train.keep_best` is not a metric of this run.
+        """
+        numbers = self._measure(state)
+        if self._best:
+            self._best.check(numbers)
+        _show(step, numbers)
+
+    def __call__(self, step: int, state: TrainState, board: TensorBoard) -> None:
+        """Measures the state, which must be finite, and saves it if it is the best so far."""
+        numbers = self._measure(state)
+        _show(step, numbers)
+        board.scalars(step, {f"validation/{name}": value for name, value in numbers.items()})
+        if self._best and self._best.improves(numbers):
+            self._best.save(step, state, numbers)
+
+    def close(self) -> None:
+        """Closes the best checkpoint's folder."""
+        if self._best:
+            self._best.close()
+
+
+def _show(step: int, numbers: Mapping[str, float]) -> None:
+    own = (f"{name} {value:.4g}" for name, value in numbers.items() if "_by_" not in name)
+    say(f"step {step}, validation: {'  '.join(own)}")
