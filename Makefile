@@ -24,7 +24,7 @@ help:
 	@echo "PYTHON=...    which Python makes the environment (3.11 to 3.13)"
 
 demo: $(VENV)/.run
-	$(BIN)/python -m cocosnet_jax.apps.demo --output=$(DEMO_DIR)
+	$(BIN)/python -m cocosnet_jax.apps.demo --folder=$(DEMO_DIR)
 
 train-demo: $(VENV)/.run
 	$(BIN)/python -m cocosnet_jax.apps.train_demo --workdir=$(TRAIN_DEMO_DIR)

@@ -37,7 +37,7 @@ PROGRAMS = {
         ],
         False,
     ),
-    "apps.demo": (["output", "scenes"], False),
+    "apps.demo": (["folder", "scenes"], False),
     "apps.train_demo": (["workdir", "seed"], False),
 }
 

@@ -1,7 +1,8 @@
 """Files of weights: what is written is read, and what is wrong with a file is one error."""
 
 import json
-import types
+import subprocess
+import sys
 
 import jax
 import ml_dtypes
@@ -10,11 +11,12 @@ import pytest
 import safetensors.numpy
 from etils import epath
 
-from cocosnet_jax import checkpoint, convert, settings, weights_file
+from cocosnet_jax import checkpoint, settings, weights_file
 from cocosnet_jax.configs import drawn
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import SHIPPED
 from cocosnet_jax.state import inference_variables
+from tests.conftest import LIMIT_S, ROOT
 from tests.test_checkpoint import SETTINGS, assert_same, state_of
 
 
@@ -31,11 +33,10 @@ def run(tmp_path_factory):
 def written(run):
     """The file of that run, by the command."""
     file = run / "weights.safetensors"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("CHECKPOINT", run), ("SAFETENSORS", file), ("BFLOAT16", False)):
-            value = value if isinstance(value, bool) else str(value)
-            patch.setattr(convert, f"_{name}", types.SimpleNamespace(value=value))
-        convert.main()
+    command = [sys.executable, "-m", "cocosnet_jax.convert", f"--checkpoint={run}"]
+    command += [f"--safetensors={file}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
     return file
 
 

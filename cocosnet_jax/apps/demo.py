@@ -1,6 +1,6 @@
 """Translates drawn scenes with the model that comes with the program, shows and measures it.
 
-    python -m cocosnet_jax.apps.demo --output=runs/demo
+    python -m cocosnet_jax.apps.demo --folder=runs/demo
 
 is what `make demo` runs. It draws label maps of the validation split, which no training has seen,
 each with two exemplars: other layouts of that split, in other styles. It writes into the folder
@@ -42,7 +42,7 @@ from cocosnet_jax.inference import Translator
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.pretrained import SHIPPED
 
-_OUTPUT = flags.DEFINE_string("output", "runs/demo", "folder to write; made where missing")
+_FOLDER = flags.DEFINE_string("folder", "runs/demo", "folder to write; made where missing")
 _SCENES = flags.DEFINE_integer(
     "scenes",
     16,
@@ -99,8 +99,8 @@ class Result(NamedTuple):
 def main() -> None:
     """Draws, translates, measures, prints."""
     began = time.monotonic()
-    folder = checkpoint.absolute(_OUTPUT.value)
-    workdir.check_writable(folder, "output")
+    folder = checkpoint.absolute(_FOLDER.value)
+    workdir.check_writable(folder, "folder")
     # Less time to compile; what the user has set goes last.
     os.environ["XLA_FLAGS"] = (
         f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
@@ -121,8 +121,8 @@ def main() -> None:
     python = min(sys.executable, os.path.relpath(sys.executable), key=len)
     print(
         f"\nlook at {folder / 'demo.png'}; translate a label map yourself:\n\n"
-        f"    {python} -m cocosnet_jax.translate --input={_OUTPUT.value}/input.png \\\n"
-        f"        --exemplar={_OUTPUT.value}/exemplar.png --output={_OUTPUT.value}/result.png"
+        f"    {python} -m cocosnet_jax.translate --input={_FOLDER.value}/input.png \\\n"
+        f"        --exemplar={_FOLDER.value}/exemplar.png --output={_FOLDER.value}/result.png"
     )
 
 

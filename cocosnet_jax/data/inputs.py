@@ -29,11 +29,8 @@ from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 # Datasets whose label maps mark void pixels by this value, which becomes the last class.
 VOID_VALUES = {"ade20k": 255, "ade20k_outdoor": 255, "flickr": 255}
 _ADVICE = "the model knows no other classes; correct the map (0 is unknown)"
-_DRAWN = (
-    "this model knows the classes of drawn scenes only"
-    f" ({', '.join(f'{number} {name}' for number, name in enumerate(CLASS_NAMES))}); correct the"
-    " map, or set --checkpoint to a model of your own classes"
-)
+_NAMES = ", ".join(f"{number} {name}" for number, name in enumerate(CLASS_NAMES))
+_DRAWN = f"this model knows {_NAMES}; correct the map, or name another model with --checkpoint"
 # Datasets whose photographs can be given instead of their annotations: the folders of the two.
 _LAYOUTS = {
     "celebahq": ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno"),

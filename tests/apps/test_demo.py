@@ -33,7 +33,7 @@ def shown(tmp_path_factory):
         patch.setenv("XLA_FLAGS", "")
         patch.setattr(demo, "BATCH", 3)  # four pairs: the second batch is filled up
         patch.setattr(demo, "translate", translate)
-        patch.setattr(demo, "_OUTPUT", types.SimpleNamespace(value=str(folder)))
+        patch.setattr(demo, "_FOLDER", types.SimpleNamespace(value=str(folder)))
         patch.setattr(demo, "_SCENES", types.SimpleNamespace(value=2))
         demo.main()
     return folder, results
