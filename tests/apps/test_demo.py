@@ -15,6 +15,9 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
 SIZE = 128
+DATA = DataSettings(
+    dataset="drawn_scenes", channels=NUM_CLASSES, image_size=SIZE, exemplar_list="random"
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +68,9 @@ def test_it_writes_a_sheet_and_files_to_translate(shown):
     side = 2 * SIZE + 4
     sheet = np.asarray(Image.open(folder / "demo.png"))
     assert sheet.shape == (2 * side + 4 + pictures.HEADER, 9 * side + 4, 3)
-    data = DataSettings(dataset="drawn_scenes", channels=NUM_CLASSES, image_size=SIZE)
     first = demo.choose_rows(demo.draw_pairs(2, SIZE))[0]
     pair = demo.draw_pairs(2, SIZE)[first]
-    label = inputs.read_input(data, folder / "input.png").planes[..., 0]
+    label = inputs.read_input(DATA, folder / "input.png").planes[..., 0]
     np.testing.assert_array_equal(label, pair.scene.label)
     exemplar = np.asarray(Image.open(folder / "exemplar.png"))
     np.testing.assert_array_equal(exemplar, pair.exemplar.image)
@@ -88,6 +90,5 @@ def test_points_of_a_perfect_correspondence_are_found():
 
 def test_unknown_classes_are_said_by_name(tmp_path):
     Image.fromarray(np.full((8, 8), 77, np.uint8)).save(tmp_path / "label.png")
-    data = DataSettings(dataset="drawn_scenes", channels=NUM_CLASSES, image_size=SIZE)
     with pytest.raises(UserError, match=r"77 \(64 pixels\).*1 sky, 2 cloud.*--checkpoint"):
-        inputs.read_input(data, tmp_path / "label.png")
+        inputs.read_input(DATA, tmp_path / "label.png")
