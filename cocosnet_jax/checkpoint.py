@@ -45,14 +45,7 @@ class Checkpoints:
     def __init__(
         self, workdir: epath.Path, settings: Settings, name: str = FOLDER, keep: int | None = None
     ):
-        """Opens a folder of checkpoints, and creates it if it does not exist.
-
-        Args:
-          workdir: of the run.
-          settings: of the run.
-          name: of the folder in the workdir.
-          keep: number of newest checkpoints to keep; None means `train.keep_checkpoints`.
-        """
+        """Opens `workdir`/`name` or creates it; `keep` replaces `train.keep_checkpoints`."""
         every = settings.train.checkpoint_every
         self._settings = settings
         self._saving = 0  # Step of the newest save, which may be in progress.
