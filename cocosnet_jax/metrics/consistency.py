@@ -27,8 +27,8 @@ COLOUR, TEXTURE = "relu1_2", "relu2_2"
 _CLASSES = 256
 
 # layer -> (b, h, w, c) activations, or (b,) scores of a batch
-Features = Mapping[str, Float[Array, "b *rest"]]
-_Maps = Float[Array, "b h w c"]
+Features = Mapping[str, Float[Array, "b ..."]]
+_Maps = Float[Array, "b _ _ c"]
 _Labels = Int[Array, "b height width"]
 
 

@@ -22,7 +22,7 @@ Heads = Mapping[str, Float[Array, "c"]]
 
 def features(
     weights: vgg.VggWeights, image: Float[Array, "b height width 3"]
-) -> dict[str, Float[Array, "b h w c"]]:
+) -> dict[str, Float[Array, "b _ _ _"]]:
     """Unit vectors of the five layers.
 
     Args:
@@ -41,8 +41,8 @@ def features(
 
 def distance(
     heads: Heads,
-    ours: Mapping[str, Float[Array, "b h w c"]],
-    theirs: Mapping[str, Float[Array, "b h w c"]],
+    ours: Mapping[str, Float[Array, "b _ _ _"]],
+    theirs: Mapping[str, Float[Array, "b _ _ _"]],
 ) -> Float[Array, "b"]:
     """LPIPS of each pair, from what `features` makes of both; 0 for equal pictures."""
     total = jnp.zeros(len(ours[LAYERS[0]]), ours[LAYERS[0]].dtype)
@@ -53,7 +53,7 @@ def distance(
     return total
 
 
-def _unit(features: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+def _unit(features: Float[Array, "b _ _ _"]) -> Float[Array, "b _ _ _"]:
     return features / (jnp.sqrt(jnp.sum(features**2, -1, keepdims=True)) + _EPS)
 
 

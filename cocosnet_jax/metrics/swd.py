@@ -28,7 +28,7 @@ DIRECTIONS = 4 * 128
 _AT_ONCE = 2**25
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
-_Pictures = Float[Array, "b height width c"]
+_Pictures = Float[Array, "b _ _ c"]
 
 
 def levels(side: int) -> tuple[int, ...]:
