@@ -24,7 +24,7 @@ DATA = DataSettings(
 def shown(tmp_path_factory):
     """The folder of a run, and what its translations were."""
     folder = tmp_path_factory.mktemp("demo")
-    results = []
+    results: list[demo.Result] = []
 
     def translate(translator, pairs):
         found = keep(translator, pairs)
