@@ -8,7 +8,6 @@ name only when it is complete.
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Sharding, SingleDeviceSharding
@@ -240,16 +239,7 @@ def _restore_file(path: epath.Path, sharding: Sharding, all_networks: bool) -> R
             " beside their average: give the workdir of the run that it was made of"
         )
     found = weights_file.read(path)
-    shapes = abstract_state(found.settings, sharding)
-    wanted = {"params": shapes.params["generator"], **shapes.variables["generator"]}
-    variables = weights_file.fill(found, wanted, path)
-    state = TrainState(
-        step=jax.device_put(np.int32(found.step), sharding),
-        params={"generator": variables.pop("params")},
-        variables={"generator": variables},
-        opt_state={},
-        ema=None,
-    )
+    state = weights_file.fill(found, abstract_state(found.settings, sharding), path)
     return Restored(found.settings, state, found.step, path)
 
 

@@ -108,20 +108,18 @@ def read(path: str | os.PathLike[str]) -> Weights:
     return Weights(settings, int(metadata["step"]), arrays)
 
 
-def fill(
-    weights: Weights, wanted: dict[str, PyTree], path: str | os.PathLike[str]
-) -> dict[str, PyTree]:
-    """The arrays as the networks take them.
+def fill(weights: Weights, wanted: TrainState, path: str | os.PathLike[str]) -> TrainState:
+    """The arrays as a state that translation takes; it has the generator alone.
 
     Args:
       weights: as they were read.
-      wanted: shapes, types and shardings, in the structure of `inference_variables`.
+      wanted: shapes, types and shardings of the settings' whole state.
       path: what errors call the file.
 
     Raises:
       UserError: the arrays are not those of the settings' networks.
     """
-    shapes = _named(wanted)
+    shapes = _named({"params": wanted.params["generator"], **wanted.variables["generator"]})
     for name in sorted(shapes.keys() | weights.arrays.keys()):
         found = weights.arrays[name].shape if name in weights.arrays else "missing"
         here = shapes[name].shape if name in shapes else "not there"
@@ -133,7 +131,14 @@ def fill(
         return jax.device_put(weights.arrays[name].astype(shape.dtype), shape.sharding)
 
     filled = {name: place(name, shape) for name, shape in shapes.items()}
-    return flax.traverse_util.unflatten_dict(filled, sep=".")
+    variables = flax.traverse_util.unflatten_dict(filled, sep=".")
+    return TrainState(
+        step=jax.device_put(np.int32(weights.step), wanted.step.sharding),
+        params={"generator": variables.pop("params")},
+        variables={"generator": variables},
+        opt_state={},
+        ema=None,
+    )
 
 
 def _named(tree: PyTree) -> dict[str, PyTree]:

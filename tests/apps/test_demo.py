@@ -24,7 +24,7 @@ DATA = DataSettings(
 def shown(tmp_path_factory):
     """The folder of a run, and what its translations were."""
     folder = tmp_path_factory.mktemp("demo")
-    results = []
+    results: list[demo.Result] = []
 
     def translate(translator, pairs):
         found = keep(translator, pairs)
@@ -79,7 +79,7 @@ def test_it_writes_a_sheet_and_files_to_translate(shown):
 def test_points_of_a_perfect_correspondence_are_found():
     pair = demo.draw_pairs(2, SIZE)[0]
     same = pair._replace(exemplar=pair.scene)
-    grid = np.stack(np.mgrid[:32, :32], -1)
+    grid = np.moveaxis(np.mgrid[:32, :32], 0, -1)
     result = demo.Result(pair.scene.image, pair.scene.image, grid)
     found = demo.pck([same], [result])
     assert found["pck@0.1"] == found["pck@0.1_same_position"] == 1
