@@ -11,7 +11,6 @@ depend on the number of pictures, so it is the one to trust where they are few.
 import dataclasses
 import warnings
 from collections.abc import Iterator
-from typing import Self
 
 import numpy as np
 import scipy.linalg
@@ -38,7 +37,7 @@ class Moments:
     products: Float[np.ndarray, "d d"]
 
     @classmethod
-    def of(cls, features: Shaped[np.ndarray, "n d"]) -> Self:
+    def of(cls, features: Shaped[np.ndarray, "n d"]) -> "Moments":
         """Sums over rows, which may be memory-mapped: they are read block by block."""
         width = features.shape[1]
         total, products = np.zeros(width), np.zeros((width, width))
