@@ -27,7 +27,7 @@ COLOUR, TEXTURE = "relu1_2", "relu2_2"
 _CLASSES = 256
 
 # layer -> (b, h, w, c) activations, or (b,) scores of a batch
-Features = Mapping[str, Float[Array, "b *rest"]]
+Features = Mapping[str, Float[Array, "b ..."]]
 _Maps = Float[Array, "b h w c"]
 _Labels = Int[Array, "b height width"]
 

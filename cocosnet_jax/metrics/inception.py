@@ -20,7 +20,7 @@ WIDTH = 2048
 
 # `Mixed_5b.branch1x1` ... -> {"kernel": (kh, kw, in, out), "bias": (out,)}
 Params = Mapping[str, Mapping[str, Float[Array, "..."]]]
-_Map = Float[Array, "b h w c"]
+_Map = Float[Array, "b _ _ _"]
 
 
 def pool3(params: Params, image: Float[Array, "b height width 3"]) -> Float[Array, "b 2048"]:

@@ -17,12 +17,12 @@ LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 _EPS = 1e-10
 
 # layer of `LAYERS` -> one weight per channel
-Heads = Mapping[str, Float[Array, "c"]]
+Heads = Mapping[str, Float[Array, "_"]]
 
 
 def features(
     weights: vgg.VggWeights, image: Float[Array, "b height width 3"]
-) -> dict[str, Float[Array, "b h w c"]]:
+) -> dict[str, Float[Array, "b _ _ _"]]:
     """Unit vectors of the five layers.
 
     Args:
@@ -41,8 +41,8 @@ def features(
 
 def distance(
     heads: Heads,
-    ours: Mapping[str, Float[Array, "b h w c"]],
-    theirs: Mapping[str, Float[Array, "b h w c"]],
+    ours: Mapping[str, Float[Array, "b _ _ _"]],
+    theirs: Mapping[str, Float[Array, "b _ _ _"]],
 ) -> Float[Array, "b"]:
     """LPIPS of each pair, from what `features` makes of both; 0 for equal pictures."""
     total = jnp.zeros(len(ours[LAYERS[0]]), ours[LAYERS[0]].dtype)

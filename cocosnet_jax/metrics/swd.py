@@ -28,7 +28,7 @@ DIRECTIONS = 4 * 128
 _AT_ONCE = 2**25
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
-_Pictures = Float[Array, "b height width c"]
+_Pictures = Float[Array, "b _ _ c"]
 
 
 def levels(side: int) -> tuple[int, ...]:
@@ -125,7 +125,7 @@ def _blown_up(image: _Pictures) -> _Pictures:
 
 def distance(
     a: Float[np.ndarray, "n p numbers"],
-    b: Float[np.ndarray, "n p numbers"],
+    b: Float[np.ndarray, "m p numbers"],
     seed: int = SEED,
     gather: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> float:
