@@ -28,7 +28,7 @@ _CLASSES = 256
 
 # layer -> (b, h, w, c) activations, or (b,) scores of a batch
 Features = Mapping[str, Float[Array, "b ..."]]
-_Maps = Float[Array, "b _ _ c"]
+_Maps = Float[Array, "b h w c"]
 _Labels = Int[Array, "b height width"]
 
 

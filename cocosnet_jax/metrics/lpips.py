@@ -17,7 +17,7 @@ LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 _EPS = 1e-10
 
 # layer of `LAYERS` -> one weight per channel
-Heads = Mapping[str, Float[Array, "c"]]
+Heads = Mapping[str, Float[Array, "_"]]
 
 
 def features(

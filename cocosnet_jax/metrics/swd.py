@@ -125,7 +125,7 @@ def _blown_up(image: _Pictures) -> _Pictures:
 
 def distance(
     a: Float[np.ndarray, "n p numbers"],
-    b: Float[np.ndarray, "n p numbers"],
+    b: Float[np.ndarray, "m p numbers"],
     seed: int = SEED,
     gather: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> float:
