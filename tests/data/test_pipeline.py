@@ -101,8 +101,9 @@ def test_processes_share_the_batch_of_one(prepared):
         for i in range(2)
     ]
     for step, batch in enumerate(whole):
-        joined = [np.concatenate(pair) for pair in zip(*(p[step] for p in parts), strict=True)]
-        assert_equal(batch, joined)
+        assert_equal(
+            batch, jax.tree.map(lambda *rows: np.concatenate(rows), *(p[step] for p in parts))
+        )
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(prepared):
