@@ -78,8 +78,8 @@ def rows_differ(many: Mesh, state: Any) -> float:
     found = jax.jit(steps.predict_step(config, with_mask=True, mesh=many))(
         jax.device_put(state, mesh.replicated(many)), mesh.split_rows(many, single)
     )
-    pairs = zip(found, wanted, strict=True)
-    return float(np.max([np.max(np.abs(np.asarray(a) - np.asarray(b))) for a, b in pairs]))
+    errors = jax.tree.map(lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))), found, wanted)
+    return float(np.max(jax.tree.leaves(errors)))
 
 
 # Smaller draws of random numbers, for networks that are much smaller than in real runs.
