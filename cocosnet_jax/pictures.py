@@ -108,8 +108,9 @@ def sheet(
     return np.concatenate([np.asarray(header), grid])
 
 
-def write_png(path: epath.Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
-    """Writes a PNG file as `files.write` does."""
+def write_png(path: epath.Path, image: UInt8[np.ndarray, "height width 3"] | Image.Image) -> None:
+    """Writes a PNG file as `files.write` does; a Pillow image keeps its mode."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png")
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    picture.save(buffer, "png")
     files.write(path, buffer.getvalue())
