@@ -12,7 +12,9 @@ from cocosnet_jax.apps import demo
 from cocosnet_jax.data import inputs
 from cocosnet_jax.data.drawn.things import NUM_CLASSES
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.metrics.pck import Pck
 from cocosnet_jax.settings import DataSettings
+from cocosnet_jax.types import Batch, Match, Outputs
 
 SIZE = 128
 DATA = DataSettings(
@@ -92,3 +94,31 @@ def test_unknown_classes_are_said_by_name(tmp_path):
     Image.fromarray(np.full((8, 8), 77, np.uint8)).save(tmp_path / "label.png")
     with pytest.raises(UserError, match=r"77 \(64 pixels\).*1 sky, 2 cloud.*--checkpoint"):
         inputs.read_input(DATA, tmp_path / "label.png")
+
+
+def test_pck_is_that_of_evaluation():
+    pairs = demo.draw_pairs(3, SIZE)
+    side = SIZE // 4
+    rng = np.random.default_rng(0)
+    # Near the same position, so that some points are right and some are wrong.
+    steps = rng.integers(-4, 5, (len(pairs), side, side, 2))
+    places = np.clip(np.moveaxis(np.indices((side, side)), 0, -1) + steps, 0, side - 1)
+    results = [
+        demo.Result(pair.scene.image, pair.scene.image, place)
+        for pair, place in zip(pairs, places, strict=True)
+    ]
+
+    flat = (places[..., 0] * side + places[..., 1]).astype(np.int32)
+    numbers = np.zeros(flat.shape, np.float32)
+    match = Match(flat, flat, numbers, places.astype(np.float32), numbers)
+    images = np.stack([pair.scene.image for pair in pairs])
+    labels = np.stack([pair.scene.label[..., None] for pair in pairs])
+    points = (
+        np.stack([getattr(pair, which).points for pair in pairs]) for which in ("scene", "exemplar")
+    )
+    batch = Batch(images, images, labels, labels, np.zeros(len(pairs), np.float32), *points)
+    metric = Pck()
+    sums = metric.count(batch, Outputs(numbers, None, None, {"": match}), np.ones(len(pairs), bool))
+    wanted = metric.result(sums)["pck@0.1"]
+    assert 0 < wanted < 1
+    assert demo.pck(pairs, results)["pck@0.1"] == pytest.approx(wanted, rel=1e-6)
