@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from cocosnet_jax import mesh, model
 from cocosnet_jax.checkpoint import Restored, restore_for_inference
@@ -22,11 +22,12 @@ from cocosnet_jax.encode import encode
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.generator import COARSEST
+from cocosnet_jax.nn.resize import from_patches, to_patches
 from cocosnet_jax.settings import DataSettings, Settings
 from cocosnet_jax.state import TrainState, inference_variables
 from cocosnet_jax.steps import predict_step
 from cocosnet_jax.types import Array, Batch, Outputs
-from cocosnet_jax.warp import BestMatch, best_match
+from cocosnet_jax.warp import BestMatch, best_match, similarity, soft_match
 
 
 def side_of(data: DataSettings, size: int) -> int:
@@ -141,44 +142,132 @@ class Translator:
         label: Shaped[Array, "b height width planes"],
         exemplar: Shaped[Array, "b height width 3"],
         exemplar_label: Shaped[Array, "b height width planes"] | None = None,
-    ) -> Float[np.ndarray, "b height width 3"]:
-        """Returns the exemplars, warped to the inputs, in [-1, 1]; nothing is generated."""
-        self._check_correspondence()
-        translate = self._translation(None, False)
+        *,
+        layer: Float[Array, "b rows columns c"] | None = None,
+        back: bool = False,
+    ) -> Float[np.ndarray, "b rows columns c"]:
+        """Warps by the correspondence (equation 4); nothing is generated.
 
-        # The compiler removes the generator, whose output is unused.
-        def step(state: TrainState, batch: Batch) -> Any:
-            return translate(state, batch).warped_exemplar
+        Args:
+          label: the inputs.
+          exemplar: their exemplars.
+          exemplar_label: the exemplars' own maps.
+          layer: what to warp instead of the exemplars, in patches that each belong to a position of
+            the grid: its sides are multiples of S, so a finer layer stays as fine.
+          back: the layer lies on the inputs, and is warped to the exemplars.
 
-        return self._run("warp", step, self._batch(label, exemplar, exemplar_label))
+        Returns:
+          The warped exemplars, in [-1, 1], or the warped layer.
+        """
+        batch = self._batch(label, exemplar, exemplar_label)
+        if layer is None:
+            self._check_correspondence()
+            if back:
+                raise ValueError("layer is missing, which lies on the inputs")
+            translate = self._translation(None, False)
+
+            # The compiler removes the generator, whose output is unused.
+            def exemplars(state: TrainState, batch: Batch) -> Any:
+                return translate(state, batch).warped_exemplar
+
+            return self._run("warp", exemplars, batch)
+
+        shape, times = np.shape(layer), np.shape(layer)[1] // self.size
+        if not times or shape != (len(label), *[times * self.size] * 2, shape[-1]):
+            raise ValueError(
+                f"layer is {shape} and must be ({len(label)}, k * {self.size}, k * {self.size}, c)"
+            )
+        settings = self.settings.model
+
+        def carried(rows: Array, columns: Array, layer: Array) -> Array:
+            match = soft_match(
+                rows,
+                columns,
+                settings.temperature,
+                match_kernel=settings.match_kernel,
+                centre=settings.centre,
+                correlation=settings.correlation,
+                mesh=self._devices,
+            )
+            patches = to_patches(layer, settings.warp_stride * times)
+            b, h, w, k = patches.shape
+            warped = match.to_input(patches.reshape(b, h * w, k)).reshape(b, h, w, k)
+            return from_patches(warped, settings.warp_stride * times)
+
+        return self._compare("layer", back, carried, batch, np.asarray(layer, np.float32))
 
     def match(
         self,
         label: Shaped[Array, "b height width planes"],
         exemplar: Shaped[Array, "b height width 3"],
         exemplar_label: Shaped[Array, "b height width planes"] | None = None,
+        *,
+        back: bool = False,
     ) -> BestMatch:
-        """Returns the best matching exemplar position for each position of the inputs."""
-        self._check_correspondence()
+        """Returns the best matching exemplar position for each position of the inputs.
+
+        With `back`, the best matching input position for each position of the exemplars.
+        """
         settings = self.settings.model
-        network = model.build(self.settings)
 
-        def step(state: TrainState, batch: Batch) -> BestMatch:
-            translation = network.apply(
-                inference_variables(state),
-                encode(batch, self.settings.data),
-                jax.random.key(0),
-                settings.mask_at_inference,
-                train=False,
-            )
-            assert isinstance(translation, model.Translation)
-            correspondence = translation.correspondence
-            assert correspondence is not None
-            return best_match(
-                correspondence.theta, correspondence.phi, settings.match_kernel, settings.centre
-            )
+        def best(rows: Array, columns: Array) -> BestMatch:
+            how = settings.temperature, settings.match_kernel, settings.centre
+            return best_match(rows, columns, *how)
 
-        return self._run("match", step, self._batch(label, exemplar, exemplar_label))
+        return self._compare("match", back, best, self._batch(label, exemplar, exemplar_label))
+
+    def similarity(
+        self,
+        label: Shaped[Array, "b height width planes"],
+        exemplar: Shaped[Array, "b height width 3"],
+        exemplar_label: Shaped[Array, "b height width planes"] | None = None,
+        *,
+        cells: Int[Array, "b points 2"],
+        back: bool = False,
+    ) -> Float[np.ndarray, "b points h w"]:
+        """Returns the cosines of some positions and all of the other picture (equation 3).
+
+        Args:
+          label: the inputs.
+          exemplar: their exemplars.
+          exemplar_label: the exemplars' own maps.
+          cells: row and column of the positions in the inputs' grid.
+          back: the positions are the exemplars', and are compared with all of the inputs.
+        """
+        settings = self.settings.model
+
+        def compared(rows: Array, columns: Array, cells: Array) -> Array:
+            return similarity(rows, columns, cells, settings.match_kernel, settings.centre)
+
+        batch = self._batch(label, exemplar, exemplar_label)
+        return self._compare("similarity", back, compared, batch, np.asarray(cells, np.int32))
+
+    def _compare(
+        self, kind: str, back: bool, function: Callable[..., Any], batch: Batch, *more: Array
+    ) -> Any:
+        """Runs a function of both pictures' features, theta first, or with `back` phi first."""
+        self._check_correspondence()
+        # A program of its own, so that everything that compares shares it.
+        features = self._compiled("features", self._features, batch)(self._state, batch)
+
+        def step(state: TrainState, *arguments: Array) -> Any:
+            return function(*arguments)
+
+        arguments = *(features[::-1] if back else features), *more
+        return self._run(kind, step, *jax.device_put(arguments, mesh.replicated(self._devices)))
+
+    def _features(self, state: TrainState, batch: Batch) -> tuple[Array, Array]:
+        """Theta and phi of `Correspondence`."""
+        translation = model.build(self.settings).apply(
+            inference_variables(state),
+            encode(batch, self.settings.data),
+            jax.random.key(0),
+            self.settings.model.mask_at_inference,
+            train=False,
+        )
+        assert isinstance(translation, model.Translation)
+        assert translation.correspondence is not None
+        return translation.correspondence.theta, translation.correspondence.phi
 
     def _translation(self, give_mask: bool | None, with_mask: bool) -> Any:
         return predict_step(self.settings, give_mask, with_mask=with_mask, mesh=self._devices)
@@ -215,14 +304,14 @@ class Translator:
         )
         return mesh.split_rows(self._devices, batch)
 
-    def _compiled(self, kind: Hashable, step: Callable[..., Any], batch: Batch) -> Any:
-        """The compiled step for batches like this one."""
-        key = kind, jax.tree.map(lambda array: (array.shape, array.dtype), batch)
+    def _compiled(self, kind: Hashable, step: Callable[..., Any], *arguments: Any) -> Any:
+        """The compiled step for arguments like these, a batch first."""
+        key = kind, jax.tree.map(lambda array: (array.shape, array.dtype), arguments)
         if key not in self._programs:
             self._programs[key] = compile_to_fit(
-                jax.jit(step), (self._state, batch), self._devices, self.size, self._advice
+                jax.jit(step), (self._state, *arguments), self._devices, self.size, self._advice
             )
         return self._programs[key]
 
-    def _run(self, kind: Hashable, step: Callable[..., Any], batch: Batch) -> Any:
-        return jax.device_get(self._compiled(kind, step, batch)(self._state, batch))
+    def _run(self, kind: Hashable, step: Callable[..., Any], *arguments: Any) -> Any:
+        return jax.device_get(self._compiled(kind, step, *arguments)(self._state, *arguments))

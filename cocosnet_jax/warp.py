@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -194,10 +195,15 @@ def full_match(
     centre: Literal["channels", "positions"] = "channels",
 ) -> Match:
     """Matches positions by the correlation (`match_both_ways`); arguments as in `soft_match`."""
-    rows, columns = (
-        matching_features(x, match_kernel, centre).reshape(*x.shape[:3], -1) for x in (theta, phi)
-    )
+    rows, columns = (_compared(x, match_kernel, centre) for x in (theta, phi))
     return match_both_ways(rows, columns, temperature)
+
+
+def _compared(
+    x: Float[Array, "b h w k"], match_kernel: int, centre: Literal["channels", "positions"]
+) -> Float[Array, "b h w k_match"]:
+    """`matching_features` in their grid."""
+    return matching_features(x, match_kernel, centre).reshape(*x.shape[:3], -1)
 
 
 class BestMatch(NamedTuple):
@@ -206,19 +212,64 @@ class BestMatch(NamedTuple):
     Attributes:
       place: (b, h, w, 2), row and column in the exemplar's grid.
       cosine: (b, h, w), similarity of the two positions, -1 to 1.
+      confidence: (b, h, w), share of the softmax (equation 4) on that position and the eight around
+        it: 1 if the match is sharp, near 0 if many places are about as similar.
     """
 
     place: Int[Array, "b h w 2"]
     cosine: Float[Array, "b h w"]
+    confidence: Float[Array, "b h w"]
 
 
 def best_match(
     theta: Float[Array, "b h w k"],
     phi: Float[Array, "b h_m w_m k"],
+    temperature: float,
     match_kernel: int = 1,
     centre: Literal["channels", "positions"] = "channels",
 ) -> BestMatch:
-    """Finds the exemplar position of highest correlation; arguments as in `soft_match`."""
-    found = full_match(theta, phi, 1.0, match_kernel, centre)
-    place = jnp.stack(jnp.divmod(jnp.asarray(found.place), phi.shape[2]), -1)
-    return BestMatch(place, jnp.asarray(found.score))
+    """Finds the exemplar position of highest correlation; arguments as in `soft_match`.
+
+    Compares one row of the input's grid at a time, so that the whole correlation is never held.
+    """
+    rows, columns = (_compared(x, match_kernel, centre) for x in (theta, phi))
+    b, h_m, w_m, _ = columns.shape
+    flat = columns.reshape(b, h_m * w_m, -1)
+    steps = np.stack(np.divmod(np.arange(9), 3), -1) - 1  # to a place and its neighbours
+
+    def of_row(row: Float[Array, "b w k"]) -> BestMatch:
+        cosines = correlation_logits(row, flat, 1.0)
+        weights = jax.nn.softmax(cosines / temperature, -1)
+        place = jnp.stack(jnp.divmod(cosines.argmax(-1), w_m), -1)
+        near = place[..., None, :] + steps
+        inside = jnp.all((near >= 0) & (near < jnp.asarray([h_m, w_m])), -1)
+        # Indices of places outside are those of others, which do not count.
+        index = jnp.clip(near[..., 0] * w_m + near[..., 1], 0, h_m * w_m - 1)
+        shares = jnp.where(inside, jnp.take_along_axis(weights, index, -1), 0)
+        return BestMatch(place, cosines.max(-1), shares.sum(-1))
+
+    found = jax.lax.map(of_row, jnp.moveaxis(rows, 1, 0))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), found)
+
+
+def similarity(
+    theta: Float[Array, "b h w k"],
+    phi: Float[Array, "b h_m w_m k"],
+    cells: Int[Array, "b points 2"],
+    match_kernel: int = 1,
+    centre: Literal["channels", "positions"] = "channels",
+) -> Float[Array, "b points h_m w_m"]:
+    """Cosines of some input positions and all exemplar positions (equation 3).
+
+    Args:
+      theta: features of the input.
+      phi: features of the exemplar.
+      cells: row and column of the positions in the input's grid.
+      match_kernel: side of the neighbourhood that represents a position.
+      centre: see `matching_features`.
+    """
+    rows, columns = (_compared(x, match_kernel, centre) for x in (theta, phi))
+    b, h_m, w_m, _ = columns.shape
+    asked = rows[jnp.arange(b)[:, None], cells[..., 0], cells[..., 1]]
+    cosines = correlation_logits(asked, columns.reshape(b, h_m * w_m, -1), 1.0)
+    return cosines.reshape(b, -1, h_m, w_m)

@@ -198,7 +198,7 @@ def test_bilinear_has_half_pixel_centres():
 @pytest.mark.parametrize("centre", ["channels", "positions"])
 def test_the_best_match_by_hand(side, centre):
     theta, phi = RNG.normal(size=(2, 2, H, W, K))
-    match = quickly(lambda theta, phi: warp.best_match(theta, phi, side, centre))(
+    match = quickly(lambda theta, phi: warp.best_match(theta, phi, 0.01, side, centre))(
         theta.astype(np.float32), phi.astype(np.float32)
     )
     for i in range(2):

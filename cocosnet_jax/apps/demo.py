@@ -37,7 +37,7 @@ from cocosnet_jax import checkpoint, command, files, pictures, workdir
 from cocosnet_jax.apps.class_colours import class_colours, distance
 from cocosnet_jax.data.drawn.scene import Scene, draw_scene
 from cocosnet_jax.data.drawn.splits import SHARING, VALIDATION_SCENES, VALIDATION_SEED
-from cocosnet_jax.data.drawn.things import NUM_CLASSES
+from cocosnet_jax.data.drawn.things import CLASS_COLOURS, NUM_CLASSES
 from cocosnet_jax.inference import Translator
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.pretrained import SHIPPED
@@ -57,15 +57,6 @@ BATCH = 8  # pairs that are translated at once
 ALPHA = 0.1  # of PCK
 # A row of the sheet: its exemplars have the classes of so much of the scene's area.
 COVER = 0.95
-# Colours of the classes in the picture of an input, as a person expects them.
-COLOURS = np.array(
-    [
-        *[(0, 0, 0), (150, 200, 235), (245, 245, 245), (255, 205, 60), (140, 140, 160)],
-        *[(120, 165, 90), (165, 205, 110), (70, 120, 200), (215, 195, 160), (235, 170, 130)],
-        *[(185, 60, 50), (45, 110, 60), (110, 75, 45), (250, 235, 90)],
-    ],
-    np.uint8,
-)
 
 
 class Pair(NamedTuple):
@@ -113,7 +104,7 @@ def main() -> None:
     pictures.write_png(folder / "demo.png", sheet(pairs, results, rows))
     pictures.write_png(folder / "exemplar.png", pairs[rows[0]].exemplar.image)
     label = Image.fromarray(pairs[rows[0]].scene.label)
-    label.putpalette(COLOURS.tobytes())
+    label.putpalette(CLASS_COLOURS.tobytes())
     pictures.write_png(folder / "input.png", label)
     measured["seconds"] = time.monotonic() - began
     files.write(folder / "demo.json", (json.dumps(measured, indent=2) + "\n").encode())
@@ -269,7 +260,7 @@ def sheet(
     """One row per scene: its input, then four pictures per exemplar."""
     shown = []
     for start in rows:
-        row = [COLOURS[pairs[start].scene.label]]
+        row = [CLASS_COLOURS[pairs[start].scene.label]]
         for pair, result in zip(
             pairs[start : start + EXEMPLARS], results[start : start + EXEMPLARS], strict=True
         ):

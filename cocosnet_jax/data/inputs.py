@@ -50,12 +50,12 @@ class Input(NamedTuple):
     """An input of the networks.
 
     Attributes:
-      planes: (S, S, p) uint8, as in `Batch.label`.
+      planes: (S, S, p) uint8, as in `Batch.label`, or of the size that was asked for.
       size: (height, width) of the file's picture; for a pose, of its photograph if there is one.
       reach: how far a pose reaches in its photograph, if only the photograph tells its canvas.
     """
 
-    planes: UInt8[np.ndarray, "side side planes"]
+    planes: UInt8[np.ndarray, "rows columns planes"]
     size: tuple[int, int]
     reach: pose_canvas.Reach | None = None
 
@@ -125,7 +125,7 @@ def computes_edges(data: DataSettings, path: Path) -> bool:
 def read_input(
     data: DataSettings,
     path: Path,
-    side: int = 0,
+    side: int | tuple[int, int] = 0,
     *,
     photograph: Path | None = None,
     pose_size: str = "",
@@ -135,7 +135,7 @@ def read_input(
     Args:
       data: the model's data settings.
       path: the file, see above.
-      side: S of the planes; 0 for the model's training size.
+      side: S of the planes, or their height and width; 0 for the model's training size.
       photograph: the photograph of a label map, if known: the map must have its size (except
         CelebA-HQ's, which are smaller); or of a pose, if its file does not lead to it.
       pose_size: the value of `--pose-size`, which replaces the model's `data.pose_size`.
@@ -144,7 +144,7 @@ def read_input(
       UserError: the file cannot be read, is of the wrong kind, or contains classes or colours that
         the model does not know.
     """
-    size = (side or data.image_size,) * 2
+    size = side if isinstance(side, tuple) else (side or data.image_size,) * 2
     if data.dataset in POSE_DATASETS:
         return _pose(data, path, size, photograph, pose_size)
     if data.dataset in ("folder_edges", "drawn_edges"):

@@ -35,6 +35,15 @@ CLASS_NAMES = (
     "fence",
 )
 NUM_CLASSES = len(CLASS_NAMES)
+# Of label maps as a person sees them: not those of any style.
+CLASS_COLOURS = np.array(
+    [
+        *[(0, 0, 0), (150, 200, 235), (245, 245, 245), (255, 205, 60), (140, 140, 160)],
+        *[(120, 165, 90), (165, 205, 110), (70, 120, 200), (215, 195, 160), (235, 170, 130)],
+        *[(185, 60, 50), (45, 110, 60), (110, 75, 45), (250, 235, 90)],
+    ],
+    np.uint8,
+)
 
 Curve = Callable[[Plane], Plane]
 # (left, top, right, bottom)
