@@ -228,6 +228,8 @@ def parse_points(given: str) -> Float[np.ndarray, "points 2"]:
     for number, row in enumerate(rows, 1):
         try:
             points.append([float(row[column]) for column in columns])
+            if not np.isfinite(points[-1]).all():
+                raise ValueError
         except (ValueError, IndexError):
             raise UserError(
                 f"{place}: point {number} is {','.join(row)!r}; write each point as two numbers,"
@@ -244,7 +246,8 @@ def as_csv(points: Float[np.ndarray, "points 2"], matches: Float[np.ndarray, "po
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["number", "x", "y", "match_x", "match_y", "confidence"])
     for number, (point, match) in enumerate(zip(points, matches, strict=True), 1):
-        writer.writerow([number, *(f"{x:g}" for x in point), *(f"{x:.4g}" for x in match)])
+        found = [f"{match[0]:.2f}", f"{match[1]:.2f}", f"{match[2]:.3f}"]
+        writer.writerow([number, *(f"{x:g}" for x in point), *found])
     return text.getvalue().encode()
 
 
