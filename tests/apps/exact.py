@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cocosnet_jax.checkpoint import Restored
-from cocosnet_jax.encode import unit_image
 from cocosnet_jax.inference import Translator
 from cocosnet_jax.settings import DataSettings, ModelSettings, Settings
 from cocosnet_jax.types import Outputs
@@ -41,10 +40,6 @@ class Exact(Translator):
 
     def translate(self, label, exemplar=None, exemplar_label=None, **_):
         return Outputs(np.zeros((*label.shape[:3], 3), np.float32), None, None)
-
-    def warp(self, label, exemplar, exemplar_label=None, *, layer=None, back=False):
-        layer = np.asarray(unit_image(exemplar)) if layer is None else layer
-        return super().warp(label, exemplar, exemplar_label, layer=layer, back=back)
 
 
 def coded(size: int = SIZE, right: int = 0) -> np.ndarray:

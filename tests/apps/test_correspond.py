@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cocosnet_jax.apps import correspond, drawing
+from cocosnet_jax.apps import correspond, drawing, points
 from cocosnet_jax.errors import UserError
 from tests.apps.exact import CELLS, SIZE, STEP, Exact, coded
 
@@ -44,17 +44,13 @@ def test_points_and_matches_are_in_pixels_of_their_own_pictures(translator):
     assert shown.warped_input.shape == (4 * SIZE, 4 * SIZE, 3)
 
 
-def test_the_confidence_is_shared_by_places_that_are_alike(translator):
+def test_places_that_are_alike_share_the_confidence(translator):
     exemplar = coded()
     exemplar[:STEP, :STEP] = exemplar[-STEP:, -STEP:]
-    corner = np.array([[SIZE - 1.0, SIZE - 1.0]])
-    shown = correspond.correspond(translator, coded(), exemplar, None, corner)
-    assert shown.matches[0, 2] == pytest.approx(0.5, abs=1e-5)
-    # Next to each other, they are one match.
-    exemplar = coded()
-    exemplar[-STEP:, -2 * STEP : -STEP] = exemplar[-STEP:, -STEP:]
-    shown = correspond.correspond(translator, coded(), exemplar, None, corner)
-    assert shown.matches[0, 2] == pytest.approx(1, abs=1e-5)
+    corners = np.array([[SIZE - 1.0, SIZE - 1.0], [20, 20]])
+    shown = correspond.correspond(translator, coded(), exemplar, None, corners)
+    # Two of 16 x 16: 1 - log(2) / log(256).
+    np.testing.assert_allclose(shown.matches[:, 2], [1 - 1 / 8, 1], atol=1e-5)
 
 
 @pytest.mark.parametrize("back", [False, True])
@@ -89,14 +85,14 @@ def test_numbers_are_drawn_on_their_points():
 
 def test_points_are_read_from_text_and_from_files(tmp_path):
     wanted = [[1, 2], [3.5, 4]]
-    assert correspond.parse_points("1,2; 3.5,4").tolist() == wanted
-    assert correspond.parse_points("").shape == (0, 2)
+    assert points.parse("1,2; 3.5,4").tolist() == wanted
+    assert points.parse("").shape == (0, 2)
     plain, named = tmp_path / "plain.csv", tmp_path / "named.csv"
     plain.write_text("1,2\n3.5,4,ear\n")
-    assert correspond.parse_points(str(plain)).tolist() == wanted
-    named.write_bytes(correspond.as_csv(np.array(wanted), np.zeros((2, 3))))
+    assert points.parse(str(plain)).tolist() == wanted
+    named.write_bytes(points.as_csv(np.array(wanted), np.zeros((2, 3))))
     assert named.read_text().splitlines()[0] == "number,x,y,match_x,match_y,confidence"
-    assert correspond.parse_points(str(named)).tolist() == wanted
+    assert points.parse(str(named)).tolist() == wanted
 
 
 @pytest.mark.parametrize(
@@ -111,7 +107,7 @@ def test_points_are_read_from_text_and_from_files(tmp_path):
 )
 def test_wrong_points_are_said(given, message):
     with pytest.raises(UserError, match=message):
-        correspond.parse_points(given)
+        points.parse(given)
 
 
 @pytest.mark.parametrize(("back", "name"), [(False, "input"), (True, "exemplar")])
