@@ -161,7 +161,7 @@ def matched(translator: Translator) -> tuple[Picture, Picture]:
             [CLASS_COLOURS[pair[0].label], shown.warped_exemplar, pair[1].image, shown.warped_input]
         )
     titles = ["input", "exemplar, warped to it", "exemplar", "input, warped to it"]
-    return np.concatenate(drawn), pictures.sheet(rows, titles)
+    return pictures.tile([[x] for x in drawn], 4), pictures.sheet(rows, titles)
 
 
 def heated(translator: Translator) -> Picture:
@@ -172,7 +172,7 @@ def heated(translator: Translator) -> Picture:
         x, y = first.points[POINTS.index(name)].tolist()
         given = translator, first.label[..., None], second.image, None
         drawn.append(correspond.heat_map(*given, (x, y), number=number))
-    return np.concatenate(drawn)
+    return pictures.tile([[x] for x in drawn], 4)
 
 
 def main() -> None:
