@@ -3,11 +3,13 @@
     translator = Translator("runs/ade20k")
     outputs = translator.translate(label, exemplar)
 
-Pictures are NumPy arrays; `data.pairing.read` reads them from files, and `pictures.to_bytes`
+Pictures are NumPy arrays; `data.pair_files.Reader` reads them from files, and `pictures.to_bytes`
 converts results to bytes.
 """
 
 import dataclasses
+import functools
+import hashlib
 import os
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -18,6 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Shaped
 
 from cocosnet_jax import mesh, model
+from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.checkpoint import Restored, restore_for_inference
 from cocosnet_jax.encode import encode
 from cocosnet_jax.errors import UserError
@@ -72,6 +75,7 @@ class Translator:
       settings: of the training.
       step: number of optimisation steps of the networks.
       size: S.
+      digest: of the networks' weights and settings, in hexadecimal.
     """
 
     def __init__(
@@ -110,6 +114,14 @@ class Translator:
         self._state = jax.device_put(restored.state, mesh.replicated(self._devices))
         self._advice = advice
         self._programs: dict[Hashable, Any] = {}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        found = hashlib.sha256(settings_lib.to_json(self.settings).encode())
+        for path, leaf in jax.tree.leaves_with_path(inference_variables(self._state)):
+            found.update(jax.tree_util.keystr(path).encode())
+            found.update(np.ascontiguousarray(leaf))
+        return found.hexdigest()
 
     def compile(self, count: int = 1, exemplars: int = 1, *, with_confidence: bool = False) -> None:
         """Compiles a translation ahead of the first call.
