@@ -120,7 +120,7 @@ class Translator:
         found = hashlib.sha256(settings_lib.to_json(self.settings).encode())
         for path, leaf in jax.tree.leaves_with_path(inference_variables(self._state)):
             found.update(jax.tree_util.keystr(path).encode())
-            found.update(np.ascontiguousarray(leaf))
+            found.update(np.asarray(leaf).tobytes())
         return found.hexdigest()
 
     def compile(self, count: int = 1, exemplars: int = 1, *, with_confidence: bool = False) -> None:

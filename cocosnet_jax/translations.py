@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import tqdm
 from jaxtyping import UInt8
@@ -29,7 +30,8 @@ from cocosnet_jax.types import Outputs
 
 # Raise it if the same files give other results than before.
 _RECIPE = 1
-# Pixels of a batch, if its size is not given: eight pictures of 256 x 256.
+# Pixels of a batch, if its size is not given: eight pictures of 256 x 256. On CPUs a batch is one
+# picture: larger ones take more memory and are not faster (`benchmarks.translate`).
 _BATCH_PIXELS = 8 * 256**2
 # A sheet is no wider than this, and has about so many pixels; more inputs make more sheets.
 _SHEET_WIDTH = 16384
@@ -102,7 +104,8 @@ class Translations:
           UserError: the batch does not fit in the devices' memory.
         """
         exemplars = max(1, len(pairs[0].exemplars))
-        automatic = _BATCH_PIXELS // (self._translator.size**2 * exemplars)
+        pixels = 0 if jax.default_backend() == "cpu" else _BATCH_PIXELS
+        automatic = pixels // (self._translator.size**2 * exemplars)
         size = min(batch_size or max(1, automatic), len(pairs))
         while True:
             try:
@@ -138,9 +141,10 @@ class Translations:
         ):
             reading = [pool.submit(self._reader.read, pair) for pair in batches[0]]
             writing: list[concurrent.futures.Future[None]] = []
-            for batch, following in itertools.zip_longest(batches, batches[1:], fillvalue=[]):
+            for number, batch in enumerate(batches, 1):
                 planes = [future.result() for future in reading]
-                reading = [pool.submit(self._reader.read, pair) for pair in following]
+                following = batches[number : number + 1]
+                reading = [pool.submit(self._reader.read, pair) for x in following for pair in x]
                 outputs = self._translate(planes, batch_size)
                 for future in writing:
                     future.result()
@@ -154,11 +158,15 @@ class Translations:
 
     def _translate(self, planes: list[Planes], batch_size: int) -> Outputs:
         full = [*planes, *[planes[0]] * (batch_size - len(planes))]
-        label, exemplar, exemplar_label = (
-            None if full[0][i] is None else np.stack([x[i] for x in full]) for i in range(3)
+        exemplars, maps = (
+            [array for x in full if (array := getattr(x, name)) is not None]
+            for name in ("exemplar", "exemplar_label")
         )
         return self._translator.translate(
-            label, exemplar, exemplar_label, with_confidence=self._options.extra.confidence
+            np.stack([x.label for x in full]),
+            np.stack(exemplars) if exemplars else None,
+            np.stack(maps) if maps else None,
+            with_confidence=self._options.extra.confidence,
         )
 
     def _write(self, pair: Pair, planes: Planes, outputs: Outputs, i: int) -> None:
@@ -184,7 +192,7 @@ class Translations:
         digest.update(repr((size, [None if x is None else x.shape for x in planes[:3]])).encode())
         for array in planes[:3]:
             if array is not None:
-                digest.update(np.ascontiguousarray(array))
+                digest.update(array.tobytes())
         return digest.hexdigest()
 
 

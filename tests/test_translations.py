@@ -139,8 +139,10 @@ def test_what_has_changed_is_made_anew(folder):
     assert make(pairs, Mixing(), Options(original_size=True)) == ["in_2"]
 
 
-def test_a_batch_that_does_not_fit_is_halved_unless_its_size_is_given(folder):
+def test_a_batch_that_does_not_fit_is_halved_unless_its_size_is_given(folder, monkeypatch):
     pairs = pairs_of(folder)
+    assert Translations(Mixing(), Reader(DATA, SIZE), Options()).compile(pairs, 0) == 1
+    monkeypatch.setattr(translations.jax, "default_backend", lambda: "gpu")
     made = Translations(Mixing(fits=3), Reader(DATA, SIZE), Options())
     assert made.compile(pairs, 0) == 2
     assert made.compile(pairs, 3) == 3
