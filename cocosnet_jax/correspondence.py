@@ -121,7 +121,7 @@ def mask_or_noise(
 
 
 class Correspondence(NamedTuple):
-    """Features of the inputs and their exemplars.
+    """Features of the inputs and their exemplars; in a blend, there are r exemplars per input.
 
     Attributes:
       adapted_input, adapted_exemplar: (b, h, w, 4f), in the domain S before normalisation.
@@ -131,9 +131,9 @@ class Correspondence(NamedTuple):
     """
 
     adapted_input: Float[Array, "b h w k"]
-    adapted_exemplar: Float[Array, "b h w k"]
+    adapted_exemplar: Float[Array, "b_r h w k"]
     theta: Float[Array, "b h w k"]
-    phi: Float[Array, "b h w k"]
+    phi: Float[Array, "b_r h w k"]
     adapted_truth: Float[Array, "b h w k"] | None
 
 
@@ -203,7 +203,8 @@ class CorrespondenceNetwork(nn.Module):
             normalised(adapted_input, inputs.semantics, True),
             normalised(adapted_exemplar, inputs.exemplar_semantics, give_mask),
         )
-        if s.feature_norm == "instance" and not s.spectral_everywhere:
+        alike = branches[0].shape == branches[1].shape  # Unless inputs have several exemplars.
+        if s.feature_norm == "instance" and not s.spectral_everywhere and alike:
             # The block treats samples independently and keeps no state: one call serves both.
             branches = separate(features(interleave(*branches), train=train))
         else:

@@ -20,7 +20,7 @@ class Inputs(NamedTuple):
 
     Attributes:
       image: the truth x_B in [-1, 1].
-      exemplar: y_B in [-1, 1].
+      exemplar: y_B in [-1, 1]; in a blend, the r exemplars of each input in a row.
       semantics: x_A, the input's map in the input domain, with C channels.
       exemplar_semantics: the exemplar's map in the input domain, with C channels.
       label, exemplar_label: (b, H, W), class maps; None if the domain has no classes.
@@ -28,11 +28,11 @@ class Inputs(NamedTuple):
     """
 
     image: Float[Array, "b height width 3"]
-    exemplar: Float[Array, "b height width 3"]
+    exemplar: Float[Array, "b_r height width 3"]
     semantics: Condition
     exemplar_semantics: Condition
     label: Int[Array, "b height width"] | None
-    exemplar_label: Int[Array, "b height width"] | None
+    exemplar_label: Int[Array, "b_r height width"] | None
     self_reference: Float[Array, "b"]
 
 

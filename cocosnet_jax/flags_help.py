@@ -47,7 +47,7 @@ def _of_flag(flag: flags.Flag[Any]) -> str:
     value = "|".join(choices) if choices else "..."
     # absl puts an enumeration's values before its description.
     words = str(flag.help).removeprefix(f"<{value}>: ")
-    default = f" (default: {flag.default})" if flag.default not in (None, "") else ""
+    default = f" (default: {flag.default})" if flag.default not in (None, "", []) else ""
     return f"  --{flag.name}={value}\n{_indented(words + default, 6)}"
 
 

@@ -3,10 +3,16 @@
     translator = Translator("runs/ade20k")
     outputs = translator.translate(label, exemplar)
 
-Pictures are NumPy arrays; `data.pairing.read` reads them from files, and `pictures.to_bytes`
+Pictures are NumPy arrays; `data.pair_files.Reader` reads them from files, and `pictures.to_bytes`
 converts results to bytes.
+
+Longer than other files because all that a checkpoint's networks are asked for is one class, whose
+methods share compiled programs.
 """
 
+import dataclasses
+import functools
+import hashlib
 import os
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -17,6 +23,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, Shaped
 
 from cocosnet_jax import mesh, model
+from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.checkpoint import Restored, restore_for_inference
 from cocosnet_jax.encode import encode
 from cocosnet_jax.errors import UserError
@@ -25,7 +32,7 @@ from cocosnet_jax.generator import COARSEST
 from cocosnet_jax.nn.resize import from_patches, to_patches
 from cocosnet_jax.settings import DataSettings, Settings
 from cocosnet_jax.state import TrainState, inference_variables
-from cocosnet_jax.steps import predict_step
+from cocosnet_jax.steps import PredictStep, predict_step
 from cocosnet_jax.types import Array, Batch, Outputs
 from cocosnet_jax.warp import BestMatch, best_match, similarity, soft_match
 
@@ -63,7 +70,7 @@ class Translator:
     All methods take b pictures of S x S pixels in the format of `types.Batch`: `label` and
     `exemplar_label` (b, S, S, p), `exemplar` (b, S, S, 3). The exemplar is optional unless
     `needs_exemplar`, its map unless `needs_exemplar_label`. The first call with a new b compiles,
-    which takes seconds to minutes.
+    which takes seconds to minutes. `translate` also takes several exemplars per input.
 
     They raise ValueError if an array is missing or has another shape, and UserError if this many
     pictures of this size do not fit in the devices' memory.
@@ -72,6 +79,7 @@ class Translator:
       settings: of the training.
       step: number of optimisation steps of the networks.
       size: S.
+      digest: of the networks' weights and settings, in hexadecimal.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class Translator:
         checkpoint: str | os.PathLike[str] | Restored,
         size: int = 0,
         *,
+        bfloat16: bool = False,
         devices: Mesh | None = None,
         advice: str = "set --size to {size}",
     ):
@@ -87,6 +96,8 @@ class Translator:
         Args:
           checkpoint: a workdir or one checkpoint in it, or a restored checkpoint.
           size: S, a multiple of 32; 0 for the size of the training.
+          bfloat16: compute the networks in bfloat16, as the setting `model.dtype` does; the
+            correlation stays float32.
           devices: devices that share the rows of each picture; None for all of this machine if the
             rows are divisible, else the first.
           advice: what the user can set if pictures do not fit in memory; `{size}` in it becomes a
@@ -99,43 +110,69 @@ class Translator:
             checkpoint if isinstance(checkpoint, Restored) else restore_for_inference(checkpoint)
         )
         self.settings, self.step = restored.settings, restored.step
+        if bfloat16:
+            computing = dataclasses.replace(self.settings.model, dtype="bfloat16")
+            self.settings = dataclasses.replace(self.settings, model=computing)
         self.size = side_of(self.settings.data, size)
         self._devices = mesh.for_rows(self.size // COARSEST) if devices is None else devices
         self._state = jax.device_put(restored.state, mesh.replicated(self._devices))
         self._advice = advice
         self._programs: dict[Hashable, Any] = {}
 
-    def compile(self, count: int = 1) -> None:
-        """Compiles the translation of `count` pictures ahead of the first call."""
-        sides = (count, self.size, self.size)
-        label = np.zeros((*sides, self.settings.data.planes), np.uint8)
-        batch = self._batch(label, np.zeros((*sides, 3), np.uint8), label)
-        self._compiled(("translate", None, False), self._translation(None, False), batch)
+    @functools.cached_property
+    def digest(self) -> str:
+        found = hashlib.sha256(settings_lib.to_json(self.settings).encode())
+        for path, leaf in jax.tree.leaves_with_path(inference_variables(self._state)):
+            found.update(jax.tree_util.keystr(path).encode())
+            found.update(np.asarray(leaf).tobytes())
+        return found.hexdigest()
+
+    def compile(self, count: int = 1, exemplars: int = 1, *, with_confidence: bool = False) -> None:
+        """Compiles a translation ahead of the first call.
+
+        Args:
+          count: b, number of inputs.
+          exemplars: of each input; more than one for a blend.
+          with_confidence: see `translate`.
+        """
+        side, planes = self.size, self.settings.data.planes
+        label = np.zeros((count, side, side, planes), np.uint8)
+        batch = self._batch(
+            label,
+            np.zeros((count, exemplars, side, side, 3), np.uint8),
+            np.zeros((count, exemplars, side, side, planes), np.uint8),
+        )
+        kind = "translate", None, False, with_confidence
+        self._compiled(kind, self._translation(*kind[1:]), batch)
 
     def translate(
         self,
         label: Shaped[Array, "b height width planes"],
-        exemplar: Shaped[Array, "b height width 3"] | None = None,
-        exemplar_label: Shaped[Array, "b height width planes"] | None = None,
+        exemplar: Shaped[Array, "b *r height width 3"] | None = None,
+        exemplar_label: Shaped[Array, "b *r height width planes"] | None = None,
         *,
         give_mask: bool | None = None,
         with_mask: bool = False,
+        with_confidence: bool = False,
     ) -> Outputs:
         """Returns the inputs in the style of their exemplars, and the warped exemplars.
 
         Args:
           label: the inputs.
-          exemplar: their exemplars.
-          exemplar_label: the exemplars' own maps.
+          exemplar: their exemplars, (b, S, S, 3); or (b, r, S, S, 3) for a blend, in which each
+            position of an input matches among the positions of its r exemplars together
+            (`warp.blend`).
+          exemplar_label: the exemplars' own maps, (b, S, S, p) or (b, r, S, S, p).
           give_mask: give the maps, or noise, to the correspondence network; None: as in the
             settings.
           with_mask: also warp the exemplars' maps, if they have classes.
+          with_confidence: also measure how sharp the match of each position is.
         """
         if (give_mask or with_mask) and exemplar_label is None:
             raise ValueError("exemplar_label is missing")
         batch = self._batch(label, exemplar, exemplar_label)
-        step = self._translation(give_mask, with_mask)
-        return self._run(("translate", give_mask, with_mask), step, batch)
+        kind = "translate", give_mask, with_mask, with_confidence
+        return self._run(kind, self._translation(*kind[1:]), batch)
 
     def warp(
         self,
@@ -164,7 +201,7 @@ class Translator:
             self._check_correspondence()
             if back:
                 raise ValueError("layer is missing, which lies on the inputs")
-            translate = self._translation(None, False)
+            translate = self._translation(None, False, False)
 
             # The compiler removes the generator, whose output is unused.
             def exemplars(state: TrainState, batch: Batch) -> Any:
@@ -269,34 +306,48 @@ class Translator:
         assert translation.correspondence is not None
         return translation.correspondence.theta, translation.correspondence.phi
 
-    def _translation(self, give_mask: bool | None, with_mask: bool) -> Any:
-        return predict_step(self.settings, give_mask, with_mask=with_mask, mesh=self._devices)
+    def _translation(
+        self, give_mask: bool | None, with_mask: bool, with_confidence: bool
+    ) -> PredictStep:
+        return predict_step(
+            self.settings,
+            give_mask,
+            with_mask=with_mask,
+            with_confidence=with_confidence,
+            mesh=self._devices,
+        )
 
     def _check_correspondence(self) -> None:
         if not needs_exemplar(self.settings):
             raise ValueError("a plain translation network has no correspondence")
 
     def _batch(self, label: Array, exemplar: Array | None, exemplar_label: Array | None) -> Batch:
-        """Checks shapes, and makes a batch on the devices."""
+        """Checks shapes, and makes a batch on the devices, with exemplars in one dimension."""
         if exemplar is None:
             if needs_exemplar(self.settings):
                 raise ValueError("exemplar is missing")
             exemplar = np.zeros((*np.shape(label)[:3], 3), np.uint8)
+        blended = np.shape(exemplar)[1:-3]  # (r,), or () for one exemplar per input
         if exemplar_label is None:
             if needs_exemplar_label(self.settings):
                 raise ValueError("exemplar_label is missing")
-            exemplar_label = label  # Not read.
-        sides = (len(label), self.size, self.size)
+            # Not read.
+            exemplar_label = np.zeros((len(label), *blended, *np.shape(label)[1:]), np.uint8)
         planes = self.settings.data.planes
-        for name, array, channels in (
-            ("label", label, planes),
-            ("exemplar", exemplar, 3),
-            ("exemplar_label", exemplar_label, planes),
+        for name, array, several, channels in (
+            ("label", label, (), planes),
+            ("exemplar", exemplar, blended[:1], 3),
+            ("exemplar_label", exemplar_label, blended[:1], planes),
         ):
-            if np.shape(array) != (*sides, channels):
-                raise ValueError(f"{name} is {np.shape(array)} and must be {(*sides, channels)}")
+            wanted = (len(label), *several, self.size, self.size, channels)
+            if np.shape(array) != wanted:
+                raise ValueError(f"{name} is {np.shape(array)} and must be {wanted}")
+        exemplar, exemplar_label = (
+            array.reshape(-1, *array.shape[-3:]) for array in (exemplar, exemplar_label)
+        )
         batch = Batch(
-            image=np.zeros_like(exemplar),  # Not read: the ground truth is unknown.
+            # Not read: the ground truth is unknown.
+            image=np.zeros((len(label), self.size, self.size, 3), np.uint8),
             exemplar=exemplar,
             label=label,
             exemplar_label=exemplar_label,

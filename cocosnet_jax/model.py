@@ -21,7 +21,7 @@ from cocosnet_jax.nn.resize import (
     to_patches,
 )
 from cocosnet_jax.settings import ModelSettings, Settings
-from cocosnet_jax.warp import soft_match
+from cocosnet_jax.warp import blend, confidence, soft_match
 
 
 class Translation(NamedTuple):
@@ -35,6 +35,7 @@ class Translation(NamedTuple):
       warped_cycle: r_{y->x->y}, the exemplar warped to the input and back: (b, h, w, 3), or
         (b, H, W, 3) if the warp moves patches.
       cycle_target: the exemplar in the form of `warped_cycle`.
+      confidence: (b, h, w), see `warp.confidence`.
     """
 
     image: Float[Array, "b height width 3"]
@@ -43,6 +44,7 @@ class Translation(NamedTuple):
     warped_mask: Float[Array, "b h w classes"] | None = None
     warped_cycle: Float[Array, "..."] | None = None
     cycle_target: Float[Array, "..."] | None = None
+    confidence: Float[Array, "b h w"] | None = None
 
 
 class CoCosNet(nn.Module):
@@ -68,8 +70,11 @@ class CoCosNet(nn.Module):
         train: bool,
         with_truth: bool = False,
         with_cycle: bool = False,
+        with_confidence: bool = False,
     ) -> Translation:
-        """Translates x_A in the style of y_B.
+        """Translates x_A in the style of y_B, or of a blend of r exemplars per input.
+
+        Training takes one exemplar per input: a blend has no truth, no cycle and no derivative.
 
         Args:
           inputs: the batch.
@@ -78,6 +83,7 @@ class CoCosNet(nn.Module):
           train: whether norms use and update batch statistics and spectral vectors.
           with_truth: whether to adapt the truth x_B as well, for the alignment loss.
           with_cycle: whether to warp the exemplar forth and back, for the cycle consistency loss.
+          with_confidence: whether to measure how sharp the match is; it has no derivative.
         """
         s = self.settings
         _, height, width, _ = inputs.image.shape
@@ -87,8 +93,10 @@ class CoCosNet(nn.Module):
 
         network = CorrespondenceNetwork(s, name="correspondence")
         correspondence = network(inputs, key, give_mask, train=train, with_truth=with_truth)
+        b, h, w, _ = correspondence.theta.shape
+        r = len(correspondence.phi) // b
         warp = soft_match(
-            correspondence.theta,
+            correspondence.theta if r == 1 else jnp.repeat(correspondence.theta, r, 0),
             correspondence.phi,
             s.temperature,
             match_kernel=s.match_kernel,
@@ -97,13 +105,11 @@ class CoCosNet(nn.Module):
             mesh=self.mesh,
         )
 
-        b, h, w, _ = correspondence.theta.shape
+        def flat(x: Float[Array, "_ h w k"]) -> Float[Array, "_ n k"]:
+            return x.reshape(len(x), h * w, -1)
 
-        def flat(x: Float[Array, "b h w k"]) -> Float[Array, "b n k"]:
-            return x.reshape(b, h * w, -1)
-
-        def grid(x: Float[Array, "b n k"]) -> Float[Array, "b h w k"]:
-            return x.reshape(b, h, w, -1)
+        def grid(x: Float[Array, "_ n k"]) -> Float[Array, "_ h w k"]:
+            return x.reshape(len(x), h, w, -1)
 
         patches = s.warp_upsampling == "patch"
         exemplar = inputs.exemplar
@@ -117,7 +123,13 @@ class CoCosNet(nn.Module):
                 mask = warp.to_exemplar(flat(input_mask))
             # One product warps colours and mask.
             values = jnp.concatenate([colours, mask.astype(colours.dtype)], -1)
-        warped_values = warp.to_input(values)
+        certainty = None
+        if r > 1 or with_confidence:
+            blended = blend(warp, values, r)
+            warped_values = blended.values
+            certainty = confidence(blended.entropy, r * h * w).reshape(b, h, w)
+        else:
+            warped_values = warp.to_input(values)
         warped_colours = warped_values[..., :channels]
         warped_mask = grid(warped_values[..., channels:]) if s.warped_mask != "none" else None
         if patches:
@@ -142,7 +154,7 @@ class CoCosNet(nn.Module):
         else:
             condition = Condition(warped)
         image = generator(condition, height, width, train=train)
-        return Translation(image, warped, correspondence, warped_mask, cycle, target)
+        return Translation(image, warped, correspondence, warped_mask, cycle, target, certainty)
 
 
 def build(settings: Settings) -> CoCosNet:

@@ -2,18 +2,25 @@
 
 import colorsys
 import io
+import os
 from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 from jaxtyping import Shaped, UInt8
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
 from cocosnet_jax import files
+from cocosnet_jax.errors import UserError
 from cocosnet_jax.types import Batch, Outputs
 
 # Pillow's and torchvision's default, with which this field's code saved.
 JPEG_QUALITY = 75
+# Of results: no difference can be seen, and colours keep their full resolution (4:4:4).
+RESULT_QUALITY = 95
+# A result's metadata: this name, and a digest of all that the result was made of.
+_ORIGIN = "cocosnet_jax"
+_LONGEST_JPEG = 65500  # libjpeg's limit
 # The columns of `grid`.
 COLUMNS = ("input", "exemplar", "warped exemplar", "output", "truth")
 
@@ -114,3 +121,56 @@ def write_png(path: epath.Path, image: UInt8[np.ndarray, "height width 3"] | Ima
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     picture.save(buffer, "png")
     files.write(path, buffer.getvalue())
+
+
+def write_result(
+    path: epath.Path,
+    image: UInt8[np.ndarray, "height width *channels"],
+    origin: str,
+) -> None:
+    """Writes a result as `files.write` does: PNG, or JPEG if its name ends in `.jpg` or `.jpeg`.
+
+    Args:
+      path: of the file.
+      image: (H, W, 3), or (H, W) for a grey picture.
+      origin: what `origin_of` returns later, written into the file's metadata.
+
+    Raises:
+      StorageError: it cannot be written.
+      UserError: the picture is larger than a JPEG file can be.
+    """
+    buffer = io.BytesIO()
+    picture = Image.fromarray(image)
+    if path.suffix.lower() == ".png":
+        text = PngImagePlugin.PngInfo()
+        text.add_text(_ORIGIN, origin)
+        picture.save(buffer, "png", pnginfo=text)
+    elif max(picture.size) > _LONGEST_JPEG:
+        width, height = picture.size
+        raise UserError(
+            f"{path} has {width}x{height} pixels (width x height), and a JPEG file has at most"
+            f" {_LONGEST_JPEG} along a side; write PNG"
+        )
+    else:
+        comment = f"{_ORIGIN} {origin}".encode()
+        picture.save(buffer, "jpeg", quality=RESULT_QUALITY, subsampling="4:4:4", comment=comment)
+    files.write(path, buffer.getvalue())
+
+
+def origin_of(path: os.PathLike[str]) -> str:
+    """The origin that `write_result` wrote into a file; empty if there is none."""
+    try:
+        with Image.open(path) as picture:
+            comment = picture.info.get("comment", b"")
+            found = picture.info.get(_ORIGIN, "")
+    except Exception:  # Missing, or damaged, which makes Pillow raise nearly anything.
+        return ""
+    if isinstance(comment, bytes) and comment.startswith(f"{_ORIGIN} ".encode()):
+        return comment.decode(errors="replace").split()[-1]
+    return str(found)
+
+
+def fit(image: UInt8[np.ndarray, "height width 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """Resizes a picture into a square, with white beside it if it is none."""
+    picture = Image.fromarray(image)
+    return np.asarray(ImageOps.pad(picture, (side, side), Image.Resampling.BICUBIC, "white"))

@@ -237,16 +237,18 @@ def predict_step(
     *,
     with_mask: bool = False,
     with_match: bool = False,
+    with_confidence: bool = False,
     mesh: Mesh | None = None,
 ) -> PredictStep:
-    """Returns the translation of a batch, a deterministic function.
+    """Returns the translation of a batch or of a blend, a deterministic function.
 
     Args:
       settings: of the run.
       give_mask: whether the correspondence network gets masks, or noise; None for the setting
         `mask_at_inference`.
       with_mask: whether to warp the exemplar's mask, too, if the input domain has classes.
-      with_match: whether to match the positions of input and exemplar, too.
+      with_match: whether to match the positions of input and exemplar, too; not of a blend.
+      with_confidence: whether to measure how sharp the match is, too.
       mesh: devices that split the positions of each image, or None if they split the batch.
 
     Returns:
@@ -263,7 +265,12 @@ def predict_step(
     def step(state: TrainState, batch: Batch) -> Outputs:
         inputs = encode(batch, settings.data)
         translation = network.apply(
-            inference_variables(state), inputs, jax.random.key(0), give_mask, train=False
+            inference_variables(state),
+            inputs,
+            jax.random.key(0),
+            give_mask,
+            train=False,
+            with_confidence=with_confidence,
         )
         assert isinstance(translation, model.Translation)
         found, matches = translation.correspondence, None
@@ -272,7 +279,11 @@ def predict_step(
             own = full_match(found.theta, found.phi, m.temperature, m.match_kernel, m.centre)
             matches = {"": own}
         return Outputs(
-            translation.image, translation.warped_exemplar, translation.warped_mask, matches
+            translation.image,
+            translation.warped_exemplar,
+            translation.warped_mask,
+            matches,
+            translation.confidence if with_confidence else None,
         )
 
     return step

@@ -11,9 +11,25 @@ network (`configs/ade20k.py:plain`) takes no exemplar. Without
 cocosnet_jax.apps.demo` writes an input and an exemplar for it.
 
 `--input` may be a folder of inputs; `--output` must then be a folder too. All inputs use the same
-exemplar, unless `--exemplar` and `--exemplar-label` are folders and `--list` gives each input its
-exemplar (lines `input,exemplar`); inputs without a line are left out. All files are checked before
-the first picture is written.
+exemplars, unless `--exemplar` and `--exemplar-label` are folders and `--list` gives each input its
+exemplar (lines `input,exemplar`; of several exemplars in a line, the first). Inputs without a line
+are left out.
+
+Several exemplars are given by a folder, or by `--exemplar` several times. Each input then has a
+result in the style of each, OUTPUT/INPUT/EXEMPLAR.png, and OUTPUT/grid.png shows them all: inputs
+at the left, exemplars along the top. With `--blend`, each input has one result instead: each of its
+places takes what matches it best in any of the exemplars.
+
+An input of any width and height is resized to the square that the networks see, photographs by
+bicubic interpolation and label maps by the nearest pixel; edges and poses are drawn at that size.
+`--original-size` resizes the result back. `--confidence` writes a grey picture for each result: how
+sharp the match of each place is, 1 - H / log(n), where H is the entropy of the softmax over the n
+places of the exemplar (of all exemplars in a blend). White (255) is 1, where one place has all the
+weight; black (0) is 0, where all have the same.
+
+All files are checked before the first picture is written. A result states in its metadata, as a
+digest, what it was made of. If the command is stopped and given again, finished results are left
+alone; those whose input, exemplar, checkpoint or options have changed since are made anew.
 
 A pose is drawn on a canvas of its photograph's size. The photograph is found by the dataset's
 layout (`images/` beside `poses/`, `img/` beside `pose/`) or beside the pose file; that of the
@@ -21,18 +37,16 @@ exemplar's pose is `--exemplar`. Without a photograph, the file (`canvas_width`,
 `--pose-size=WIDTHxHEIGHT` states the size.
 """
 
-import sys
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from cocosnet_jax import command, files
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.settings import POSE_DATASETS, is_pose_size
+from cocosnet_jax.settings import POSE_DATASETS, Settings, is_pose_size
 
 if TYPE_CHECKING:
-    from cocosnet_jax.data.pairing import Pair
-    from cocosnet_jax.inference import Translator
+    from cocosnet_jax.data.pairing import Places
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -41,20 +55,49 @@ _CHECKPOINT = flags.DEFINE_string(
     " shipped model of drawn scenes",
 )
 _INPUT = flags.DEFINE_string("input", "", "label map, pose file, ..., or a folder of them")
-_EXEMPLAR = flags.DEFINE_string(
-    "exemplar", "", "photograph, or with --list a folder of photographs"
+_EXEMPLAR = flags.DEFINE_multi_string(
+    "exemplar", [], "photograph, or a folder of photographs; may be given several times"
 )
-_EXEMPLAR_LABEL = flags.DEFINE_string(
-    "exemplar-label", "", "the exemplar's label map, or with --list a folder of them"
+_EXEMPLAR_LABEL = flags.DEFINE_multi_string(
+    "exemplar-label",
+    [],
+    "the exemplar's label map, or for a folder of exemplars the folder of theirs; as many times as"
+    " --exemplar, in the same order",
+)
+_BLEND = flags.DEFINE_bool(
+    "blend", False, "one result of all exemplars together, instead of one for each exemplar"
 )
 _LIST = flags.DEFINE_string("list", "", "exemplar list: lines `input,exemplar`")
-_OUTPUT = flags.DEFINE_string("output", "", "picture to write (.png), or a folder")
+_OUTPUT = flags.DEFINE_string("output", "", "picture to write (.png, .jpg), or a folder")
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "png",
+    ["png", "jpeg"],
+    "of pictures in a folder; jpeg is of quality 95 with full colour resolution (4:4:4)",
+)
 _WARPED = flags.DEFINE_bool("warped", False, "also write the warped exemplar, as NAME_warped.png")
+_CONFIDENCE = flags.DEFINE_bool(
+    "confidence", False, "also write how sharp the match of each place is, as NAME_confidence.png"
+)
 _SIZE = flags.DEFINE_integer(
     "size", 0, "side of the square result, a multiple of 32; 0 for the size of the training"
 )
 _ORIGINAL_SIZE = flags.DEFINE_bool(
     "original-size", False, "resize results to the input's own width and height"
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch-size",
+    0,
+    "pictures that are computed at once; 0 for one on CPUs, where more are not faster, and on GPUs"
+    " and TPUs for as many as have the pixels of eight pictures of 256 x 256, or fewer if they do"
+    " not fit in memory",
+    lower_bound=0,
+)
+_BFLOAT16 = flags.DEFINE_bool(
+    "bfloat16",
+    False,
+    "compute the networks in bfloat16: faster and smaller on GPUs and TPUs, and slightly less"
+    " exact; by default, as in training",
 )
 _POSE_SIZE = flags.DEFINE_string(
     "pose-size",
@@ -70,82 +113,106 @@ def main() -> int:
         if not flag.value:
             raise UserError(f"--{flag.name} is missing; --help shows an example")
     # Slow imports, after the checks of the flags.
-    from cocosnet_jax import checkpoint, inference, workdir
-    from cocosnet_jax.data import pairing
+    from cocosnet_jax import checkpoint, inference, translations, workdir
+    from cocosnet_jax.data import pair_files, pairing
     from cocosnet_jax.pretrained import SHIPPED
 
     if not _CHECKPOINT.value:
         print("--checkpoint is not given: using the shipped model of drawn scenes")
     restored = checkpoint.restore_for_inference(_CHECKPOINT.value or SHIPPED)
     settings = restored.settings
-    translator = inference.Translator(restored, _SIZE.value)
-    pose_size = _POSE_SIZE.value
-    if not is_pose_size(pose_size):
-        raise UserError(
-            f"--pose-size={pose_size} must be WIDTHxHEIGHT, for example 128x192, or photograph"
-        )
-    if pose_size and settings.data.dataset not in POSE_DATASETS:
-        print("note: --pose-size is ignored, because this checkpoint takes no poses")
-    given = [flag.name for flag in (_EXEMPLAR, _EXEMPLAR_LABEL, _LIST) if flag.value]
+    translator = inference.Translator(
+        restored,
+        _SIZE.value,
+        bfloat16=_BFLOAT16.value,
+        advice="set a smaller --batch-size, or --size to {size}"
+        if _BATCH_SIZE.value > 1
+        else "set --size to {size}",
+    )
     needed = inference.needs_exemplar(settings)
-    if needed and not _EXEMPLAR.value:
+    _check_flags(settings, needed)
+    places = _places(needed)
+    exemplar_list = _LIST.value if needed else ""
+    ending = {"png": ".png", "jpeg": ".jpg"}[_FORMAT.value]
+    pairs = pairing.find_pairs(
+        places,
+        exemplar_list,
+        settings.data,
+        needs_label=inference.needs_exemplar_label(settings),
+        blend=_BLEND.value,
+        ending=ending,
+    )
+    sheets = None
+    if pairing.makes_grid(places, exemplar_list, _BLEND.value):
+        sheets = translations.Sheets(pairs, places.output, ending, translator.size)
+    extra = pair_files.Extra(needed and _WARPED.value, needed and _CONFIDENCE.value)
+    pair_files.check(
+        pairs,
+        settings.data,
+        extra=extra,
+        sheets=list(sheets.files) if sheets else [],
+        pose_size=_POSE_SIZE.value,
+    )
+    for folder in sorted({pair.output.parent for pair in pairs}):
+        workdir.check_writable(checkpoint.absolute(folder), "output")
+    reader = pair_files.Reader(settings.data, translator.size, _POSE_SIZE.value)
+    made = translations.Translations(
+        translator, reader, translations.Options(extra, _ORIGINAL_SIZE.value)
+    )
+    missing = made.missing(pairs)
+    if missing:
+        print("compiling ...", flush=True)
+        # As if none were there: the rest of a stopped run is computed by the same program.
+        made.write(missing, made.compile(pairs, _BATCH_SIZE.value))
+    if sheets:
+        sheets.write(reader, settings.data.condition, _ORIGINAL_SIZE.value)
+    there = len(pairs) - len(missing)
+    print(
+        f"step {restored.step} of {restored.folder}: {len(pairs)} picture(s) in {_OUTPUT.value}"
+        + (f", of which {there} were there already" if there else "")
+    )
+    return 0
+
+
+def _check_flags(settings: Settings, needed: bool) -> None:
+    """Checks the flags that depend on the checkpoint; `needed` says whether it takes exemplars."""
+    if not is_pose_size(_POSE_SIZE.value):
+        raise UserError(
+            f"--pose-size={_POSE_SIZE.value} must be WIDTHxHEIGHT, for example 128x192, or"
+            " photograph"
+        )
+    if _POSE_SIZE.value and settings.data.dataset not in POSE_DATASETS:
+        print("note: --pose-size is ignored, because this checkpoint takes no poses")
+    if needed and not any(_EXEMPLAR.value):
         raise UserError(
             "--exemplar is missing; name the photograph whose style the results take (only a"
             " checkpoint of a plain translation network, configs/ade20k.py:plain, needs none)"
         )
+    if needed and _BLEND.value and _LIST.value:
+        raise UserError(
+            "--blend and --list are both given, but a list gives each input one exemplar; leave"
+            " out one of them"
+        )
+    of_exemplars = (_EXEMPLAR, _EXEMPLAR_LABEL, _LIST, _BLEND, _WARPED, _CONFIDENCE)
+    given = [flag.name for flag in of_exemplars if flag.value]
     if not needed and given:
         print(f"note: --{given[0]} is ignored, because this checkpoint takes no exemplar")
-    places = pairing.Pair(
+
+
+def _places(needed: bool) -> "Places":
+    """The files and folders of the flags; without exemplars unless they are `needed`."""
+    from cocosnet_jax.data import pairing
+
+    exemplars, labels = (
+        tuple(files.local(path, f"--{flag.name}") for path in flag.value if path and needed)
+        for flag in (_EXEMPLAR, _EXEMPLAR_LABEL)
+    )
+    return pairing.Places(
         files.local(_INPUT.value, "--input"),
-        files.local(_EXEMPLAR.value, "--exemplar") if needed else None,
-        files.local(_EXEMPLAR_LABEL.value, "--exemplar-label")
-        if needed and _EXEMPLAR_LABEL.value
-        else None,
+        exemplars,
+        labels,
         files.local(_OUTPUT.value, "--output"),
     )
-    pairs = pairing.find_pairs(
-        places,
-        _LIST.value if needed else "",
-        settings.data,
-        needs_label=inference.needs_exemplar_label(settings),
-    )
-    pairing.check(pairs, settings.data, warped=_WARPED.value, pose_size=pose_size)
-    for folder in sorted({pair.output.parent for pair in pairs}):
-        workdir.check_writable(checkpoint.absolute(folder), "output")
-    print("compiling ...", flush=True)
-    translator.compile()
-    _write_translations(translator, pairs)
-    print(f"step {restored.step} of {restored.folder}: {len(pairs)} picture(s) in {_OUTPUT.value}")
-    return 0
-
-
-def _write_translations(translator: "Translator", pairs: list["Pair"]) -> None:
-    """Computes and writes the translations one by one.
-
-    Raises:
-      StorageError: a picture cannot be written.
-    """
-    import numpy as np
-    import tqdm
-
-    from cocosnet_jax import pictures
-    from cocosnet_jax.checkpoint import absolute
-    from cocosnet_jax.data import images, pairing
-
-    data = translator.settings.data
-    for pair in tqdm.tqdm(
-        pairs, desc="translating", disable=len(pairs) == 1, unit=" pictures", file=sys.stdout
-    ):
-        planes = pairing.read(pair, data, translator.size, pose_size=_POSE_SIZE.value)
-        outputs = translator.translate(planes.label, planes.exemplar, planes.exemplar_label)
-        results = {pair.output: outputs.image[0]}
-        if _WARPED.value and outputs.warped_exemplar is not None:
-            results[pairing.warped_file(pair.output)] = outputs.warped_exemplar[0]
-        for path, image in results.items():
-            picture = pictures.to_bytes(np.asarray(image))
-            if _ORIGINAL_SIZE.value:
-                picture = images.resize_photograph(picture, planes.original_size)
-            pictures.write_png(absolute(path), picture)
 
 
 def run() -> None:

@@ -5,7 +5,8 @@ Dimension letters, used in every shape annotation of the package (layout NHWC):
     b        samples            height, width   H = W, the image size
     c        channels           classes         C, channels of the input domain x_A
     h, w     correspondence grid, H / stride    n, m   positions of a grid, h * w
-    k        width of a feature vector         _      any size
+    k        width of a feature vector         r      exemplars of one input
+    _        any size
 """
 
 from typing import NamedTuple
@@ -25,11 +26,12 @@ class Batch(NamedTuple):
 
     Attributes:
       image: (b, H, W, 3) uint8, the truth x_B. As floats: in [-1, 1].
-      exemplar: (b, H, W, 3) uint8, the exemplar y_B.
+      exemplar: (b, H, W, 3) uint8, the exemplar y_B. In a blend, which only translation knows,
+        (b * r, H, W, 3): the r exemplars of each input in a row.
       label: (b, H, W, p) uint8, the input x_A before encoding. `p` is 1 for label maps, 2 for
         label maps with a mask of glasses (0 or 1) in the second plane, and C for edge and pose
         maps, whose bytes mean value / 255.
-      exemplar_label: like `label`, for the exemplar.
+      exemplar_label: like `label`, for the exemplars.
       self_reference: (b,) float32, 1 where the exemplar is the image itself, distorted.
       points, exemplar_points: (b, points, 2), x and y of the same points in image and exemplar, in
         pixels; integers are pixel centres; NaN if a point is absent. None if no points are known,
@@ -37,9 +39,9 @@ class Batch(NamedTuple):
     """
 
     image: Shaped[Array, "b height width 3"]
-    exemplar: Shaped[Array, "b height width 3"]
+    exemplar: Shaped[Array, "b_r height width 3"]
     label: Shaped[Array, "b height width planes"]
-    exemplar_label: Shaped[Array, "b height width planes"]
+    exemplar_label: Shaped[Array, "b_r height width planes"]
     self_reference: Float[Array, "b"]
     points: Float[Array, "b points 2"] | None = None
     exemplar_points: Float[Array, "b points 2"] | None = None
@@ -76,9 +78,12 @@ class Outputs(NamedTuple):
         or the input domain has no classes.
       matches: name -> match of the positions of input and exemplar. The network's own has the name
         `""`, baselines have others (`metrics.baselines`). None if matches were not requested.
+      confidence: (b, h, w), how sharp the match of each position is, 0 to 1 (`warp.confidence`);
+        None if it was not requested or there is no exemplar.
     """
 
     image: Float[Array, "b height width 3"]
     warped_exemplar: Float[Array, "b height width 3"] | None
     warped_mask: Float[Array, "b h w classes"] | None
     matches: dict[str, Match] | None = None
+    confidence: Float[Array, "b h w"] | None = None

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from cocosnet_jax.nn import streaming
 from cocosnet_jax.nn.norms import unit_length
-from cocosnet_jax.nn.streaming import DENSE_POSITIONS, PRECISION, neighbourhoods
+from cocosnet_jax.nn.streaming import DENSE_POSITIONS, PRECISION, Measured, neighbourhoods
 from cocosnet_jax.types import Match
 
 
@@ -58,6 +58,10 @@ class SoftMatch(Protocol):
 
     def to_exemplar(self, values: Float[Array, "b n k"]) -> Float[Array, "b m k"]:
         """Warps values from the input's positions back to the exemplar's (equation 12)."""
+        ...
+
+    def measure(self, values: Float[Array, "b m k"]) -> Measured:
+        """`to_input`, with the sums and the entropies of the softmax; without a derivative."""
         ...
 
 
@@ -118,6 +122,12 @@ class DenseWarp(NamedTuple):
         weights = jax.nn.softmax(self.logits, 1)
         return jnp.einsum("bnm,bnk->bmk", weights, values, precision=PRECISION)
 
+    def measure(self, values: Float[Array, "b m k"]) -> Measured:
+        log_sum = jax.nn.logsumexp(self.logits, -1, keepdims=True)
+        gaps = self.logits - log_sum
+        entropy = -jnp.sum(jnp.exp(gaps) * gaps, -1, keepdims=True)
+        return Measured(self.to_input(values), log_sum, entropy)
+
 
 @flax.struct.dataclass
 class StreamingWarp:
@@ -140,10 +150,45 @@ class StreamingWarp:
     def to_exemplar(self, values: Float[Array, "b n k"]) -> Float[Array, "b m k"]:
         return self._warp(self.exemplar, self.input, values)
 
+    def measure(self, values: Float[Array, "b m k"]) -> Measured:
+        return streaming.measure(
+            self.input, self.exemplar, values, self.temperature, mesh=self.mesh
+        )
+
     def _warp(
         self, rows: streaming.Side, columns: streaming.Side, values: Float[Array, "b m v"]
     ) -> Float[Array, "b n v"]:
         return streaming.attend(rows, columns, values, self.temperature, mesh=self.mesh)
+
+
+def blend(match: SoftMatch, values: Float[Array, "b_r m k"], exemplars: int) -> Measured:
+    """Warps values from r exemplars per input at once (a blend).
+
+    Each input position has one softmax over the positions of all its exemplars together: equation 4
+    with phi and the values of the r exemplars concatenated along positions. It is computed exactly
+    from the softmax over each exemplar, whose sums state the exemplar's share.
+
+    Whatever comes before the softmax treats each exemplar by itself, as if it were the only one:
+    its features' norms, and their centring (over channels or over its own positions). Only so do a
+    pair's cosines not depend on the other exemplars, and an exemplar given twice counts as once.
+
+    Args:
+      match: of b * r samples: each input r times in a row, with its exemplars in order.
+      values: of the exemplars' positions.
+      exemplars: r.
+
+    Returns:
+      (b, n, k) values, and sums and entropies over all r * m positions.
+    """
+    each = match.measure(values)
+    each = Measured(*(x.reshape(-1, exemplars, *x.shape[1:]) for x in each))
+    log_share = jax.nn.log_softmax(each.log_sum, 1)
+    share = jnp.exp(log_share)
+    return Measured(
+        jnp.sum(share * each.values, 1),
+        jax.nn.logsumexp(each.log_sum, 1),
+        jnp.sum(share * (each.entropy - log_share), 1),
+    )
 
 
 def confidence(entropy: Float[Array, "*shape"], positions: int) -> Float[Array, "*shape"]:

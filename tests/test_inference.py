@@ -132,6 +132,63 @@ def test_matches_are_those_of_the_warp(translator, arrays):
         close(translator.warp(*arrays, layer=layer, back=way), wanted)
 
 
+def test_one_exemplar_twice_as_a_blend_equals_once(translator, arrays, expected):
+    label, *given = arrays
+    outputs = translator.translate(
+        label, *(np.stack([x, x], 1) for x in given), with_confidence=True
+    )
+    close(outputs.image, expected[True].image)
+    close(outputs.warped_exemplar, expected[True].warped_exemplar)
+    side = SIZE // SETTINGS.model.warp_stride
+    assert outputs.confidence.shape == (2, side, side)
+    assert outputs.confidence.min() >= 0
+    assert outputs.confidence.max() <= 1
+
+
+def test_a_blend_takes_each_place_from_the_exemplar_that_fits(translator, arrays):
+    """By the formula: one softmax over the positions of both exemplars."""
+    label, *given = arrays
+    several = [np.stack([x, x[::-1]], 1) for x in given]
+    variables = state.inference_variables(restored(SETTINGS).state)
+
+    def correspondence(batch):
+        key = jax.random.key(0)
+        inputs = encode(batch, DATA)
+        return model.build(SETTINGS).apply(variables, inputs, key, True, train=False).correspondence
+
+    logits, colours = [], []
+    for i in range(2):
+        batch = Batch(several[0][:, i], several[0][:, i], label, several[1][:, i], np.zeros(2))
+        found = quickly(correspondence)(batch)
+        theta, phi = (
+            np.asarray(
+                warp.matching_features(x, SETTINGS.model.match_kernel, SETTINGS.model.centre),
+                np.float64,
+            )
+            for x in (found.theta, found.phi)
+        )
+        logits.append(theta @ phi.swapaxes(1, 2) / SETTINGS.model.temperature)
+        stride = SETTINGS.model.warp_stride
+        side = SIZE // stride
+        pixels = several[0][:, i].reshape(2, side, stride, side, stride, 3) / 127.5 - 1
+        colours.append(pixels.mean((2, 4)).reshape(2, side * side, 3))
+    weights = np.exp(np.concatenate(logits, -1))
+    weights /= weights.sum(-1, keepdims=True)
+    wanted = (weights @ np.concatenate(colours, 1)).reshape(2, side, side, 3)
+    outputs = translator.translate(label, *several, with_confidence=True)
+    np.testing.assert_allclose(outputs.warped_exemplar[:, ::4, ::4], wanted, atol=1e-4)
+    alone = translator.translate(label, *(x[:, :1] for x in several))
+    close(alone.image, translator.translate(*arrays).image)
+
+
+def test_bfloat16_computes_nearly_the_same(arrays, expected):
+    translator = inference.Translator(restored(SETTINGS), bfloat16=True)
+    assert translator.settings.model.dtype == "bfloat16"
+    outputs = translator.translate(*arrays)
+    difference = np.abs(outputs.image - np.asarray(expected[True].image))
+    assert 0 < difference.mean() < 0.05
+
+
 def test_the_same_program_serves_again(translator, arrays, monkeypatch):
     translator.translate(*arrays)
     monkeypatch.setattr(inference, "compile_to_fit", None)
@@ -148,6 +205,8 @@ def test_what_does_not_fit_the_networks_is_refused(translator, arrays):
         ((label, exemplar), "exemplar_label is missing"),
         ((label, exemplar[:, :32], exemplar_label), r"exemplar is \(2, 32, 64, 3\) and must be"),
         ((label[..., [0, 0]], exemplar, exemplar_label), r"must be \(2, 64, 64, 1\)"),
+        ((label, exemplar[:, None], exemplar_label), r"must be \(2, 1, 64, 64, 1\)"),
+        ((label, exemplar[:, None, None], exemplar_label), r"exemplar is .* must be \(2, 1, 64,"),
     ):
         with pytest.raises(ValueError, match=message):
             translator.translate(*arguments)

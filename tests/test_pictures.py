@@ -4,7 +4,7 @@ from etils import epath
 from PIL import Image
 
 from cocosnet_jax import pictures
-from cocosnet_jax.errors import StorageError
+from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.types import Batch, Outputs
 
 
@@ -47,3 +47,37 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         pictures.write_png(path, image + 1)
     np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
     assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.JPEG"])
+def test_a_result_states_its_origin(tmp_path, name):
+    x = np.linspace(0, 255, 64).astype(np.uint8)
+    image = np.stack(np.broadcast_arrays(x[:, None], x[None], 255 - x[:, None]), -1)
+    path = epath.Path(tmp_path) / name
+    assert pictures.origin_of(path) == ""
+    pictures.write_result(path, image, "0123abc")
+    assert pictures.origin_of(path) == "0123abc"
+    with Image.open(path) as file:
+        assert file.format == ("PNG" if name == "a.png" else "JPEG")
+        if file.format == "JPEG":
+            assert [layer[1:3] for layer in file.layer] == [(1, 1)] * 3  # 4:4:4
+        found = np.asarray(file).astype(int)
+    assert np.abs(found - image).max() <= (0 if name == "a.png" else 3)
+    pictures.write_result(path, image[..., 0], "grey")
+    assert Image.open(path).mode == "L"
+    path.write_bytes(path.read_bytes()[:20])
+    assert pictures.origin_of(path) == ""
+
+
+def test_a_picture_too_long_for_jpeg_is_said(tmp_path):
+    image = np.zeros((1, 65501, 3), np.uint8)
+    with pytest.raises(UserError, match=r"has 65501x1 pixels .* at most 65500 along a side"):
+        pictures.write_result(epath.Path(tmp_path) / "a.jpg", image, "")
+
+
+def test_fit_keeps_proportions():
+    image = np.full((10, 40, 3), 7, np.uint8)
+    found = pictures.fit(image, 20)
+    assert (found[:7] == 255).all()
+    assert (found[8:12] == 7).all()
+    assert (found[13:] == 255).all()

@@ -1,6 +1,8 @@
 """The command: what it says, and what it writes."""
 
 import dataclasses
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 
 from cocosnet_jax import checkpoint
 from cocosnet_jax.settings import DataSettings, LossSettings, ModelSettings, Settings
-from tests.conftest import PLAIN_LOSS, PLAIN_MODEL
+from tests.conftest import PLAIN_LOSS, PLAIN_MODEL, ROOT
 from tests.test_checkpoint import state_of
 
 DATA = DataSettings(dataset="ade20k", channels=6, exemplar_list="random")
@@ -75,10 +77,45 @@ def test_a_plain_network_needs_no_exemplar(program, tmp_path, given):
 
 
 def test_another_size_than_the_trainings(program, trained, tmp_path):
-    arguments = program.translation_arguments(trained, tmp_path / "out.png")
-    done = program.run("translate", *arguments, "--size=96")
+    arguments = program.translation_arguments(trained, tmp_path / "out.jpg")
+    done = program.run("translate", *arguments, "--size=96", "--confidence")
     assert done.returncode == 0, done.stderr
-    assert Image.open(tmp_path / "out.png").size == (96, 96)
+    assert Image.open(tmp_path / "out.jpg").size == (96, 96)
+    assert Image.open(tmp_path / "out.jpg").format == "JPEG"
+    with Image.open(tmp_path / "out_confidence.png") as confidence:
+        assert confidence.mode == "L"
+        assert confidence.size == (96, 96)
+
+
+def test_a_killed_grid_goes_on_and_ends(program, trained, tmp_path):
+    """Killed when the first results are there; the same command makes the others and the sheet."""
+    ade, out = program.folder / "ade/validation", tmp_path / "out"
+    exemplars = [f"--exemplar={ade}/ADE_val_{i}.jpg" for i in (1, 2)]
+    maps = [f"--exemplar-label={ade}/ADE_val_{i}.png" for i in (1, 2)]
+    flags = [f"--checkpoint={trained}", f"--input={ade}", f"--output={out}", "--batch-size=1"]
+    arguments = [*flags, *exemplars, *maps]
+
+    def results():
+        return {path: path.stat().st_mtime_ns for path in out.glob("*/*.png")}
+
+    command = program.command("translate", *arguments)
+    running = subprocess.Popen(
+        command, cwd=ROOT, env=program.environment(), stdout=subprocess.DEVNULL
+    )
+    while not results() and running.poll() is None:
+        time.sleep(0.01)
+    running.kill()
+    running.wait()
+    before = results()
+    assert before
+    assert not (out / "grid.png").exists()
+    done = program.run("translate", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"8 picture(s) in {out}, of which {len(before)} were there already" in done.stdout
+    after = results()
+    assert len(after) == 8
+    assert {path: after[path] for path in before} == before
+    assert Image.open(out / "grid.png").size == (3 * 68 + 4, 5 * 68 + 4)
 
 
 def test_missing_flags_are_one_line(program):

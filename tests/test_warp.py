@@ -125,6 +125,44 @@ def test_streaming_of_features_with_a_large_mean(ratio):
     np.testing.assert_allclose(found, exact, atol=1e-3)
 
 
+@pytest.mark.parametrize("correlation", ["dense", "streaming"])
+@pytest.mark.parametrize(("side", "centre"), [(1, "positions"), (3, "channels")])
+def test_a_blend_has_one_softmax_over_all_exemplars(side, centre, correlation, monkeypatch):
+    """By the formula: each exemplar's own features, and equation 4 over all their positions."""
+    monkeypatch.setattr(streaming, "BLOCK", 8)
+    rng = np.random.default_rng(4)
+    theta, phi = rng.normal(size=(2, H, W, K)), rng.normal(1, 1, (6, H, W, K))
+    values = rng.normal(size=(6, H * W, 7))
+
+    def run(theta, phi, values):
+        match = warp.soft_match(
+            jnp.repeat(theta, 3, 0),
+            phi,
+            0.1,
+            match_kernel=side,
+            centre=centre,
+            correlation=correlation,
+        )
+        return warp.blend(match, values, 3)
+
+    with jax.enable_x64(True):
+        found = quickly(run)(theta, phi, values)
+    for i in range(2):
+        own = slice(3 * i, 3 * i + 3)
+        columns = np.concatenate([features_by_hand(x, side, centre) for x in phi[own]])
+        logits = features_by_hand(theta[i], side, centre) @ columns.T / 0.1
+        weights = softmax(logits, 1)
+        entropy = -(weights * np.log(weights)).sum(1)
+        np.testing.assert_allclose(found.values[i], weights @ np.concatenate(values[own]))
+        np.testing.assert_allclose(found.log_sum[i, :, 0], np.log(np.exp(logits).sum(1)))
+        np.testing.assert_allclose(found.entropy[i, :, 0], entropy)
+
+
+def test_confidence_between_even_and_certain():
+    found = warp.confidence(jnp.log(jnp.array([1.0, 4.0, 16.0])), 16)
+    np.testing.assert_allclose(found, [1, 0.5, 0], atol=1e-6)
+
+
 def test_blocks_of_grids_that_do_not_divide_well():
     def block(*grid):
         return streaming._Grid(*grid, 3).block(2048)

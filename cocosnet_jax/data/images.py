@@ -48,6 +48,10 @@ def _read(path: FileName) -> tuple[Image.Image, int]:
         raise UserError(f"{path} does not exist; check the name, or put the file there") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; name an image file") from None
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{path} has more pixels than Pillow accepts ({error}); make the picture smaller"
+        ) from None
     # Damaged files make Pillow's decoders raise nearly anything.
     except Exception as error:
         reason = str(error).replace(str(path), "").strip() or type(error).__name__

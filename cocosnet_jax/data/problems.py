@@ -13,12 +13,19 @@ _LISTED = 10
 _Item = TypeVar("_Item")
 
 
-def find(check: Callable[[_Item], str | None], items: Sequence[_Item], unit: str) -> list[str]:
-    """The problems that `check` reports for items, in order; on all cores, with progress."""
+def find(
+    check: Callable[[_Item], str | None], items: Sequence[_Item], unit: str, quiet_s: float = 0
+) -> list[str]:
+    """The problems that `check` reports for items, in order; on all cores.
+
+    Progress is shown after `quiet_s` seconds.
+    """
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     try:
         checked = pool.map(check, items)
-        progress = tqdm.tqdm(checked, total=len(items), desc="checking files", unit=f" {unit}")
+        progress = tqdm.tqdm(
+            checked, total=len(items), desc="checking files", unit=f" {unit}", delay=quiet_s
+        )
         return [problem for problem in progress if problem]
     finally:
         # On Ctrl-C, do not check the remaining items first.

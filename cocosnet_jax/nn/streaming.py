@@ -263,6 +263,21 @@ def _add(x: _Compared, block: _Compared, index: jax.Array, size: int) -> _Compar
     return jax.tree.map(add, x, block)
 
 
+class Measured(NamedTuple):
+    """What attention returns, and how its softmax is spread.
+
+    Attributes:
+      values: (b, n, v), the weighted means of the values.
+      log_sum: (b, n, 1), logarithm of the sum of the logits' exponentials.
+      entropy: (b, n, 1), of the softmax, in nats: 0 if one column has all the weight, log(m) if all
+        m have the same.
+    """
+
+    values: Float[Array, "b n v"]
+    log_sum: Float[Array, "b n 1"]
+    entropy: Float[Array, "b n 1"]
+
+
 def attend(
     rows: Side,
     columns: Side,
@@ -289,6 +304,32 @@ def attend(
     Raises:
       ValueError: rows and columns have neighbourhoods of different sides.
     """
+    return _by_blocks(_attend, rows, columns, values, temperature, precision, mesh)
+
+
+def measure(
+    rows: Side,
+    columns: Side,
+    values: Float[Array, "b m v"],
+    temperature: float,
+    *,
+    precision: _Precision = PRECISION,
+    mesh: Mesh | None = None,
+) -> Measured:
+    """`attend`, with the sums and the entropies of its softmax; it has no derivative."""
+    return _by_blocks(_measure, rows, columns, values, temperature, precision, mesh)
+
+
+def _by_blocks(
+    function: Callable[..., Any],
+    rows: Side,
+    columns: Side,
+    values: Float[Array, "b m v"],
+    temperature: float,
+    precision: _Precision,
+    mesh: Mesh | None,
+) -> Any:
+    """Chooses the blocks, and calls `_attend` or `_measure` on all rows or on each device's."""
     if rows.grid.side != columns.grid.side:
         raise ValueError(
             f"rows have neighbourhoods of side {rows.grid.side}, columns of {columns.grid.side}"
@@ -308,15 +349,15 @@ def attend(
     )
     arguments = rows.compared, columns.compared, columns.grid.in_line(values)
     if mesh is None or parts == 1:
-        return rows.grid.from_line(_attend(*arguments, blocks))
+        return jax.tree.map(rows.grid.from_line, function(*arguments, blocks))
     axis = mesh.axis_names[0]
 
-    def part(queries: _Compared, keys: _Compared, values: Array) -> Float[Array, "b part v"]:
+    def part(queries: _Compared, keys: _Compared, values: Array) -> Any:
         size = rows.grid.length // parts
         own = _take(queries, jax.lax.axis_index(axis), size, rows.grid.halo)
-        return _attend(own, keys, values, blocks)
+        return function(own, keys, values, blocks)
 
-    attend_parts = jax.shard_map(
+    in_parts = jax.shard_map(
         part,
         mesh=mesh,
         in_specs=PartitionSpec(),
@@ -324,7 +365,7 @@ def attend(
         # The loops' initial values are the same on all devices, their results are not.
         check_vma=False,
     )
-    return rows.grid.from_line(attend_parts(*arguments))
+    return jax.tree.map(rows.grid.from_line, in_parts(*arguments))
 
 
 def map_rows(
@@ -356,37 +397,54 @@ def _attend_forward(
     queries: _Compared, keys: _Compared, values: Float[Array, "b m v"], blocks: _Blocks
 ) -> tuple[Float[Array, "b n v"], tuple[Any, ...]]:
     """The result, and the residuals for the backward pass."""
+    out, log_sum, _ = _measure(queries, keys, values, blocks, with_entropy=False)
+    return out, (queries, keys, values, out, log_sum)
+
+
+def _measure(
+    queries: _Compared,
+    keys: _Compared,
+    values: Float[Array, "b m v"],
+    blocks: _Blocks,
+    *,
+    with_entropy: bool = True,
+) -> Measured:
+    """The forward pass; without `with_entropy`, the entropy is meaningless."""
     high, wide = blocks.high, blocks.wide
     b, m, channels = values.shape
     row_halo, column_halo = blocks.rows.halo, blocks.columns.halo
     n = queries.features.shape[1] - row_halo
     dtype = values.dtype
 
-    def row(i: jax.Array, results: tuple[Array, Array]) -> tuple[Array, Array]:
-        out, log_sum = results
+    def row(i: jax.Array, results: Measured) -> Measured:
         q = _take(queries, i, high, row_halo)
 
-        def column(j: jax.Array, running: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            top, total, weighted = running
+        def column(j: jax.Array, running: tuple[Array, ...]) -> tuple[Array, ...]:
+            top, total, below, weighted = running
             logits = blocks.logits(q, _take(keys, j, wide, column_halo))
             new_top = jnp.maximum(top, logits.max(-1, keepdims=True))
-            weights, rescale = jnp.exp(logits - new_top), jnp.exp(top - new_top)
+            gaps = logits - new_top
+            weights, rescale = jnp.exp(gaps), jnp.exp(top - new_top)
             v = _rows(values, j, wide)
             added = jnp.einsum("bnm,bmv->bnv", weights, v, precision=blocks.precision)
+            if with_entropy:
+                # Padding has weight 0 and an infinite gap; so have all columns before the first.
+                moved = jnp.where(total > 0, total * (top - new_top), 0)
+                own = jnp.where(weights > 0, weights * gaps, 0).sum(-1, keepdims=True)
+                below = (below + moved) * rescale + own
             total = total * rescale + weights.sum(-1, keepdims=True)
-            return new_top, total, weighted * rescale + added
+            return new_top, total, below, weighted * rescale + added
 
-        start = (
-            jnp.full((b, high, 1), -jnp.inf, dtype),
-            jnp.zeros((b, high, 1), dtype),
-            jnp.zeros((b, high, channels), dtype),
-        )
-        top, total, weighted = jax.lax.fori_loop(0, m // wide, column, start)
-        return _put(out, weighted / total, i), _put(log_sum, top + jnp.log(total), i)
+        zeros = jnp.zeros((b, high, 1), dtype)
+        start = zeros - jnp.inf, zeros, zeros, jnp.zeros((b, high, channels), dtype)
+        # `below` is the sum of weights times gaps to the top.
+        top, total, below, weighted = jax.lax.fori_loop(0, m // wide, column, start)
+        found = Measured(weighted / total, top + jnp.log(total), jnp.log(total) - below / total)
+        return Measured(*(_put(*x, i) for x in zip(results, found, strict=True)))
 
-    empty = jnp.zeros((b, n, channels), dtype), jnp.zeros((b, n, 1), dtype)
-    out, log_sum = jax.lax.fori_loop(0, n // high, row, empty)
-    return out, (queries, keys, values, out, log_sum)
+    zeros = jnp.zeros((b, n, 1), dtype)
+    empty = Measured(jnp.zeros((b, n, channels), dtype), zeros, zeros)
+    return jax.lax.fori_loop(0, n // high, row, empty)
 
 
 def _attend_backward(

@@ -202,3 +202,10 @@ def test_label_maps_are_resized_to_the_nearest_pixel():
     y = ((np.arange(17) + 0.5) * 41 / 17).astype(int)
     x = ((np.arange(40) + 0.5) * 30 / 40).astype(int)
     np.testing.assert_array_equal(images.resize_label(label, (17, 40)), label[np.ix_(y, x)])
+
+
+def test_a_picture_of_too_many_pixels_is_said(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(UserError, match=r"huge\.png has more pixels than Pillow accepts .*smaller"):
+        images.read_photograph(tmp_path / "huge.png")
