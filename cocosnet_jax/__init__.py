@@ -1,8 +1,22 @@
-"""CoCosNet for JAX: exemplar-based image translation with dense correspondence."""
+"""CoCosNet for JAX: exemplar-based image translation with dense correspondence.
+
+    model = cocosnet_jax.load("runs/ade20k")
+    model.translate("label.png", "photo.jpg").save("result.png")
+
+Importing this package is fast: `load` imports JAX, and nothing here imports TensorFlow.
+"""
 
 import importlib.metadata
 import os
 import re
+from typing import TYPE_CHECKING
+
+from cocosnet_jax.errors import StorageError, UserError
+
+if TYPE_CHECKING:
+    from cocosnet_jax.api import Model
+
+__all__ = ["StorageError", "UserError", "__version__", "load"]
 
 __version__ = "0.1.0"
 
@@ -39,3 +53,29 @@ if _knows_flags():
 # here needs. Read when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+def load(
+    path: str | os.PathLike[str] | None = None, *, size: int = 0, pose_size: str = ""
+) -> "Model":
+    """Loads the networks of a checkpoint, for use from Python.
+
+    Args:
+      path: a run's workdir, one checkpoint in it, or a file of weights (.safetensors); None for the
+        shipped model of drawn scenes.
+      size: side of the square pictures that the networks draw, a multiple of 32; 0 for the size of
+        the training.
+      pose_size: WIDTHxHEIGHT of the pictures in which the inputs' poses were detected, or
+        `photograph` for their photographs; needed only if neither photograph, file nor checkpoint
+        determine it.
+
+    Returns:
+      The model, with `translate`, `warp` and `match` (`cocosnet_jax.api.Model`).
+
+    Raises:
+      UserError: there is no such checkpoint, it is damaged, or cannot draw this size.
+      StorageError: the storage cannot be reached.
+    """
+    from cocosnet_jax.api import Model
+
+    return Model(path, size, pose_size)

@@ -8,6 +8,7 @@ statistics. The metadata say the rest: `settings` (JSON), `step`, and a checksum
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.traverse_util
@@ -17,13 +18,14 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 from jax.sharding import Sharding
-from jaxtyping import DTypeLike, PyTree
+from jaxtyping import DTypeLike, Int, PyTree
 
 from cocosnet_jax import files
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, inference_variables
+from cocosnet_jax.types import Array
 
 SUFFIX = ".safetensors"
 
@@ -62,8 +64,7 @@ def write(
       StorageError: the file cannot be written.
     """
     arrays = {
-        name: np.asarray(array).astype(dtype, order="C")
-        for name, array in _named(inference_variables(state)).items()
+        name: np.asarray(array).astype(dtype, order="C") for name, array in arrays_of(state).items()
     }
     metadata = {
         "settings": json.dumps(settings_lib.to_file(settings)),
@@ -131,14 +132,19 @@ def fill(weights: Weights, wanted: TrainState, path: str | os.PathLike[str]) -> 
         return jax.device_put(weights.arrays[name].astype(shape.dtype), shape.sharding)
 
     filled = {name: place(name, shape) for name, shape in shapes.items()}
-    variables = flax.traverse_util.unflatten_dict(filled, sep=".")
-    return TrainState(
-        step=jax.device_put(np.int32(weights.step), wanted.step.sharding),
-        params={"generator": variables.pop("params")},
-        variables={"generator": variables},
-        opt_state={},
-        ema=None,
-    )
+    return state_of(filled, jax.device_put(np.int32(weights.step), wanted.step.sharding))
+
+
+def arrays_of(state: TrainState) -> dict[str, Array]:
+    """The arrays that translation needs, by their names."""
+    return _named(inference_variables(state))
+
+
+def state_of(arrays: Mapping[str, Array], step: Int[jax.Array, ""]) -> TrainState:
+    """The inverse of `arrays_of`: a state with the generator alone."""
+    variables = flax.traverse_util.unflatten_dict(dict(arrays), sep=".")
+    params = {"generator": variables.pop("params")}
+    return TrainState(step, params, {"generator": variables}, opt_state={}, ema=None)
 
 
 def _named(tree: PyTree) -> dict[str, PyTree]:

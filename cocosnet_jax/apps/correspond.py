@@ -27,8 +27,8 @@ from jaxtyping import Float, UInt8
 
 from cocosnet_jax import checkpoint, command, files, inference, pictures
 from cocosnet_jax.apps import drawing, reading
-from cocosnet_jax.apps import points as points_lib
 from cocosnet_jax.data import images, inputs
+from cocosnet_jax.data import points as points_lib
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import Translator
 from cocosnet_jax.settings import is_pose_size
@@ -81,7 +81,7 @@ def correspond(
     if picture is None:
         picture = reading.show_input(label, translator.settings.data)
     own, other = (exemplar, picture) if back else (picture, exemplar)
-    points_lib.check(points, own, "exemplar" if back else "input")
+    points_lib.check(points, own.shape, "exemplar" if back else "input")
     pair = _batch(translator, label, exemplar, exemplar_label)
     match = translator.match(*pair, back=back)
     place, confidence = np.asarray(match.place[0]), np.asarray(match.confidence[0])
@@ -123,7 +123,7 @@ def heat_map(
         picture = reading.show_input(label, translator.settings.data)
     own, other = (exemplar, picture) if back else (picture, exemplar)
     points = np.array([point], float)
-    points_lib.check(points, own, "exemplar" if back else "input")
+    points_lib.check(points, own.shape, "exemplar" if back else "input")
     side = translator.size // translator.settings.model.warp_stride
     cell, _ = points_lib.cells(points, own.shape, (side, side))
     pair = _batch(translator, label, exemplar, exemplar_label)
@@ -177,7 +177,8 @@ def main() -> None:
         exemplar_label = inputs.read_input(
             data, label_file, translator.size, photograph=exemplar_file
         ).planes
-    points_lib.check(points, exemplar if back else picture, "exemplar" if back else "input")
+    asked = exemplar if back else picture
+    points_lib.check(points, asked.shape, "exemplar" if back else "input")
     reading.check_outputs([output / "matches.csv"], [])
     print("compiling ...", flush=True)
     folder = checkpoint.absolute(output)

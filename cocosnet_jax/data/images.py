@@ -16,7 +16,8 @@ from PIL import Image
 
 from cocosnet_jax.errors import UserError
 
-FileName = str | os.PathLike[str]
+# Or the content of a file, whose str() is what messages call it.
+FileName = str | os.PathLike[str] | io.BytesIO
 Photograph = UInt8[np.ndarray, "height width 3"]
 ClassMap = Int32[np.ndarray, "height width"]  # Class numbers, or colours.
 
@@ -195,8 +196,9 @@ def _lossy_kind(path: FileName, image: Image.Image) -> str:
         return "JPEG"
     if image.format == "TIFF" and image.info.get("compression") in ("jpeg", "tiff_jpeg"):
         return "TIFF with JPEG compression"
-    if image.format == "WEBP" and b"VP8 " in _chunks(Path(path).read_bytes()):
-        return "lossy WebP"
+    if image.format == "WEBP":
+        content = path.getvalue() if isinstance(path, io.BytesIO) else Path(path).read_bytes()
+        return "lossy WebP" if b"VP8 " in _chunks(content) else ""
     return ""
 
 

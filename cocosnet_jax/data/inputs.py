@@ -20,17 +20,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Shaped, UInt8
 
-from cocosnet_jax.data import images
-from cocosnet_jax.data.drawn.things import CLASS_NAMES
-from cocosnet_jax.data.labels import edges, face_parts, label_maps, pose_canvas, pose_drawing, poses
+from cocosnet_jax.data import images, maps
+from cocosnet_jax.data.labels import edges, face_parts, pose_canvas, pose_drawing, poses
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 
-# Datasets whose label maps mark void pixels by this value, which becomes the last class.
-VOID_VALUES = {"ade20k": 255, "ade20k_outdoor": 255, "flickr": 255}
-_ADVICE = "the model knows no other classes; correct the map (0 is unknown)"
-_NAMES = ", ".join(f"{number} {name}" for number, name in enumerate(CLASS_NAMES))
-_DRAWN = f"this model knows {_NAMES}; correct the map, or name another model with --checkpoint"
 # Datasets whose photographs can be given instead of their annotations: the folders of the two.
 _LAYOUTS = {
     "celebahq": ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno"),
@@ -165,35 +159,11 @@ def read_input(
             )
         face = images.read_photograph(path)
         return Input(edges.face_edges(face, parts, size), _size(face))
-    if data.dataset == "celebahq":
-        if place is None:
-            label = images.read_label_map(path)
-            images.check_classes(path, label, data.channels, advice=_ADVICE)
-            planes = [label, (label == face_parts.CLASS_NAMES.index(face_parts.GLASSES)) * 1]
-        else:
-            planes = list(face_parts.read_face(place.annotations, _number(path)))
+    if data.dataset == "celebahq" and place is not None:
+        planes = face_parts.read_face(place.annotations, _number(path))
         resized = [images.resize_label(plane, size).astype(np.uint8) for plane in planes]
         return Input(np.stack(resized, -1), _size(planes[0]))
-    label = _read_label_map(data, path)
-    if photograph is not None:
-        label = images.align(photograph, _size(images.read_photograph(photograph)), label, path)
-    advice = _DRAWN if data.dataset == "drawn_scenes" else _ADVICE
-    images.check_classes(path, label, data.channels, advice=advice)
-    return Input(images.resize_label(label, size).astype(np.uint8)[..., None], _size(label))
-
-
-def _read_label_map(data: DataSettings, path: Path) -> images.ClassMap:
-    """The class of each pixel, (H, W) int32, numbered as in training."""
-    classes = label_maps.parse_classes(data.classes, "config.data.classes of the checkpoint")
-    unlisted = "which no class of the model has; correct the map"
-    if_numbers = "draw the map in the colours of the training maps"
-    label = label_maps.read(path, classes, data.value_255, unlisted, if_numbers)
-    if classes.colours:
-        return label
-    label_maps.check_palette(path, label_maps.parse_palette(data.palette), "the training maps")
-    if (void := VOID_VALUES.get(data.dataset)) is not None:
-        label[label == void] = data.channels - 1
-    return label
+    return Input(*maps.read_labels(data, path, size, photograph))
 
 
 class _Place(NamedTuple):
@@ -308,8 +278,7 @@ def _edges(data: DataSettings, path: Path, size: tuple[int, int]) -> Input:
     elif computes_edges(data, path):
         picture = images.read_photograph(path)
         return Input(edges.own_edges(picture, None, size), _size(picture))
-    lines = edges.check_lines(path, images.read_photograph(path).max(axis=-1))
-    return Input(edges.own_edges(None, lines, size), _size(lines))
+    return Input(*maps.read_edges(path, size))
 
 
 def _number(path: Path) -> int:

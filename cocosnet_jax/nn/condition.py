@@ -3,7 +3,6 @@
 A 3 x 3 convolution of one-hot channels is the sum of nine rows of its kernel.
 """
 
-import math
 from typing import Literal
 
 import flax.struct
@@ -13,7 +12,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from cocosnet_jax.nn.conv import Dtype, Weights, convolve, reflect_pad
+from cocosnet_jax.nn.conv import Dtype, Weights, convolve, positions_of, reflect_pad
 from cocosnet_jax.nn.remat import PRODUCT
 from cocosnet_jax.nn.resize import nearest, resize
 
@@ -36,11 +35,6 @@ class Condition:
     @property
     def channels(self) -> int:
         return self.dense.shape[-1] + self.classes
-
-    @property
-    def positions(self) -> int:
-        """Number of positions in the whole batch."""
-        return math.prod(self.dense.shape[:3])
 
     def tensor(self) -> Float[Array, "b h w channels"]:
         """All channels as one array, one-hot channels included."""
@@ -93,7 +87,7 @@ def convolve_condition(
 
     # With labels, sigma divides the sum of rows: otherwise XLA fuses that sum with a mean that
     # follows it, and adds up nine times as many numbers.
-    divide_output = labels is not None or weights.rows > condition.positions
+    divide_output = labels is not None or weights.rows > positions_of(condition.dense)
     return weights.convolve(product, dtype, divide_output=divide_output)
 
 

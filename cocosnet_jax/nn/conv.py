@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Shaped
 
@@ -25,6 +26,16 @@ def activation_dtype(name: Literal["float32", "bfloat16"]) -> Dtype | None:
 
 
 SPECTRAL_EPS = 1e-12
+
+
+def positions_of(x: Shaped[Array, "b height width *c"]) -> int:
+    """Number of positions in the whole batch.
+
+    Counts one sample if the batch is symbolic (`jax.export`). What is chosen by this number changes
+    speed and rounding only.
+    """
+    batch, height, width = x.shape[:3]
+    return (1 if export.is_symbolic_dim(batch) else batch) * height * width
 
 
 class Weights(NamedTuple):
@@ -217,7 +228,7 @@ class Conv(nn.Module):
         weights = self.weights(x.shape[-1], train=train)
         dtype = self.dtype or jnp.result_type(x, weights.kernel)
         x, padding = x.astype(dtype), self.padding
-        positions = x.size // x.shape[-1] // self.stride**2
+        positions = positions_of(x) // self.stride**2
         if padding == "reflect":
             x, padding = reflect_pad(x), 0
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.condition import Condition, convolve_condition
-from cocosnet_jax.nn.conv import Conv, Dtype, Weights, concatenate_weights
+from cocosnet_jax.nn.conv import Conv, Dtype, Weights, concatenate_weights, positions_of
 from cocosnet_jax.nn.norms import BatchNorm, positional_norm
 
 SLOPE = 0.2  # of all leaky ReLUs
@@ -81,7 +81,8 @@ def convolve_together(
     where concatenating the kernels costs more than reading the map again.
     """
     kernels = [layer.kernel for layer in layers]
-    if x.labels is None and sum(kernel.size for kernel in kernels) > x.dense.size:
+    size = positions_of(x.dense) * x.channels
+    if x.labels is None and sum(kernel.size for kernel in kernels) > size:
         return [convolve_condition(x, layer, "reflect", dtype) for layer in layers]
     ends = np.cumsum([kernel.shape[-1] for kernel in kernels])
     together = convolve_condition(x, concatenate_weights(layers), "reflect", dtype)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cocosnet_jax.apps import correspond, drawing, points
+from cocosnet_jax.apps import correspond, drawing
+from cocosnet_jax.data import points
 from cocosnet_jax.errors import UserError
 from tests.apps.exact import CELLS, SIZE, STEP, Exact, coded
 

@@ -25,8 +25,8 @@ import numpy as np
 import tqdm
 
 from cocosnet_jax.data import downloads, exemplars, images, problems
-from cocosnet_jax.data.inputs import VOID_VALUES
 from cocosnet_jax.data.labels.survey import Survey
+from cocosnet_jax.data.maps import VOID_VALUES
 from cocosnet_jax.data.pair_builder import ImagePair, PairBuilder
 from cocosnet_jax.data.source_files import files_below
 from cocosnet_jax.errors import UserError

@@ -36,10 +36,10 @@ from cocosnet_jax.data import images, problems
 from cocosnet_jax.data.builders.drawn_poses import DrawnPoses
 from cocosnet_jax.data.builders.listed import ListedBuilder, Place
 from cocosnet_jax.data.builders.splits import split_of
-from cocosnet_jax.data.inputs import VOID_VALUES
 from cocosnet_jax.data.labels import edges, label_maps
 from cocosnet_jax.data.labels.label_maps import ClassList
 from cocosnet_jax.data.labels.survey import Survey
+from cocosnet_jax.data.maps import VOID_VALUES
 from cocosnet_jax.data.source_files import files_below, read_text
 from cocosnet_jax.errors import UserError
 

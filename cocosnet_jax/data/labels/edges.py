@@ -3,7 +3,6 @@
 Pure functions on NumPy arrays. Planes are bytes; divided by 255, they are the channels of x_A.
 """
 
-import os
 from collections.abc import Mapping
 
 import cv2
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image
 from skimage import feature
 
+from cocosnet_jax.data.images import FileName
 from cocosnet_jax.errors import UserError
 
 # In the order of the distance maps among the channels, which is also the drawing order.
@@ -85,7 +85,7 @@ def photograph_edges(
 
 
 def check_lines(
-    path: str | os.PathLike[str], lines: UInt8[np.ndarray, "height width"]
+    path: FileName, lines: UInt8[np.ndarray, "height width"]
 ) -> UInt8[np.ndarray, "height width"]:
     """Returns an edge map, (H, W) uint8; raises a `UserError` if it is black on white."""
     if (lines > 127).mean() > 0.5:

@@ -16,7 +16,6 @@ import collections
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -137,7 +136,7 @@ def _colour(text: str) -> int:
 
 
 def read(
-    path: Path, classes: ClassList, value_255: str, unlisted: str, if_numbers: str = ""
+    path: images.FileName, classes: ClassList, value_255: str, unlisted: str, if_numbers: str = ""
 ) -> images.ClassMap:
     """Reads the class of each pixel of a label map.
 
@@ -177,7 +176,7 @@ def without_void(label: images.ClassMap, value_255: str) -> images.ClassMap:
 
 
 def _by_colour(
-    path: Path, numbers: Mapping[int, int], unlisted: str, if_numbers: str
+    path: images.FileName, numbers: Mapping[int, int], unlisted: str, if_numbers: str
 ) -> images.ClassMap:
     """The class number of each pixel's colour; the last two arguments are as in `read`."""
     colours = images.read_colours(path)
@@ -197,7 +196,7 @@ def _by_colour(
     return np.array([numbers[colour] for colour in known.tolist()], np.int32)[places]
 
 
-def check_palette(path: Path, palette: Mapping[int, int], where: str) -> None:
+def check_palette(path: images.FileName, palette: Mapping[int, int], where: str) -> None:
     """Raises a `UserError` if a palette image contradicts `palette`.
 
     Args:

@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from cocosnet_jax import files
 from cocosnet_jax.errors import UserError
@@ -57,11 +57,18 @@ def move(
     return np.column_stack([moved[:, ::-1], confidence[row, column]])
 
 
-def check(
-    points: Float[np.ndarray, "points 2"], picture: UInt8[np.ndarray, "rows columns 3"], name: str
-) -> None:
-    """Raises a `UserError` if a point lies outside of a picture, which the message calls `name`."""
-    rows, columns, _ = picture.shape
+def check(points: Float[np.ndarray, "points 2"], size: tuple[int, ...], name: str) -> None:
+    """Checks that points lie in their picture.
+
+    Args:
+      points: x, y in pixels.
+      size: height and width of the picture in pixels.
+      name: what the message calls it.
+
+    Raises:
+      UserError: one lies outside.
+    """
+    rows, columns = size[:2]
     for number, (x, y) in enumerate(points, 1):
         if not (-0.5 <= x <= columns - 0.5 and -0.5 <= y <= rows - 0.5):
             raise UserError(
