@@ -28,7 +28,7 @@ FLOORS = (
     ("checkpoint", "partition"),
     ("workdir", "fine_tuning", "pretrained"),
     ("hooks", "inference", "features", "validation", "yardsticks", "subjects"),
-    ("search", "best", "measure"),
+    ("search", "best", "measure", "translated"),
     ("report",),
     ("evaluation", "train"),
     ("configs", "flags_help"),
