@@ -52,12 +52,9 @@ class Best:
     def check(self, numbers: Mapping[str, float]) -> None:
         """Raises UserError if the metric is not among the measured ones."""
         if self._metric not in numbers:
-            how = ""
-            if self._metric in ("fid", "kid"):
-                how = "; set --inception, the weights that it needs"
             raise UserError(
                 f"config.train.keep_best is {self._metric!r}, which is not measured; measured are"
-                f" {', '.join(numbers)}{how}"
+                f" {', '.join(numbers)}"
             )
 
     def improves(self, numbers: Mapping[str, float]) -> bool:

@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def _check_training_flags(settings: Settings, measuring: command.Measuring) -> None:
-    """Raises UserError if a flag has no effect on training."""
+    """Raises UserError if a flag has no effect on training, or one is missing."""
     given = {
         "checkpoint": _CHECKPOINT.value,
         "keypoints": _KEYPOINTS.value,
@@ -89,6 +89,11 @@ def _check_training_flags(settings: Settings, measuring: command.Measuring) -> N
         raise UserError(
             "--inception is for evaluation: set --mode=evaluate, or to measure during training"
             " config.train.evaluate_every, for example to 1000"
+        )
+    if settings.train.keep_best in ("fid", "kid") and not measuring.inception:
+        raise UserError(
+            f"config.train.keep_best={settings.train.keep_best} needs --inception, the weights of"
+            " FID's Inception"
         )
 
 

@@ -115,6 +115,13 @@ WRONG = [
         "--checkpoint is for --mode=evaluate; leave it out",
     ),
     (
+        (
+            *("--config=toy", "--workdir=/tmp", "--config.train.evaluate_every=9"),
+            "--config.train.keep_best=kid",
+        ),
+        "config.train.keep_best=kid needs --inception",
+    ),
+    (
         ("--config=toy", "--workdir=/tmp", "--inception=weights.pth"),
         "--inception is for evaluation: set --mode=evaluate, or to measure during training",
     ),
