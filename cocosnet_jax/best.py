@@ -7,6 +7,7 @@ checkpoints so far, so that a resumed run can compare with them.
 import json
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 from jax.sharding import Mesh
@@ -17,13 +18,14 @@ from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.distributed import is_lead, say
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.hooks import TensorBoard
+from cocosnet_jax.metrics import fid, inception
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState
 from cocosnet_jax.validation import Validation
 
 FOLDER = "best"
 # Metrics whose lowest number is best, by the start of their name.
-_LESS_IS_BETTER = ("cycle_error", "match_entropy")
+_LESS_IS_BETTER = ("cycle_error", "match_entropy", "fid", "kid", "swd")
 
 
 class Best:
@@ -92,13 +94,27 @@ class Best:
 class Watch:
     """Measures some validation pairs during training, and keeps the best checkpoint."""
 
-    def __init__(self, settings: Settings, dataset: Dataset, folder: epath.Path, devices: Mesh):
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        folder: epath.Path,
+        devices: Mesh,
+        network: Mapping[str, Any] | None = None,
+    ):
         """Opens the validation pairs and the best checkpoint's folder.
+
+        Args:
+          settings: of the run.
+          dataset: its data.
+          folder: its workdir.
+          devices: devices that split a batch.
+          network: Inception of FID and KID; None leaves them out.
 
         Raises:
           UserError: the dataset has a file of points that does not fit.
         """
-        self._measure = Validation(settings, dataset, devices)
+        self._measure = Validation(settings, dataset, devices, network)
         self._best = Best(folder, settings) if settings.train.keep_best else None
 
     def begin(self, step: int, state: TrainState) -> None:
@@ -110,6 +126,8 @@ class Watch:
         numbers = self._measure(state)
         if self._best:
             self._best.check(numbers)
+        if "fid" in numbers and (warning := fid.few_pictures(self._measure.count, inception.WIDTH)):
+            say(f"warning: {warning}")
         _show(step, numbers)
 
     def __call__(self, step: int, state: TrainState, board: TensorBoard) -> None:

@@ -13,16 +13,27 @@ line per picture) says which exemplar each has; without it exemplars have the pi
 
 `--output` gets metrics.json, metrics.md (a table beside the paper's figures), scores.csv with each
 picture's scores, and best_and_worst.png to look at. An interrupted measuring goes on where it
-stopped. `main --mode=evaluate` measures a run by the same code, and `--compare=A,B` makes one table
-of several runs or outputs.
+stopped. `main --mode=evaluate` measures a run by the same code.
+
+`--compare=A,B` makes one table of several runs, outputs of evaluations, and folders of pictures.
+What is not measured yet is measured first: pictures by the other flags, as `--generated` would be,
+and a run's newest checkpoint by the run's own settings.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
+from etils import epath
 
 from cocosnet_jax import command, files
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import Settings
+
+if TYPE_CHECKING:
+    from cocosnet_jax import yardsticks
+    from cocosnet_jax.data import picture_sets
 
 _GENERATED = flags.DEFINE_string("generated", "", "folder of the pictures to measure")
 _REAL = flags.DEFINE_string("real", "", "folder of photographs")
@@ -48,7 +59,10 @@ _SIZE = flags.DEFINE_integer(
 _OUTPUT = flags.DEFINE_string("output", "", "folder for what is measured")
 _BATCH = flags.DEFINE_integer("batch", 8, "pictures per pass through the networks", lower_bound=1)
 _COMPARE = flags.DEFINE_list(
-    "compare", None, "runs or outputs of evaluations, in one table: A,B; measures nothing"
+    "compare",
+    None,
+    "runs, outputs of evaluations and folders of pictures, in one table: A,B; those that are not"
+    " measured yet are measured first",
 )
 _DISTRIBUTED = command.define_distributed()
 _MEASURING = command.define_measuring()
@@ -56,65 +70,160 @@ _MEASURING = command.define_measuring()
 
 def main() -> int:
     """Checks flags, weights and every file, measures, and writes what came out."""
-    if _COMPARE.value:
-        return _compare(_COMPARE.value)
-    for flag in (_GENERATED, _REAL, _OUTPUT):
+    compared = _COMPARE.value or []
+    if compared and _GENERATED.value:
+        raise UserError("--generated and --compare: name these pictures in --compare as well")
+    for flag in () if compared else (_GENERATED, _REAL, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing; --help shows an example")
     if _SIZE.value < 0 or 0 < _SIZE.value < 16:
         raise UserError(f"--size={_SIZE.value} must be 16 or more, 256 for example")
 
     # Slow to import: missing flags are said first.
-    from cocosnet_jax import checkpoint, distributed, measure, report, subjects, workdir, yardsticks
-    from cocosnet_jax.data import picture_sets
+    from cocosnet_jax import distributed
 
     distributed.join(_DISTRIBUTED.value)
+    if compared:
+        return _compare(compared)
+    output = _output()
+    ready = _check({"--generated": files.local(_GENERATED.value, "--generated")}, {})
+    _measure(ready.sets["--generated"], ready.networks, output, output / "features")
+    if distributed.is_lead():
+        from cocosnet_jax import checkpoint, report
+
+        report.show(checkpoint.absolute(output))
+    return 0
+
+
+def _compare(names: list[str]) -> int:
+    """Measures what is not measured yet, then writes and prints the table."""
+    from cocosnet_jax import checkpoint, distributed, evaluation, integrity, report
+
+    folders = {name: checkpoint.absolute(name) for name in names}
+    found = {name: report.find(folder) for name, folder in folders.items()}
+    missing = [name for name in names if found[name] is None]
+    runs = [name for name in missing if integrity.steps(folders[name] / checkpoint.FOLDER)]
+    pictures = [name for name in missing if name not in runs]
+    for name in pictures:
+        if not folders[name].is_dir():
+            raise UserError(f"--compare: {name} is no folder")
+    for flag in (_REAL, _OUTPUT) if pictures else ():
+        if not flag.value:
+            raise UserError(
+                f"--compare: {', '.join(pictures)} is no evaluation and no run; to measure pictures"
+                f" there, set --{flag.name}"
+            )
+    if pictures:
+        _output()
+    ready = _check(
+        {name: files.local(name, "--compare") for name in pictures},
+        {name: folders[name] for name in runs},
+    )
+    for place, name in enumerate(names):
+        if name in runs:
+            settings, networks = ready.runs[name]
+            target = evaluation.evaluate(
+                settings, folders[name], networks, picture_format=_MEASURING().format
+            )
+            found[name] = target / report.JSON
+        elif name in pictures:
+            output = _output() / f"{place + 1}_{folders[name].name}"
+            distributed.say(f"measuring {name}; output: {output}")
+            # One folder of features: those of the photographs serve all.
+            _measure(ready.sets[name], ready.networks, output, _output() / "features")
+            found[name] = checkpoint.absolute(output) / report.JSON
+    if distributed.is_lead():
+        text = report.compare({name: path for name, path in found.items() if path is not None})
+        print(text, end="")
+        if _OUTPUT.value:
+            files.write(checkpoint.absolute(_OUTPUT.value) / "comparison.md", text.encode())
+    return 0
+
+
+class _Ready(NamedTuple):
+    """What is checked: sets of pictures by name, their networks, and runs with theirs."""
+
+    sets: dict[str, "picture_sets.PictureSets"]
+    networks: "yardsticks.Yardsticks"
+    runs: dict[str, "tuple[Settings, yardsticks.Yardsticks]"]
+
+
+def _check(pictures: Mapping[str, Path], runs: Mapping[str, epath.Path]) -> _Ready:
+    """Reads every file once, so that nothing is wrong with them later.
+
+    Args:
+      pictures: name -> folder of generated pictures.
+      runs: name -> workdir.
+
+    Raises:
+      UserError: lists all that is wrong.
+    """
+    import jax
+
+    from cocosnet_jax import evaluation, workdir, yardsticks
+    from cocosnet_jax.data import picture_sets
 
     def local(flag: flags.FlagHolder[str]) -> Path | None:
         return files.local(flag.value, f"--{flag.name}") if flag.value else None
 
-    output = files.local(_OUTPUT.value, "--output").absolute()
-    target = checkpoint.absolute(output)
-    workdir.check_writable(target, "output")
     given = _MEASURING()
     wrong = []
+    ready = _Ready({}, yardsticks.Yardsticks(), {})
+    for name, folder in pictures.items():
+        try:
+            sets = picture_sets.find(
+                folder,
+                files.local(_REAL.value, "--real"),
+                labels=local(_LABELS),
+                exemplar_folder=local(_EXEMPLARS),
+                exemplar_labels=local(_EXEMPLAR_LABELS),
+                list_file=_LIST.value,
+                others=[files.local(folder, "--others") for folder in _OTHERS.value or []],
+                paired=not _UNPAIRED.value,
+            )
+            ready.sets[name] = picture_sets.check(sets, _SIZE.value, given.format)
+        except UserError as error:
+            wrong.append(str(error))
     try:
-        sets = picture_sets.find(
-            files.local(_GENERATED.value, "--generated"),
-            files.local(_REAL.value, "--real"),
-            labels=local(_LABELS),
-            exemplar_folder=local(_EXEMPLARS),
-            exemplar_labels=local(_EXEMPLAR_LABELS),
-            list_file=_LIST.value,
-            others=[files.local(folder, "--others") for folder in _OTHERS.value or []],
-            paired=not _UNPAIRED.value,
-        )
-        sets = picture_sets.check(sets, _SIZE.value, given.format)
-    except UserError as error:
-        wrong.append(str(error))
-    try:
-        networks = yardsticks.load(given.inception, _VGG.value, given.lpips, given.lpips_vgg)
+        if pictures:
+            networks = yardsticks.load(given.inception, _VGG.value, given.lpips, given.lpips_vgg)
+            ready = ready._replace(networks=networks)
+        for name, folder in runs.items():
+            settings = workdir.settings_of(folder).on_devices(jax.device_count())
+            networks = evaluation.networks_of(
+                settings, given.inception, given.lpips, given.lpips_vgg
+            )
+            ready.runs[name] = settings, networks
     except UserError as error:
         wrong.append(str(error))
     if wrong:
         raise UserError("\n".join(wrong))
+    return ready
+
+
+def _output() -> Path:
+    """The folder `--output`; raises UserError if it cannot be written to."""
+    from cocosnet_jax import checkpoint, workdir
+
+    output = files.local(_OUTPUT.value, "--output").absolute()
+    workdir.check_writable(checkpoint.absolute(output), "output")
+    return output
+
+
+def _measure(
+    sets: "picture_sets.PictureSets",
+    networks: "yardsticks.Yardsticks",
+    output: Path,
+    features: Path,
+) -> None:
+    """Measures checked pictures, and writes the results into `output`."""
+    from cocosnet_jax import checkpoint, distributed, measure, report, subjects
+
     subject = subjects.of_folders(sets, _LIST.value)
-    measured = measure.measure(subject, networks, output / "features", _BATCH.value)
+    measured = measure.measure(subject, networks, features, _BATCH.value)
     if distributed.is_lead():
-        report.write(target, measured, subject, {"images": len(subject.keys)})
-        report.show(target)
-    return 0
-
-
-def _compare(folders: list[str]) -> int:
-    """Writes and prints the table of several evaluations."""
-    from cocosnet_jax import checkpoint, report
-
-    text = report.compare(folders)
-    print(text, end="")
-    if _OUTPUT.value:
-        files.write(checkpoint.absolute(_OUTPUT.value) / "comparison.md", text.encode())
-    return 0
+        numbers = {"images": len(subject.keys)}
+        report.write(checkpoint.absolute(output), measured, subject, numbers)
 
 
 def run() -> None:

@@ -1,5 +1,6 @@
-"""Evaluation of a run's newest checkpoint on the validation split."""
+"""Evaluation of a run's checkpoint on the validation split."""
 
+import hashlib
 import itertools
 import sys
 import tempfile
@@ -23,125 +24,176 @@ from cocosnet_jax import (
     yardsticks,
 )
 from cocosnet_jax.data import pipeline
+from cocosnet_jax.data.dataset import Dataset
+from cocosnet_jax.data.keypoints import PairPoints
 from cocosnet_jax.data.labels import label_maps
 from cocosnet_jax.distributed import is_lead, say, wait_for_all
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.hooks import TensorBoard
 from cocosnet_jax.preparation import prepare_data
 from cocosnet_jax.settings import Settings
+from cocosnet_jax.translated import Translated, to_rows
+
+# Of the kept counts; a change of what is counted makes another number.
+_VERSION = 1
+
+
+def networks_of(
+    settings: Settings, inception: str, lpips: str, lpips_vgg: str
+) -> yardsticks.Yardsticks:
+    """The networks that a run is measured with; the arguments are those of `yardsticks.load`.
+
+    Raises:
+      UserError: a file is missing or wrong.
+    """
+    # Untrained weights judge nothing.
+    judge = "" if settings.vgg.weights == "random" else settings.vgg.weights
+    return yardsticks.load(inception, judge, lpips, lpips_vgg)
 
 
 def evaluate(
     settings: Settings,
     folder: epath.Path,
+    networks: yardsticks.Yardsticks,
     keypoints_file: str = "",
     *,
-    inception: str = "",
-    lpips: str = "",
-    lpips_vgg: str = "",
+    checkpoint_path: str = "",
     picture_format: Literal["png", "jpeg"] = "png",
-) -> int:
+) -> epath.Path:
     """Translates every validation image once, measures, and writes what came out.
 
     `folder`/evaluation/step_N gets what `report.write` writes, `grid.png` with the first batch
-    beside its inputs, and every translation in `outputs/`.
+    beside its inputs, and every translation in `outputs/`. An interrupted evaluation goes on where
+    it stopped.
 
     Args:
       settings: of the run; the data are read by them.
       folder: its workdir.
+      networks: what to measure with.
       keypoints_file: points whose true correspondence is known (`data.keypoints`); empty for the
         file that the dataset has beside its photographs, if it has one.
-      inception: weights of FID's Inception, or empty.
-      lpips: LPIPS's heads, or empty.
-      lpips_vgg: LPIPS's VGG-16, where config.vgg.weights is another network.
+      checkpoint_path: what to evaluate, as `checkpoint.restore_for_inference` takes it; empty for
+        the run's newest checkpoint.
       picture_format: of the translations; they are measured as they are in it.
 
     Returns:
-      The exit status.
+      The folder of the results.
 
     Raises:
-      UserError: there is no checkpoint, it is of another model, the data, points or weights do not
-        fit, or a batch is too large for the devices' memory.
+      UserError: there is no checkpoint, it is of another model, the data or points do not fit, or a
+        batch is too large for the devices' memory.
     """
-    # Untrained weights judge nothing.
-    judge = "" if settings.vgg.weights == "random" else settings.vgg.weights
-    networks = yardsticks.load(inception, judge, lpips, lpips_vgg)
     devices = mesh.make()
-    restored = checkpoint.restore_for_inference(folder, mesh.replicated(devices))
+    restored = checkpoint.restore_for_inference(checkpoint_path or folder, mesh.replicated(devices))
     checkpoint.check_model(restored, settings)
+    name = str(restored.folder).removeprefix(f"{folder}/")
+    say(f"evaluating checkpoint {name} (step {restored.step})")
     dataset = prepare_data(settings.data)
     label_maps.check_same_colours(restored.settings.data, dataset.settings)
-    batch_size = mesh.round_up(settings.train.evaluation_batch_size)
-    batches = pipeline.evaluation_batches(
-        dataset,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    images = len(dataset.evaluation("validation"))
     target = folder / "evaluation" / f"step_{restored.step:07d}"
-
-    points = validation.points_of(dataset, settings, keypoints_file)
-    metrics = validation.metrics_of(restored.settings, points)
-    weights = jax.device_put(_baseline(networks), mesh.replicated(devices))
-    say("compiling ...")
-    first = next(batches)
-    predict = compile_to_fit(
-        validation.predict_and_count(restored.settings, devices, metrics),
-        (restored.state, weights, *validation.place(devices, points, *first)),
-        devices,
-        settings.data.image_size,
-        f"config.train.evaluation_batch_size is {settings.train.evaluation_batch_size}; set a"
-        " smaller one, or evaluate where devices have more memory",
-    )
-    counted = []
-    for number, (batch, valid, keys) in enumerate(
-        tqdm.tqdm(
-            itertools.chain([first], batches),
-            total=-(-images // batch_size),
-            desc="evaluating",
-            disable=not is_lead(),
-            file=sys.stdout,
-        )
-    ):
-        outputs, sums = predict(
-            restored.state, weights, *validation.place(devices, points, batch, valid, keys)
-        )
-        counted.append(jax.device_get(sums))
-        outputs = jax.tree.map(mesh.to_local, outputs)
-        for key, image, real in zip(keys, outputs.image, valid, strict=True):
-            if real:
-                path = subjects.output_file(target / "outputs", key, picture_format)
-                pictures.write(path, pictures.to_bytes(image))
-        if number == 0 and is_lead():
-            truth, shown = jax.tree.map(lambda rows: rows[valid], (batch, outputs))  # noqa: B023
-            grid = pictures.grid(truth, shown, settings.data.condition)
-            pictures.write_png(target / "grid.png", grid)
-    numbers: dict[str, float] = {"step": restored.step, "images": images}
-    numbers |= validation.results(metrics, counted)
-    wait_for_all("translations are written")
     subject = subjects.of_run(
         dataset,
         target / "outputs",
         picture_format,
         settings.data.condition != "channels",
-        f"{restored.folder} {restored.folder.stat().mtime}",
+        f"{name} {restored.folder.stat().mtime}",
     )
+    points = validation.points_of(dataset, settings, keypoints_file)
+    counted = _translate(restored, settings, dataset, points, networks, subject, target)
+    wait_for_all("translations are written")
+    batch_size = mesh.round_up(settings.train.evaluation_batch_size)
     measured = measure.measure(subject, networks, _rows_folder(folder), batch_size)
     if is_lead():
-        content = report.write(target, measured, subject, numbers)
+        numbers = {"step": restored.step, "checkpoint": name, "images": len(subject.keys)}
+        content = report.write(target, measured, subject, numbers | counted)
         _show(content, target)
         board = TensorBoard(folder / "tensorboard")
         scalars = {f"evaluation/{k}": v for k, v in content.items() if isinstance(v, float)}
         board.scalars(restored.step, scalars)
         board.close()
-    return 0
+    return target
+
+
+def _translate(
+    restored: checkpoint.Restored,
+    settings: Settings,
+    dataset: Dataset,
+    points: PairPoints | None,
+    networks: yardsticks.Yardsticks,
+    subject: subjects.Subject,
+    target: epath.Path,
+) -> dict[str, float]:
+    """Translates what is not translated yet.
+
+    Returns:
+      The numbers of the correspondence; only the first process has them.
+    """
+    devices = mesh.make()
+    batch_size = mesh.round_up(settings.train.evaluation_batch_size)
+    known = "" if points is None else hashlib.sha256(points.of(subject.keys).tobytes()).hexdigest()
+    translated = Translated(
+        target, [_VERSION, subject.identity, known, networks.vgg_name], subject.outputs
+    )
+    remaining = translated.remaining(batch_size)
+    if translated.done:
+        say(f"{translated.done} of {len(subject.keys)} pictures are translated already")
+    batches = pipeline.evaluation_batches(
+        dataset,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        # The first batch says at least how the counts are arranged.
+        only=remaining or [0],
+    )
+    metrics = validation.metrics_of(restored.settings, points)
+    weights = jax.device_put(_baseline(networks), mesh.replicated(devices))
+    step = validation.predict_and_count(restored.settings, devices, metrics)
+    first = next(batches)
+    arguments = restored.state, weights, *validation.place(devices, points, *first)
+    if not remaining:
+        counts = jax.eval_shape(step, *arguments)[1]
+        return validation.results(metrics, [translated.total(counts)]) if is_lead() else {}
+    say("compiling ...")
+    predict = compile_to_fit(
+        step,
+        arguments,
+        devices,
+        settings.data.image_size,
+        f"config.train.evaluation_batch_size is {settings.train.evaluation_batch_size}; set a"
+        " smaller one, or evaluate where devices have more memory",
+    )
+    outputs_of = dict(zip(subject.keys, subject.outputs, strict=True))
+    bar = tqdm.tqdm(
+        itertools.chain([first], batches),
+        total=len(remaining),
+        desc="translating",
+        disable=not is_lead(),
+        file=sys.stdout,
+    )
+    for number, (batch, valid, keys) in zip(remaining, bar, strict=True):
+        placed = validation.place(devices, points, batch, valid, keys)
+        outputs, counts = predict(restored.state, weights, *placed)
+        outputs = jax.tree.map(mesh.to_local, outputs)
+        for key, image, real in zip(keys, outputs.image, valid, strict=True):
+            if real:
+                pictures.write(outputs_of[key], pictures.to_bytes(image))
+        if not is_lead():
+            continue
+        if number == 0:
+            truth, shown = jax.tree.map(lambda rows: rows[valid], (batch, outputs))  # noqa: B023
+            grid = pictures.grid(truth, shown, settings.data.condition)
+            pictures.write_png(target / "grid.png", grid)
+        start = number * batch_size
+        rows = to_rows(jax.device_get(counts), batch_size)
+        translated.add(start, rows[: len(subject.keys) - start])
+    return validation.results(metrics, [translated.total(counts)]) if is_lead() else {}
 
 
 def _rows_folder(folder: epath.Path) -> Path:
     """Where features are kept: with the run, or on this machine where the run is in a bucket."""
     if files.is_url(folder):
-        return Path(tempfile.gettempdir()) / "cocosnet_jax-features"
+        digest = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"cocosnet_jax-features-{digest}"
     return Path(folder) / "evaluation" / "features"
 
 

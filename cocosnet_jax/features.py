@@ -6,7 +6,7 @@ an `Embedding` says: `vgg_embedding`'s are compared by their cosine.
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,9 @@ from cocosnet_jax.errors import UserError
 
 # What `vgg_embedding` reads.
 LAYER = "relu5_2"
+
+# Rows that are copied at once.
+_COPIED = 256
 
 # A batch of what `Pictures` yield, one array for each -> rows (b, width), on devices or not.
 Embedding = Callable[..., Any]
@@ -52,7 +55,12 @@ def vgg_embedding(weights: vgg.VggWeights) -> Embedding:
 
 
 def compute(
-    path: Path, pictures: Pictures, embed: Embedding, batch_size: int, title: str
+    path: Path,
+    pictures: Pictures,
+    embed: Embedding,
+    batch_size: int,
+    title: str,
+    elsewhere: Sequence[tuple[int, Float[np.ndarray, "k width"]]] = (),
 ) -> Float[np.ndarray, "n width"]:
     """The features of pictures, from disk as far as they are there.
 
@@ -63,6 +71,8 @@ def compute(
       embed: makes rows of a batch.
       batch_size: pictures per batch, rounded up to what all devices share evenly.
       title: of the progress bar.
+      elsewhere: rows of these pictures that are in other files: number of the first picture, and
+        its rows and those that follow. They are copied.
 
     Returns:
       A row per picture, memory-mapped.
@@ -78,27 +88,62 @@ def compute(
         unit=" images",
         disable=not is_lead(),
     )
-    for batch in _batches(pictures, rows.done, mesh.round_up(batch_size)):
-        count = min(len(batch[0]), len(pictures) - rows.done)
-        rows.append(np.asarray(embed(*batch))[:count])
-        bar.update(count)
+
+    def append(some: Float[np.ndarray, "b width"]) -> None:
+        rows.append(some)
+        bar.update(len(some))
+
+    size = mesh.round_up(batch_size)
+    while (start := rows.done) < len(pictures):
+        copies = [
+            there[start - first :]
+            for first, there in elsewhere
+            if first <= start < first + len(there)
+        ]
+        if copies:
+            for place in range(0, len(copies[0]), _COPIED):
+                append(copies[0][place : place + _COPIED])
+            continue
+        stop = min([len(pictures), *(first for first, there in elsewhere if first > start)])
+        for batch in _batches(pictures, start, stop, size):
+            append(np.asarray(embed(*batch))[: stop - rows.done])
     bar.close()
     return rows.array()
 
 
-def _batches(pictures: Pictures, start: int, size: int) -> Iterator[list[np.ndarray]]:
-    """Pictures from `start` on, the last batch filled up with the last one."""
-    last = len(pictures) - 1
+def _batches(pictures: Pictures, start: int, stop: int, size: int) -> Iterator[list[np.ndarray]]:
+    """Pictures from `start` to `stop`, the last batch filled up with the last one."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def begin(place: int) -> list[concurrent.futures.Future[Any]]:
-            wanted = range(place, place + size) if place <= last else ()
-            return [pool.submit(pictures.__getitem__, min(index, last)) for index in wanted]
+            wanted = range(place, place + size) if place < stop else ()
+            return [pool.submit(pictures.__getitem__, min(index, stop - 1)) for index in wanted]
 
         coming = begin(start)
-        for place in range(start, last + 1, size):
+        for place in range(start, stop, size):
             loaded, coming = coming, begin(place + size)
             yield [np.stack(some) for some in zip(*(x.result() for x in loaded), strict=True)]
+
+
+def other_parts(path: Path) -> list[tuple[int, Float[np.ndarray, "k width"]]]:
+    """Rows of a set that an interrupted run with another number of processes has left.
+
+    Args:
+      path: of this process's rows, NAME-FIRST-END: pictures FIRST up to END of the set NAME.
+
+    Returns:
+      What `compute` takes as `elsewhere`.
+    """
+    name, first, _ = path.name.rsplit("-", 2)
+    found = []
+    for file in sorted(path.parent.glob(f"{name}-*.done")):
+        other = file.with_suffix("")
+        start, end = map(int, other.name.split("-")[-2:])
+        rows = Rows(other, end - start)
+        ahead = max(0, int(first) - start)
+        if other != path and rows.done > ahead:
+            found.append((max(0, start - int(first)), rows.written()[ahead:]))
+    return found
 
 
 class Rows:
@@ -124,13 +169,18 @@ class Rows:
 
     def _holds(self, rows: int) -> bool:
         """Whether the file is long enough: what was written last may be lost when power fails."""
+        try:
+            offset, width = self._layout()
+        except ValueError:
+            return False
+        return self._path.stat().st_size >= offset + rows * width * 4
+
+    def _layout(self) -> tuple[int, int]:
+        """Where the first row begins in the file, and how many numbers a row has."""
         with self._path.open("rb") as file:
-            try:
-                np.lib.format.read_magic(file)
-                shape, _, _ = np.lib.format.read_array_header_1_0(file)
-            except ValueError:
-                return False
-            return self._path.stat().st_size >= file.tell() + rows * shape[1] * 4
+            np.lib.format.read_magic(file)
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            return file.tell(), shape[1]
 
     def append(self, rows: Float[np.ndarray, "b width"]) -> None:
         """Writes the next rows; they are in the file when this returns."""
@@ -150,6 +200,11 @@ class Rows:
                 f"features cannot be written to {self._path} ({error}); make room, or choose"
                 " another --output"
             ) from error
+
+    def written(self) -> Float[np.ndarray, "done width"]:
+        """The rows that are written, of which there must be one, memory-mapped."""
+        offset, width = self._layout()
+        return np.memmap(self._path, "<f4", "r", offset, (self.done, width))
 
     def array(self) -> Float[np.ndarray, "n width"]:
         """All rows, once they are written, memory-mapped."""

@@ -12,6 +12,7 @@ from absl import flags
 
 from cocosnet_jax import command
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import Settings
 
 _SETTINGS = command.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; created if it does not exist")
@@ -22,6 +23,12 @@ _INIT_FROM = flags.DEFINE_string(
     " a step's folder; ignored if the new run already has checkpoints",
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    "",
+    "evaluation: the checkpoint to evaluate, as WORKDIR/best or WORKDIR/checkpoints/STEP; without"
+    " it, the newest one of --workdir",
+)
 _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
     "",
@@ -39,8 +46,9 @@ def main() -> int:
         raise UserError("--workdir is missing; name the folder of the run: --workdir=runs/NAME")
     if _INIT_FROM.value and _MODE.value == "evaluate":
         raise UserError("--init_from is for training; to evaluate that run, set --workdir to it")
-    if _KEYPOINTS.value and _MODE.value != "evaluate":
-        raise UserError("--keypoints is for --mode=evaluate; leave it out")
+    measuring = _MEASURING()
+    if _MODE.value != "evaluate":
+        _check_training_flags(settings, measuring)
     # Slow imports, after the checks of the settings.
     import jax
 
@@ -49,18 +57,44 @@ def main() -> int:
     distributed.join(_DISTRIBUTED.value)
     settings = settings.on_devices(jax.device_count())
     folder = workdir.check(_WORKDIR.value, settings)
-    if _MODE.value == "evaluate":
-        measuring = _MEASURING()
-        return evaluation.evaluate(
-            settings,
-            folder,
-            _KEYPOINTS.value,
-            inception=measuring.inception,
-            lpips=measuring.lpips,
-            lpips_vgg=measuring.lpips_vgg,
-            picture_format=measuring.format,
+    if _MODE.value == "train":
+        return train.train(settings, folder, _INIT_FROM.value, measuring.inception)
+    networks = evaluation.networks_of(
+        settings, measuring.inception, measuring.lpips, measuring.lpips_vgg
+    )
+    evaluation.evaluate(
+        settings,
+        folder,
+        networks,
+        _KEYPOINTS.value,
+        checkpoint_path=_CHECKPOINT.value,
+        picture_format=measuring.format,
+    )
+    return 0
+
+
+def _check_training_flags(settings: Settings, measuring: command.Measuring) -> None:
+    """Raises UserError if a flag has no effect on training, or one is missing."""
+    given = {
+        "checkpoint": _CHECKPOINT.value,
+        "keypoints": _KEYPOINTS.value,
+        "lpips": measuring.lpips,
+        "lpips-vgg": measuring.lpips_vgg,
+        "format": measuring.format != "png",
+    }
+    for flag, value in given.items():
+        if value:
+            raise UserError(f"--{flag} is for --mode=evaluate; leave it out")
+    if measuring.inception and not settings.train.evaluate_every:
+        raise UserError(
+            "--inception is for evaluation: set --mode=evaluate, or to measure during training"
+            " config.train.evaluate_every, for example to 1000"
         )
-    return train.train(settings, folder, _INIT_FROM.value)
+    if settings.train.keep_best in ("fid", "kid") and not measuring.inception:
+        raise UserError(
+            f"config.train.keep_best={settings.train.keep_best} needs --inception, the weights of"
+            " FID's Inception"
+        )
 
 
 def run() -> None:

@@ -25,7 +25,7 @@ from cocosnet_jax.subjects import Read, Subject
 from cocosnet_jax.yardsticks import Yardsticks
 
 # Of what is kept on disk; a change of what a row is makes another number.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,18 +208,20 @@ def _rows(folder: Path, of: str, plan: _Plan, batch_size: int) -> np.ndarray:
         "set": of,
         "pictures": subject.real_identity if of == "real" else subject.identity,
         "size": subject.size,
-        "part": [*bounds, count],
+        "count": count,
         "row": plan.widths(of),
         "networks": plan.yardsticks.identity()[: 1 if of == "real" else None],
         "swd": [swd.SEED, swd.PATCHES],
     }
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    name = f"{of}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}"
     share = _Share(list(inputs.values()), range(*bounds))
     if not len(share):
         return np.zeros((0, sum(plan.widths(of).values())), np.float32)
     embed = _embedding(plan, of, list(inputs))
     title = f"{of}: {', '.join(plan.widths(of))}"
-    return features.compute(folder / f"{of}-{digest}", share, embed, batch_size, title)
+    path = folder / f"{name}-{bounds[0]}-{bounds[1]}"
+    elsewhere = features.other_parts(path)
+    return features.compute(path, share, embed, batch_size, title, elsewhere)
 
 
 def _columns(rows: np.ndarray, widths: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -35,6 +35,7 @@ class Subject:
       identity: of the generated pictures, whatever would change a row of theirs.
       real_identity: the same of the photographs.
       protocol: what each number is told with: format, resize, list.
+      outputs: where a run's translations lie, in the order of `keys`; empty for folders.
     """
 
     keys: Sequence[str]
@@ -50,6 +51,7 @@ class Subject:
     identity: Any
     real_identity: Any
     protocol: dict[str, str]
+    outputs: Sequence[epath.Path] = ()
 
 
 def of_folders(sets: PictureSets, list_file: str) -> Subject:
@@ -91,6 +93,10 @@ def _digest(paths: list[Path]) -> str:
     return source_files.quick_digest(Path("/"), [path.absolute() for path in paths])
 
 
+def _hash(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
 def _format_of(sets: PictureSets) -> str:
     kinds = {_KINDS.get(path.suffix.lower(), path.suffix.lower()) for path in sets.generated}
     told = f"{' and '.join(sorted(kinds))} as found"
@@ -99,15 +105,10 @@ def _format_of(sets: PictureSets) -> str:
     return told
 
 
-def output_file(outputs: epath.Path, key: str, picture_format: str) -> epath.Path:
-    """Where a run's translation of an image lies."""
-    return (outputs / key).with_suffix(f".{picture_format}")
-
-
 def of_run(
     dataset: Dataset, outputs: epath.Path, picture_format: str, has_classes: bool, made_by: str
 ) -> Subject:
-    """The translations of a validation split, which lie in `outputs`.
+    """The translations of a validation split, which lie in `outputs` or will lie there.
 
     Args:
       dataset: of the run.
@@ -119,20 +120,21 @@ def of_run(
     pairs = dataset.evaluation("validation")
     places = list(pairs.references)
     keys = [pairs.images.keys[place] for place in places]
+    paths = [(outputs / key).with_suffix(f".{picture_format}") for key in keys]
 
     def exemplar(index: int) -> tuple[np.ndarray, np.ndarray]:
         reference = pairs.references[places[index]]
         return pairs.images[places[index]] if reference is None else pairs.pool[reference]
 
     def generated(index: int) -> np.ndarray:
-        content = output_file(outputs, keys[index], picture_format).read_bytes()
-        return images.decode_photograph(content)
+        return images.decode_photograph(paths[index].read_bytes())
 
     data = dataset.settings
-    real_identity = [
-        str(data),
-        dataset.content,
-        hashlib.sha256("\n".join(keys).encode()).hexdigest(),
+    real_identity = [str(data), dataset.content, _hash(keys)]
+    # A list of exemplars may change, and keep its name.
+    references = [
+        keys[number] if (place := pairs.references[index]) is None else pairs.pool.keys[place]
+        for number, index in enumerate(places)
     ]
     told = "PNG"
     if picture_format == "jpeg":
@@ -148,11 +150,12 @@ def of_run(
         others=(),
         paired=True,
         size=(data.image_size, data.image_size),
-        identity=[*real_identity, made_by, picture_format],
+        identity=[*real_identity, _hash(references), made_by, picture_format],
         real_identity=real_identity,
         protocol={
             "format": told,
             "truth": f"{data.dataset} at {data.image_size}",
             "exemplars": data.validation_exemplar_list or "each picture's own truth",
         },
+        outputs=paths,
     )

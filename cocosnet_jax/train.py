@@ -18,6 +18,7 @@ from cocosnet_jax import (
     mesh,
     partition,
     workdir,
+    yardsticks,
 )
 from cocosnet_jax.best import Watch
 from cocosnet_jax.checkpoint import Checkpoints, Restored
@@ -26,6 +27,7 @@ from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.distributed import is_lead, say
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.preparation import prepare_data
+from cocosnet_jax.pretrained import inception as inception_files
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, all_finite, parameter_table
@@ -42,6 +44,7 @@ class Run(NamedTuple):
       folder: the workdir.
       steps_per_epoch: determines learning rate and mask warm-up.
       last: the last step.
+      inception: weights of FID's Inception, for measuring during training; None without them.
     """
 
     settings: Settings
@@ -49,15 +52,17 @@ class Run(NamedTuple):
     folder: epath.Path
     steps_per_epoch: int
     last: int
+    inception: inception_files.Inception | None = None
 
 
-def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
+def train(settings: Settings, folder: epath.Path, init_from: str = "", inception: str = "") -> int:
     """Trains from the newest checkpoint to the end of the schedule, or to `train.stop_after`.
 
     Args:
       settings: of the run.
       folder: the workdir, checked by `workdir.check`.
       init_from: a checkpoint whose weights initialise a new run, or empty.
+      inception: weights of FID's Inception, for FID and KID during training, or empty.
 
     Returns:
       The exit status: 0, or 128 + the signal's number if the run was interrupted.
@@ -72,6 +77,7 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
         say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
     else:
         say(f"losses use {weights.network} from {settings.vgg.weights}")
+    network = yardsticks.load(inception).inception
     # Checked before the data are prepared, which takes long.
     origin = fine_tuning.origin(settings, folder, init_from) if init_from else None
     dataset = prepare_data(settings.data)
@@ -80,7 +86,7 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "") -> int:
     steps_per_epoch = max(1, len(dataset.training) // settings.train.batch_size)
     total = settings.epochs * steps_per_epoch
     last = min(total, settings.train.stop_after or total)
-    run = Run(settings, dataset, folder, steps_per_epoch, last)
+    run = Run(settings, dataset, folder, steps_per_epoch, last, network)
     with workdir.in_use(folder) if is_lead() else contextlib.nullcontext():
         checkpoints = Checkpoints(folder, settings)
         start, state = _first_state(run, checkpoints, origin)
@@ -132,7 +138,10 @@ def loop(
     batches: Iterator[Batch] = (mesh.to_global(devices, batch) for batch in host_batches)
     weights = jax.device_put(weights, mesh.replicated(devices))
     show = hooks.Pictures(settings, run.dataset, folder, devices)
-    watch = Watch(settings, run.dataset, folder, devices) if train.evaluate_every else None
+    watch = None
+    if train.evaluate_every:
+        network = run.inception.params if run.inception else None
+        watch = Watch(settings, run.dataset, folder, devices, network)
     say(
         f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
         " (Ctrl-C now ends at once and loses nothing)"

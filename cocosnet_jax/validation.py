@@ -1,7 +1,7 @@
 """Measures validation pairs: all of them in an evaluation, some of them during training."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.metrics import Metric, baselines
 from cocosnet_jax.metrics.correspondence import Correspondence
 from cocosnet_jax.metrics.pck import Pck
+from cocosnet_jax.metrics.sets import SetDistances
 from cocosnet_jax.metrics.warp_accuracy import WarpAccuracy
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState
@@ -88,7 +89,8 @@ def predict_and_count(
       beside: whether to measure the baselines, too.
 
     Returns:
-      (state, VGG of the baselines or None, batch, valid) -> (outputs, sums of each metric).
+      (state, VGG of the baselines or None, batch, valid) -> (outputs, counts of each metric, whose
+      arrays have a row for each picture).
     """
     predict = predict_step(settings, with_mask=True, with_match=True)
 
@@ -103,9 +105,14 @@ def predict_and_count(
             _, h, w = outputs.matches[""].place.shape
             others = baselines.matches(batch, h, w, weights)
             outputs = outputs._replace(matches=outputs.matches | others)
-        sums = [metric.count(batch, outputs, valid) for metric in metrics]
+
+        def of_picture(*one: PyTree) -> list[PyTree]:
+            batch, outputs, valid = jax.tree.map(lambda x: x[None], one)
+            return [metric.count(batch, outputs, valid) for metric in metrics]
+
+        counts = jax.vmap(of_picture)(batch, outputs, valid)
         # These are large, and only the metrics read them.
-        return outputs._replace(warped_mask=None, matches=None), sums
+        return outputs._replace(warped_mask=None, matches=None), counts
 
     return jax.jit(step, out_shardings=(mesh.split(devices), mesh.replicated(devices)))
 
@@ -124,10 +131,26 @@ def results(metrics: Sequence[Metric], counted: Sequence[PyTree]) -> dict[str, f
 
 
 class Validation:
-    """Measures the first `train.evaluate_images` validation pairs during training."""
+    """Measures the first `train.evaluate_images` validation pairs during training.
 
-    def __init__(self, settings: Settings, dataset: Dataset, devices: Mesh):
+    Attributes:
+      count: number of these pairs.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        devices: Mesh,
+        network: Mapping[str, Any] | None = None,
+    ):
         """Looks up the points. Images are read by the first measurement.
+
+        Args:
+          settings: of the run.
+          dataset: its data.
+          devices: devices that split a batch.
+          network: Inception of FID and KID; None leaves them out.
 
         Raises:
           UserError: the file of points does not fit.
@@ -138,16 +161,29 @@ class Validation:
         # The baselines do not change while the networks learn.
         self._predict = predict_and_count(settings, devices, self._metrics, beside=False)
         self._batches: list[tuple[Batch, np.ndarray, list[str]]] = []
+        self._sets = SetDistances(settings.data.image_size, devices, network)
+        self.count = min(
+            settings.train.evaluate_images, len(dataset.evaluation("validation").references)
+        )
+        self._real: np.ndarray | None = None
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Returns the metrics' numbers, the same in every process."""
         if not self._batches:
             self._batches = self._first()
-        counted = []
-        for batch, valid, keys in self._batches:
+        counted, generated, real = [], [], []
+        for number, (batch, valid, keys) in enumerate(self._batches):
             placed = place(self._devices, self._points, batch, valid, keys)
-            counted.append(jax.device_get(self._predict(state, None, *placed)[1]))
-        return results(self._metrics, counted)
+            outputs, counts = self._predict(state, None, *placed)
+            counts = jax.device_get(counts)
+            counted.append(jax.tree.map(lambda x: np.sum(x, 0, np.float64), counts))
+            generated.append(self._sets.rows(outputs.image, number, "generated"))
+            if self._real is None:
+                real.append(self._sets.rows(placed[0].image, number, "real"))
+        if self._real is None:
+            self._real = np.concatenate(real)[: self.count]
+        rows = np.concatenate(generated)[: self.count]
+        return results(self._metrics, counted) | self._sets.distances(rows, self._real)
 
     def _first(self) -> list[tuple[Batch, np.ndarray, list[str]]]:
         """Reads the batches that contain the first pairs; later pairs in them are not valid."""

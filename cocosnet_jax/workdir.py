@@ -70,6 +70,21 @@ def _read(file: epath.Path) -> Settings:
         ) from error
 
 
+def settings_of(folder: epath.Path) -> Settings:
+    """The settings of the run in a folder.
+
+    Raises:
+      UserError: it has none, or they are damaged or from another version.
+    """
+    file = folder / _FILE
+    if not file.exists():
+        raise UserError(
+            f"{folder} has no {_FILE}, which says what its data are: evaluate it by"
+            " `python -m cocosnet_jax.main --mode=evaluate` with its config first"
+        )
+    return _read(file)
+
+
 def check_colours(folder: epath.Path, settings: Settings) -> None:
     """Raises UserError if the run in the folder was trained with other class colours."""
     if (file := folder / _FILE).exists():

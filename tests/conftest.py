@@ -173,7 +173,7 @@ def assert_same_numbers(one, other):
     for name, value in other.items():
         # A pixel that is rounded another way moves what is measured on pictures.
         tolerance = 1e-2 if name.startswith("swd") else 1e-5
-        if isinstance(value, dict):
+        if isinstance(value, dict | str):
             assert one[name] == value
         else:
             assert one[name] == pytest.approx(value, rel=tolerance), name

@@ -10,7 +10,7 @@ from etils import epath
 
 from cocosnet_jax import best, checkpoint, data, integrity, mesh, settings, validation
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.metrics import warp_accuracy
+from cocosnet_jax.metrics import fid, inception, swd, warp_accuracy
 from cocosnet_jax.types import Outputs
 from tests.data.conftest import CLASSES, draw_label, write_pair
 from tests.test_checkpoint import SETTINGS, assert_same, state_of
@@ -88,7 +88,8 @@ def test_what_is_the_best_is_known_after_a_new_start(tmp_path):
 
 @pytest.mark.usefixtures("quick")
 def test_less_is_better_where_it_is_an_error(tmp_path):
-    assert offered(tmp_path, {1: 0.5, 2: 0.25, 3: 0.75}, "cycle_error") == (2, 0.25)
+    assert offered(tmp_path / "a", {1: 0.5, 2: 0.25, 3: 0.75}, "cycle_error") == (2, 0.25)
+    assert offered(tmp_path / "b", {1: 0.5, 2: 0.25, 3: 0.75}, "kid") == (2, 0.25)
 
 
 @pytest.mark.usefixtures("quick")
@@ -177,16 +178,26 @@ def test_the_first_pairs_are_measured(drawn, monkeypatch):
     def predict_step(config, **_):
         def step(state, batch):
             mask = jax.nn.one_hot(batch.label[:, ::4, ::4, 0], config.data.channels)
-            return Outputs(batch.image, batch.exemplar, mask)
+            return Outputs(batch.exemplar / 127.5 - 1, batch.exemplar, mask)
 
         return step
 
     monkeypatch.setattr(validation, "predict_step", predict_step)
     monkeypatch.setattr(validation, "metrics_of", lambda *_: [warp_accuracy.WarpAccuracy()])
+
+    def pool3(params, image):
+        return (
+            image.reshape(len(image), 4, -1, 3).mean(2).reshape(len(image), 12)
+            * params["a"]["kernel"]
+        )
+
+    monkeypatch.setattr(inception, "pool3", pool3)
+    monkeypatch.setattr(inception, "WIDTH", 12)
     train = settings.TrainSettings(evaluation_batch_size=2, evaluate_images=3)
     config = settings.Settings(data=drawn, train=train)
     dataset = data.prepare(drawn)
-    measure = validation.Validation(config, dataset, mesh.make())
+    network = {"a": {"kernel": np.full(12, 255, np.float32)}}
+    measure = validation.Validation(config, dataset, mesh.make(), network)
     found = measure(None)
     assert found == measure(None)
     pairs, positions = dataset.evaluation("validation"), 0
@@ -196,3 +207,15 @@ def test_the_first_pairs_are_measured(drawn, monkeypatch):
         positions += (np.isin(label, there) & (label > 0)).sum()
     assert found["positions"] == positions
     assert found["warp_accuracy"] == found["warped_mask_miou"] == 1
+    real = np.stack([pairs.images[index][0] for index in range(3)])
+    ours = np.stack([pairs.images[pairs.references[index]][0] for index in range(3)])
+    features = [np.asarray(pool3(network, x / np.float32(127.5) - 1)) for x in (ours, real)]
+    wanted = fid.frechet_distance(*map(fid.Moments.of, features))
+    assert found["fid"] == pytest.approx(wanted, rel=1e-4)
+    assert found["kid"] == pytest.approx(fid.kid(*features), rel=1e-4)
+    patches = [
+        np.asarray(swd.descriptors(x, swd.positions(64, range(3), 0, of)))
+        for x, of in ((ours, "generated"), (real, "real"))
+    ]
+    levels = [swd.distance(patches[0][:, k], patches[1][:, k]) for k in range(3)]
+    assert found["swd"] == pytest.approx(np.mean(levels), rel=1e-4)

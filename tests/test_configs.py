@@ -111,6 +111,21 @@ WRONG = [
         "--init_from is for training",
     ),
     (
+        ("--config=toy", "--workdir=/tmp", "--checkpoint=/tmp"),
+        "--checkpoint is for --mode=evaluate; leave it out",
+    ),
+    (
+        (
+            *("--config=toy", "--workdir=/tmp", "--config.train.evaluate_every=9"),
+            "--config.train.keep_best=kid",
+        ),
+        "config.train.keep_best=kid needs --inception",
+    ),
+    (
+        ("--config=toy", "--workdir=/tmp", "--inception=weights.pth"),
+        "--inception is for evaluation: set --mode=evaluate, or to measure during training",
+    ),
+    (
         ("--config=toy", "--config.train.batch_size=2", "--config.train.batch_per_device=1"),
         "--config.train.batch_size and --config.train.batch_per_device are both given",
     ),

@@ -12,6 +12,7 @@ from PIL import Image
 from cocosnet_jax import checkpoint, data, evaluation, fit, settings, subjects
 from cocosnet_jax.data import keypoints, pipeline
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.yardsticks import Yardsticks
 from tests.conftest import CLASSES, STEPS, assert_same_numbers
 from tests.metrics.test_warp_accuracy import by_hand
 
@@ -82,6 +83,7 @@ def test_pictures_and_what_belongs_to_them_are_those_of_the_translation(evaluate
     config = settings.from_json((trained / "settings.json").read_text())
     dataset = data.open(config.data)
     subject = subjects.of_run(dataset, epath.Path(folder) / "outputs", "png", True, "")
+    assert [path.exists() for path in subject.outputs] == [True] * 4
     assert subject.label is not None
     assert subject.exemplar is not None
     assert subject.exemplar_label is not None
@@ -122,29 +124,48 @@ def assert_same_measures(folder, evaluated):
 
 
 def test_two_devices_share_batches_of_three(program, evaluated, elsewhere, tmp_path):
-    """The batch is rounded up to four."""
-    done = program.run("main", *elsewhere, devices=2)
+    """The batch is rounded up to four. The checkpoint is the best one."""
+    (tmp_path / "checkpoints").rename(tmp_path / "best")
+    done = program.run("main", *elsewhere, f"--checkpoint={tmp_path}/best", devices=2)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "evaluation" / evaluated[0].name
+    name = f"best/{STEPS}"
+    assert f"evaluating checkpoint {name} (step {STEPS})" in done.stdout
+    assert f"Checkpoint {name}" in (folder / "metrics.md").read_text()
+    evaluated[1]["checkpoint"], own = name, evaluated[1]["checkpoint"]
+    assert own == f"checkpoints/{STEPS}"
     assert_same_measures(folder, evaluated)
+    evaluated[1]["checkpoint"] = own
     assert Image.open(folder / "grid.png").size == (5 * 66 + 2, 4 * 66 + 2)
 
 
-def test_two_processes_measure_what_one_measures(program, evaluated, elsewhere, tmp_path):
+def test_two_processes_go_on_where_one_was_interrupted(program, evaluated, elsewhere, tmp_path):
+    """After the first of two batches, of three pictures; now batches have two."""
+    known, metrics, _ = evaluated
+    folder = tmp_path / "evaluation" / known.name
+    shutil.copytree(known, folder)
+    (folder / "counts/0000003-0000003.npy").unlink()
+    (folder / "metrics.json").unlink()
+    pictures = sorted((folder / "outputs").rglob("*.png"))
+    # As a cut power supply may leave it: counted, and not written.
+    pictures[2].unlink()
+    before = [path.stat().st_mtime_ns for path in pictures[:2]]
     done = program.run_by_two(*elsewhere, "--config.train.evaluation_batch_size=2")
     assert done.returncode == 0, done.stderr
-    assert evaluated[1]["positions"] > 0
-    assert_same_measures(tmp_path / "evaluation" / evaluated[0].name, evaluated)
+    assert "2 of 4 pictures are translated already" in done.stdout
+    assert before == [path.stat().st_mtime_ns for path in pictures[:2]]
+    assert metrics["positions"] > 0
+    assert_same_measures(folder, evaluated)
 
 
-def test_a_batch_that_is_too_large_is_one_error(trained, monkeypatch):
+def test_a_batch_that_is_too_large_is_one_error(trained, tmp_path, monkeypatch):
     run = settings.from_json((trained / "settings.json").read_text())
     # Not the translation, which takes long to compile.
     step = jax.jit(lambda state, weights, batch, valid: batch.image.sum())
     monkeypatch.setattr(evaluation.validation, "predict_and_count", lambda *_: step)
     monkeypatch.setattr(fit, "capacity", lambda _: 1)
     with pytest.raises(UserError) as error:
-        evaluation.evaluate(run, epath.Path(trained))
+        evaluation.evaluate(run, epath.Path(tmp_path), Yardsticks(), checkpoint_path=trained)
     assert "images of 64 x 64 need" in str(error.value)
     assert "config.train.evaluation_batch_size is 3; set a smaller one" in str(error.value)
 
@@ -156,7 +177,7 @@ def test_a_checkpoint_of_another_model_is_not_measured(trained):
     with pytest.raises(
         UserError, match=rf"belongs to another model(.|\n)*data.channels: {CLASSES}, 151"
     ):
-        evaluation.evaluate(other, epath.Path(trained))
+        evaluation.evaluate(other, epath.Path(trained), Yardsticks())
 
 
 def test_other_colours_of_classes_are_not_measured(tmp_path, monkeypatch):
@@ -172,7 +193,7 @@ def test_other_colours_of_classes_are_not_measured(tmp_path, monkeypatch):
     prepared = types.SimpleNamespace(settings=now.data)
     monkeypatch.setattr(evaluation, "prepare_data", lambda _: prepared)
     with pytest.raises(UserError, match="class 0 is #00FF00 in the label maps, but was #0000FF"):
-        evaluation.evaluate(now, folder)
+        evaluation.evaluate(now, folder, Yardsticks())
 
 
 def test_every_translation_is_a_picture(evaluated):

@@ -58,3 +58,18 @@ def test_an_interrupted_computation_goes_on_where_it_stopped(tmp_path):
     rows = features.compute(tmp_path / "a", pictures, embed, 4, "numbers")
     assert asked == [*range(8), -1, 8, 9, 9, 9]
     np.testing.assert_array_equal(rows, np.arange(10)[:, None].repeat(2, 1))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 3), (2, 5), (6, 10), (9, 10)])
+def test_rows_of_other_files_are_copied(tmp_path, start, stop):
+    pictures = [(np.full((2, 2, 3), i, np.uint8),) for i in range(10)]
+    asked: list[int] = []
+
+    def embed(image):
+        asked.extend(image[:, 0, 0, 0].tolist())
+        return image[:, 0, 0, :2].astype(np.float32)
+
+    there = np.arange(start, stop, dtype=np.float32)[:, None].repeat(2, 1)
+    rows = features.compute(tmp_path / "a", pictures, embed, 4, "numbers", [(start, there)])
+    assert sorted(set(asked)) == [i for i in range(10) if not start <= i < stop]
+    np.testing.assert_array_equal(rows, np.arange(10)[:, None].repeat(2, 1))

@@ -195,6 +195,33 @@ def test_an_interrupted_measuring_goes_on(folder, tmp_path, monkeypatch):
     assert len(appended) == 6
 
 
+def test_another_number_of_processes_goes_on(folder, tmp_path, monkeypatch):
+    """The second of two processes has made the rows of photographs 2 and 3, of 5."""
+    subject = subjects.of_folders(sets_of(folder, others=[]), "")
+    wanted = measure.measure(subject, Yardsticks(), tmp_path / "a", 2).numbers
+    append = features.Rows.append
+
+    def stop(rows, some):
+        append(rows, some)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features.Rows, "append", stop)
+        patch.setattr(jax, "process_count", lambda: 2)
+        patch.setattr(jax, "process_index", lambda: 1)
+        with pytest.raises(KeyboardInterrupt):
+            measure.measure(subject, Yardsticks(), tmp_path / "b", 2)
+    batches, made = features._batches, []
+
+    def count(pictures, start, stop, size):
+        made.append((start, stop))
+        return batches(pictures, start, stop, size)
+
+    monkeypatch.setattr(features, "_batches", count)
+    assert measure.measure(subject, Yardsticks(), tmp_path / "b", 2).numbers == wanted
+    assert made == [(0, 2), (4, 5), (0, 5)]
+
+
 def test_the_report(measured, tmp_path):
     found, subject = measured
     content = report.write(epath.Path(tmp_path / "a"), found, subject, {"step": 7})
@@ -206,6 +233,9 @@ def test_the_report(measured, tmp_path):
         row
         == f"| FID | lower | {found.numbers['fid']:.2f} | 26.40 | 42.40 | 14.30 | 21.80 | 14.40 |"
     )
+    # Table 4 has a column for each loss.
+    row = [line for line in text.splitlines() if line.startswith("| Style relevance, colour |")][1]
+    assert row.endswith("| 0.975 | 0.983 | 0.954 | 0.981 | 0.977 |")
     with (tmp_path / "a/scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["picture"] for row in rows] == [f"some/picture_{i}" for i in range(COUNT)]
@@ -221,11 +251,16 @@ def test_evaluations_are_compared_and_other_protocols_named(measured, tmp_path):
     found, subject = measured
     report.write(epath.Path(tmp_path / "a"), found, subject, {})
     other = dataclasses.replace(found, protocols=found.protocols | {"fid": "JPEG"})
-    report.write(epath.Path(tmp_path / "run/evaluation/step_0000007"), other, subject, {})
-    text = report.compare([str(tmp_path / "a"), str(tmp_path / "run")])
-    assert f"| | better | {tmp_path}/a | {tmp_path}/run | ADE20k (published)" in text
+    step = {"checkpoint": "checkpoints/7", "step": 7}
+    report.write(epath.Path(tmp_path / "run/evaluation/step_0000007"), other, subject, step)
+    paths = {name: report.find(epath.Path(tmp_path / name)) for name in ("a", "run")}
+    text = report.compare(paths)
+    assert "| | better | a | run | ADE20k (published)" in text
     assert "FID was not made alike" in text
-    assert f"- {tmp_path}/run: JPEG" in text
+    assert "- run: JPEG" in text
     assert "SWD was not made alike" not in text
-    with pytest.raises(UserError, match=r"holds no metrics\.json"):
-        report.compare([str(tmp_path)])
+    assert "- run: checkpoints/7, step 7" in text
+    assert report.find(epath.Path(tmp_path)) is None
+    (tmp_path / "a/metrics.json").write_text("[]")
+    with pytest.raises(UserError, match=r"a/metrics\.json cannot be read.*evaluate again"):
+        report.compare(paths)

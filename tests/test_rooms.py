@@ -28,7 +28,7 @@ FLOORS = (
     ("checkpoint", "partition"),
     ("workdir", "fine_tuning", "pretrained"),
     ("hooks", "inference", "features", "validation", "yardsticks", "subjects"),
-    ("search", "best", "measure", "translations", "api", "portable"),
+    ("search", "best", "measure", "translations", "translated", "api", "portable"),
     ("report",),
     ("evaluation", "train"),
     ("configs", "flags_help"),

@@ -27,10 +27,10 @@ from absl import flags
 from jaxtyping import UInt8
 
 from cocosnet_jax import checkpoint, command, data, files, pictures, validation, workdir
-from cocosnet_jax.apps.class_colours import class_colours, distance
 from cocosnet_jax.data.builders import toy_scenes
 from cocosnet_jax.inference import Translator
 from cocosnet_jax.metrics import warp_accuracy
+from cocosnet_jax.metrics.colours import class_colours, distance
 from cocosnet_jax.settings import Settings
 
 _WORKDIR = flags.DEFINE_string(

@@ -6,7 +6,7 @@ at no cost, and the samples do not depend on the number of processes.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,7 @@ def evaluation_batches(
     split: str = "validation",
     process_index: int = 0,
     process_count: int = 1,
+    only: Sequence[int] | None = None,
 ) -> Iterator[tuple[Batch, Bool[np.ndarray, "b"], list[str]]]:
     """Every image of the split exactly once over all processes, uncropped, with its exemplar.
 
@@ -139,6 +140,7 @@ def evaluation_batches(
       split: `validation`, or `exemplars` for the training images.
       process_index: as in `training_batches`.
       process_count: as in `training_batches`.
+      only: numbers of the batches to read; None for all.
 
     Returns:
       An iterator over (batch, valid, keys). Copies of the last image fill the last batches; their
@@ -172,8 +174,9 @@ def evaluation_batches(
         exemplar, exemplar_label = records.decode(images.features, reference)
         return Batch(image, exemplar, label, exemplar_label, itself), valid, key
 
-    steps = -(-len(chosen) // batch_size)
-    positions = tf.data.Dataset.range(steps).map(lambda step: step * batch_size + rows).unbatch()
+    steps = range(-(-len(chosen) // batch_size)) if only is None else only
+    numbers = tf.data.Dataset.from_tensor_slices(np.array(steps, np.int64))
+    positions = numbers.map(lambda step: step * batch_size + rows).unbatch()
     batches = positions.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = batches.batch(len(rows), drop_remainder=True).prefetch(2)
     return (

@@ -86,6 +86,21 @@ def by_chance(
     )
 
 
+def correct(
+    found: Float[Array, "#b #points 2"], truth: Float[Array, "#b #points 2"], size: int
+) -> Bool[Array, "alphas _ _"]:
+    """Whether points are correct, for each alpha.
+
+    Args:
+      found: x and y in pixels.
+      truth: the true places.
+      size: side of the images in pixels.
+    """
+    distance = jnp.sum(jnp.square(found - truth), -1)
+    bounds = jnp.square(jnp.asarray(ALPHAS) * size)
+    return distance <= bounds[:, None, None]
+
+
 class Pck:
     """PCK of all matches in `Outputs.matches`, of the networks' softmax, and of random matches."""
 
@@ -106,9 +121,7 @@ class Pck:
         points, truth = (jnp.where(seen[..., None], x, 0) for x in (points, truth))
 
         def right(found: Float[Array, "b points 2"]) -> Float[Array, "alphas points"]:
-            distance = jnp.sum(jnp.square(found - truth), -1)
-            bounds = jnp.square(jnp.asarray(ALPHAS) * size)
-            return jnp.sum(seen & (distance <= bounds[:, None, None]), 1, dtype=jnp.float32)
+            return jnp.sum(seen & correct(found, truth, size), 1, dtype=jnp.float32)
 
         own = outputs.matches[""]
         _, h, w = own.place.shape

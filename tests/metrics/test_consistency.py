@@ -18,7 +18,7 @@ SPEC = json.loads((HERE / "spec_ade20k.json").read_text())["VGG"]
 
 @pytest.fixture(scope="module")
 def measured():
-    """Pair -> (consistency, relevance), in float64."""
+    """Consistency, relevance and whether a class is common, of `PAIRS`, in float64."""
     weights = vgg_weights.from_torch(rule.state_dict(SPEC, SALT + "VGG/"))
     image = smooth("sc/pictures", 4, 256)
     label = np.digitize(smooth("sc/labels", 4, 256, channels=1, waves=6)[..., 0], (-0.4, 0, 0.4))
@@ -36,7 +36,9 @@ def measured():
                 consistency.style_relevance(ours, theirs, label[i], label[j]),
             )
 
-        return jax.tree.map(np.asarray, measure(weights, image, label))
+        found = jax.tree.map(np.asarray, measure(weights, image, label))
+    common = [bool(set(label[one].flat) & set(label[other].flat) - {0}) for one, other in rows]
+    return *found, common
 
 
 def by_figure(by_layer, place):
@@ -49,13 +51,13 @@ def by_figure(by_layer, place):
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_scores_are_the_figures(measured, pair):
-    consistent, relevance = measured
+    consistent, relevance, common = measured
     place = PAIRS.index(pair)
     wanted = FIGURES["semantic_consistency"][pair]
     assert by_figure(consistent, place) == pytest.approx(wanted, rel=1e-8, abs=0)
     wanted = FIGURES["style_relevance"][pair]
     assert by_figure(relevance.by_layer, place) == pytest.approx(wanted, rel=1e-8, abs=0)
-    assert relevance.common[place]
+    assert relevance.common[place] == common[place]
 
 
 def test_an_exemplar_as_its_own_result_is_relevant_and_a_pair_without_common_class_is_not():

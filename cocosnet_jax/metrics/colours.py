@@ -1,4 +1,8 @@
-"""Colours of classes: whether a result has those of its exemplar."""
+"""How far apart the colours of two pictures are: class by class, and pixel by pixel.
+
+Both are for drawn scenes, whose classes have a colour each. The papers compare features instead
+(`metrics.consistency`).
+"""
 
 from collections.abc import Iterable
 
@@ -32,3 +36,10 @@ def distance(
     shared = sorted(classes)
     gaps = [np.linalg.norm(ours[c] - theirs[c]) for c in shared]
     return float(np.average(gaps, weights=[np.sum(label == c) for c in shared]))
+
+
+def mean_absolute_error(
+    ours: UInt8[np.ndarray, "height width 3"], truth: UInt8[np.ndarray, "height width 3"]
+) -> float:
+    """Mean difference of two pictures' pixels, 0 to 255."""
+    return float(np.abs(ours.astype(float) - truth).mean())

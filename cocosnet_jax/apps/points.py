@@ -1,0 +1,73 @@
+"""PCK of pairs of drawn scenes, beside matchers that look at single pixels."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from cocosnet_jax.data.drawn.scene import Scene
+from cocosnet_jax.metrics import baselines
+from cocosnet_jax.metrics.pck import ALPHAS, Pck, correct
+from cocosnet_jax.types import Batch, Outputs
+
+ALPHA = 0.1
+_PIXEL_MATCHERS = ("nearest_colour", "same_class", "same_class_nearest_position")
+
+
+def pck(
+    scenes: Sequence[Scene], exemplars: Sequence[Scene], places: Int[np.ndarray, "n h w 2"]
+) -> dict[str, float]:
+    """PCK@0.1 over all points of all pairs.
+
+    Args:
+      scenes: the inputs.
+      exemplars: their exemplars.
+      places: row and column of the exemplar's position that belongs to each position.
+
+    Returns:
+      `pck@0.1`, and the same with `_by_` and the name of a matcher.
+    """
+    count, side = places.shape[:2]
+    size = len(scenes[0].label)
+    same = baselines.same_position(count, side, side)
+    matches = {
+        "": same._replace(place=places[..., 0] * side + places[..., 1]),
+        "same_position": same,
+    }
+    points, truth = (np.stack([scene.points for scene in some]) for some in (scenes, exemplars))
+    # The metric reads the points and the size of the images.
+    image, label = np.zeros((count, size, size, 3), np.uint8), np.zeros((count, size, size, 1))
+    batch = Batch(image, image, label, label, np.zeros(count, np.float32), points, truth)
+    metric = Pck()
+    counts = metric.count(batch, Outputs(image, None, None, matches), jnp.ones(count, bool))
+    numbers = metric.result(counts)
+    name = f"pck@{ALPHA}"
+    found = {
+        f"{name}{by}": numbers[f"{name}{by}"] for by in ("", "_by_same_position", "_by_chance")
+    }
+    shares = np.concatenate([_by_pixels(*pair) for pair in zip(scenes, exemplars, strict=True)])
+    for place, matcher in enumerate(_PIXEL_MATCHERS):
+        found[f"{name}_by_{matcher}"] = float(shares[:, place].mean())
+    return found
+
+
+def _by_pixels(scene: Scene, exemplar: Scene) -> Float[np.ndarray, "points matchers"]:
+    """Whether the matchers of `_PIXEL_MATCHERS` find each point that both scenes have.
+
+    They take the exemplar's pixel of the nearest colour, a random pixel of the same class (here the
+    probability that it is right), and the nearest pixel of the same class.
+    """
+    there = ~np.isnan([scene.points, exemplar.points]).any((0, 2))
+    size = len(scene.label)
+    pixels = np.stack(np.meshgrid(*[np.arange(size, dtype=np.float32)] * 2), -1).reshape(-1, 2)
+    truth = jnp.asarray(exemplar.points[there][:, None])
+    right = np.asarray(correct(jnp.asarray(pixels[None]), truth, size))
+    rows = []
+    for point, near in zip(scene.points[there], right[ALPHAS.index(ALPHA)], strict=True):
+        x, y = np.floor(point + 0.5).astype(int)
+        gap = np.abs(exemplar.image.astype(int) - scene.image[y, x]).sum(-1)
+        same = (exemplar.label == scene.label[y, x]).ravel()
+        away = np.where(same, np.hypot(*(pixels - point).T), np.inf)
+        rows.append([near[np.argmin(gap)], near[same].mean(), near[np.argmin(away)]])
+    return np.array(rows, float).reshape(-1, len(_PIXEL_MATCHERS))
