@@ -5,17 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
 TRAIN_DEMO_DIR ?= runs/train-demo
+PICTURES_DIR ?= docs/pictures
 # One process per core of the smallest machine; a worker that dies is a failure.
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --max-worker-restart=0
 # ensurepip: where making the environment was cut off, Python is there and pip is not.
 PIP := { $(BIN)/python -m pip --version || $(BIN)/python -m ensurepip; } > /dev/null 2>&1 && \
   $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo train-demo test parity install clean
+.PHONY: help demo train-demo pictures test parity install clean
 
 help:
 	@echo "make demo     translate drawn scenes with the model that comes with it; a picture, figures"
 	@echo "make train-demo  train on drawn landscapes for minutes, show how far it got"
+	@echo "make pictures edit, makeup, correspondence on drawn scenes: the pictures of the docs"
 	@echo "make test     style, types and tests, with one case of the release's numbers"
 	@echo "make parity   the release's numbers and files in full, in float64, float32 and bfloat16;"
 	@echo "              a training step on eight devices beside one on one"
@@ -28,6 +30,9 @@ demo: $(VENV)/.run
 
 train-demo: $(VENV)/.run
 	$(BIN)/python -m cocosnet_jax.apps.train_demo --workdir=$(TRAIN_DEMO_DIR)
+
+pictures: $(VENV)/.run
+	$(BIN)/python -m cocosnet_jax.apps.gallery --folder=$(PICTURES_DIR)
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .

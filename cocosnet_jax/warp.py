@@ -5,12 +5,12 @@ positions. `DenseWarp` holds it whole; `StreamingWarp` computes the same block b
 backward, in memory that does not grow with n x m.
 """
 
+import math
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -146,6 +146,19 @@ class StreamingWarp:
         return streaming.attend(rows, columns, values, self.temperature, mesh=self.mesh)
 
 
+def confidence(entropy: Float[Array, "*shape"], positions: int) -> Float[Array, "*shape"]:
+    """How sharp a match is, 0 to 1: 1 - entropy / log(positions).
+
+    1 if one of the exemplar's positions has all the weight, 0 if all have the same. A match that k
+    of them share evenly has 1 - log(k) / log(positions).
+
+    Args:
+      entropy: of the softmax over the positions, in nats.
+      positions: their number.
+    """
+    return jnp.clip(1 - entropy / math.log(positions), 0, 1)
+
+
 def match_both_ways(
     rows: Float[Array, "b h w k"], columns: Float[Array, "b h_m w_m k"], temperature: float
 ) -> Match:
@@ -212,8 +225,7 @@ class BestMatch(NamedTuple):
     Attributes:
       place: (b, h, w, 2), row and column in the exemplar's grid.
       cosine: (b, h, w), similarity of the two positions, -1 to 1.
-      confidence: (b, h, w), share of the softmax (equation 4) on that position and the eight around
-        it: 1 if the match is sharp, near 0 if many places are about as similar.
+      confidence: (b, h, w), how sharp the match is, see `confidence`.
     """
 
     place: Int[Array, "b h w 2"]
@@ -228,28 +240,12 @@ def best_match(
     match_kernel: int = 1,
     centre: Literal["channels", "positions"] = "channels",
 ) -> BestMatch:
-    """Finds the exemplar position of highest correlation; arguments as in `soft_match`.
-
-    Compares one row of the input's grid at a time, so that the whole correlation is never held.
-    """
-    rows, columns = (_compared(x, match_kernel, centre) for x in (theta, phi))
-    b, h_m, w_m, _ = columns.shape
-    flat = columns.reshape(b, h_m * w_m, -1)
-    steps = np.stack(np.divmod(np.arange(9), 3), -1) - 1  # to a place and its neighbours
-
-    def of_row(row: Float[Array, "b w k"]) -> BestMatch:
-        cosines = correlation_logits(row, flat, 1.0)
-        weights = jax.nn.softmax(cosines / temperature, -1)
-        place = jnp.stack(jnp.divmod(cosines.argmax(-1), w_m), -1)
-        near = place[..., None, :] + steps
-        inside = jnp.all((near >= 0) & (near < jnp.asarray([h_m, w_m])), -1)
-        # Indices of places outside are those of others, which do not count.
-        index = jnp.clip(near[..., 0] * w_m + near[..., 1], 0, h_m * w_m - 1)
-        shares = jnp.where(inside, jnp.take_along_axis(weights, index, -1), 0)
-        return BestMatch(place, cosines.max(-1), shares.sum(-1))
-
-    found = jax.lax.map(of_row, jnp.moveaxis(rows, 1, 0))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), found)
+    """Finds the exemplar position of highest correlation; arguments as in `soft_match`."""
+    found = full_match(theta, phi, temperature, match_kernel, centre)
+    _, h_m, w_m, _ = phi.shape
+    place = jnp.stack(jnp.divmod(jnp.asarray(found.place), w_m), -1)
+    entropy = jnp.asarray(found.entropy)
+    return BestMatch(place, jnp.asarray(found.score), confidence(entropy, h_m * w_m))
 
 
 def similarity(

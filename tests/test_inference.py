@@ -104,6 +104,33 @@ def test_matches_are_those_of_the_warp(translator, arrays):
     places = match.place[..., 0] * side + match.place[..., 1]
     assert np.mean(np.abs(carried - places) < 0.01) > 0.99
 
+    back = translator.match(*arrays, back=True)
+    carried = np.asarray(sharp.to_exemplar(numbers)).reshape(2, side, side)
+    places = back.place[..., 0] * side + back.place[..., 1]
+    assert np.mean(np.abs(carried - places) < 0.01) > 0.99
+
+    # The cosine of a match, from either side.
+    cells = np.array([[[3, 5]], [[0, side - 1]]])
+    for way, found_way in ((False, match), (True, back)):
+        similar = translator.similarity(*arrays, cells=cells, back=way)
+        best = found_way.cosine[[0, 1], cells[:, 0, 0], cells[:, 0, 1]]
+        close(similar.max((1, 2, 3)), best)
+
+    # A layer three times as fine as the networks' pictures, in patches of 12 x 12.
+    layer = np.random.default_rng(1).random((2, 3 * SIZE, 3 * SIZE, 2), np.float32)
+    patches = layer.reshape(2, side, 12, side, 12, 2).transpose(0, 1, 3, 2, 4, 5)
+    soft = warp.soft_match(
+        found.theta,
+        found.phi,
+        SETTINGS.model.temperature,
+        match_kernel=SETTINGS.model.match_kernel,
+        centre=SETTINGS.model.centre,
+    )
+    for way, moved in ((False, soft.to_input), (True, soft.to_exemplar)):
+        wanted = np.asarray(moved(patches.reshape(2, side * side, -1)))
+        wanted = wanted.reshape(patches.shape).transpose(0, 1, 3, 2, 4, 5).reshape(layer.shape)
+        close(translator.warp(*arrays, layer=layer, back=way), wanted)
+
 
 def test_the_same_program_serves_again(translator, arrays, monkeypatch):
     translator.translate(*arrays)
@@ -124,6 +151,13 @@ def test_what_does_not_fit_the_networks_is_refused(translator, arrays):
     ):
         with pytest.raises(ValueError, match=message):
             translator.translate(*arguments)
+    for layer, message in (
+        (None, "layer is missing"),
+        (exemplar[:, :, :32], r"layer is \(2, 64, 32, 3\) and must be \(2, k \* 64, k \* 64, c\)"),
+        (exemplar[:1], r"layer is \(1, 64, 64, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            translator.warp(*arrays, layer=layer, back=True)
 
 
 def test_a_plain_network_takes_the_input_alone(arrays):

@@ -26,7 +26,7 @@ def test_every_program_is_a_command_named_after_its_module():
         f"cocosnet-{module.rsplit('.', 1)[-1].replace('_', '-')}": f"{module}:run"
         for module in programs
     }
-    assert len(commands) == 9
+    assert len(commands) == 13
     assert PROJECT["project"]["scripts"] == commands
     for target in commands.values():
         module, function = target.split(":")

@@ -14,22 +14,20 @@ the exemplar. The matches of single points are written as numbers and as a pictu
 Points are x,y in pixels of the input's own file, from its upper left pixel 0,0; with
 `--on=exemplar` they are on the exemplar, and their matches on the input. `--points` may also name a
 CSV file with a point per line. A point keeps its place within the cell of the grid that is matched,
-4 x 4 pixels of what the networks see. The confidence is the share of the softmax (equation 4) on
-the match and the cells next to it: 1 if the match is sharp, near 0 if many places are about as
-similar.
+4 x 4 pixels of what the networks see. The confidence says how sharp the match is: 1 if one place
+has all of the softmax (equation 4), 0 if all places have the same, and 1 - log(k) / log(positions)
+if k places share it.
 """
 
-import csv
-import io
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from cocosnet_jax import checkpoint, command, files, inference, pictures
 from cocosnet_jax.apps import drawing, reading
+from cocosnet_jax.apps import points as points_lib
 from cocosnet_jax.data import images, inputs
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import Translator
@@ -83,13 +81,15 @@ def correspond(
     if picture is None:
         picture = reading.show_input(label, translator.settings.data)
     own, other = (exemplar, picture) if back else (picture, exemplar)
-    check_points(points, own, "exemplar" if back else "input")
+    points_lib.check(points, own, "exemplar" if back else "input")
     pair = _batch(translator, label, exemplar, exemplar_label)
     match = translator.match(*pair, back=back)
-    matches = move(points, match.place[0], match.confidence[0], own.shape, other.shape)
-    small = reading.at_size(picture, translator).astype(np.float32)
-    warped = pictures.to_bytes(np.asarray(translator.warp(*pair)[0]))
-    returned = np.asarray(translator.warp(*pair, layer=small, back=True)[0])
+    matches = points_lib.move(points, match.place[0], match.confidence[0], own.shape, other.shape)
+    # As layers, whatever the networks' own warp carries: patches show more than mean colours.
+    warped, returned = (
+        np.rint(translator.warp(*pair, layer=layer.astype(np.float32), back=back)[0])
+        for layer, back in ((pair[1], False), (reading.at_size(picture, translator), True))
+    )
     sides = points, matches[:, :2]
     left, right = (
         drawing.number_points(*side)
@@ -98,8 +98,8 @@ def correspond(
     return Shown(
         matches,
         drawing.side_by_side(left, right),
-        images.resize_photograph(warped, picture.shape[:2]),
-        images.resize_photograph(np.rint(returned).astype(np.uint8), exemplar.shape[:2]),
+        images.resize_photograph(warped.astype(np.uint8), picture.shape[:2]),
+        images.resize_photograph(returned.astype(np.uint8), exemplar.shape[:2]),
     )
 
 
@@ -122,9 +122,9 @@ def heat_map(
         picture = reading.show_input(label, translator.settings.data)
     own, other = (exemplar, picture) if back else (picture, exemplar)
     points = np.array([point], float)
-    check_points(points, own, "exemplar" if back else "input")
+    points_lib.check(points, own, "exemplar" if back else "input")
     side = translator.size // translator.settings.model.warp_stride
-    cell, _ = cells(points, own.shape, (side, side))
+    cell, _ = points_lib.cells(points, own.shape, (side, side))
     pair = _batch(translator, label, exemplar, exemplar_label)
     cosines = translator.similarity(*pair, cells=cell[None], back=back)[0, 0]
     one = drawing.number_points(own, points, number)
@@ -143,111 +143,6 @@ def _batch(
     return label[None], reading.at_size(exemplar, translator), given
 
 
-def cells(
-    points: Float[np.ndarray, "points 2"], size: tuple[int, ...], grid: tuple[int, ...]
-) -> tuple[Int[np.ndarray, "points 2"], Float[np.ndarray, "points 2"]]:
-    """The cells in which points lie.
-
-    Args:
-      points: x, y in pixels, whole numbers at pixels' middles.
-      size: height and width of their picture in pixels.
-      grid: rows and columns of the grid over the picture.
-
-    Returns:
-      Row and column of each point's cell, and its place within it: down and right, 0 to 1.
-    """
-    scaled = (points[:, ::-1] + 0.5) * (np.array(grid[:2]) / size[:2])
-    cell = np.clip(np.floor(scaled).astype(int), 0, np.array(grid[:2]) - 1)
-    return cell, scaled - cell
-
-
-def move(
-    points: Float[np.ndarray, "points 2"],
-    place: Int[np.ndarray, "h w 2"],
-    confidence: Float[np.ndarray, "h w"],
-    size: tuple[int, ...],
-    other_size: tuple[int, ...],
-) -> Float[np.ndarray, "points 3"]:
-    """Moves points by a match; they keep their places within their cells.
-
-    Args:
-      points: x, y in pixels.
-      place: row and column of each cell's match, in a grid of as many cells.
-      confidence: of each cell's match.
-      size: height and width of the points' picture in pixels.
-      other_size: of the other picture.
-
-    Returns:
-      x, y in pixels of the other picture, and the confidence.
-    """
-    cell, within = cells(points, size, place.shape)
-    row, column = cell.T
-    moved = (place[row, column] + within) * (np.array(other_size[:2]) / place.shape[:2]) - 0.5
-    return np.column_stack([moved[:, ::-1], confidence[row, column]])
-
-
-def check_points(
-    points: Float[np.ndarray, "points 2"], picture: UInt8[np.ndarray, "rows columns 3"], name: str
-) -> None:
-    """Raises a `UserError` if a point lies outside of a picture, which the message calls `name`."""
-    rows, columns, _ = picture.shape
-    for number, (x, y) in enumerate(points, 1):
-        if not (-0.5 <= x <= columns - 0.5 and -0.5 <= y <= rows - 0.5):
-            raise UserError(
-                f"point {number}, {x:g},{y:g}, is outside of the {name}, which has"
-                f" {columns}x{rows} pixels; its x is 0 to {columns - 1}, its y 0 to {rows - 1}"
-            )
-
-
-def parse_points(given: str) -> Float[np.ndarray, "points 2"]:
-    """The points of `--points`: `x,y;x,y`, or the name of a CSV file with x and y in its columns.
-
-    Further columns of the file are ignored, and so is a first line without numbers. If its first
-    line has columns x and y, these are read: so the program's own `matches.csv` can be read again.
-
-    Raises:
-      UserError: there is a point that is not two numbers, or the file cannot be read.
-    """
-    if not given:
-        return np.zeros((0, 2))
-    place = "--points"
-    rows = [row.split(",") for row in given.split(";") if row.strip()]
-    columns = 0, 1
-    if given.lower().endswith(".csv"):
-        place = str(files.local(given, "--points"))
-        try:
-            text = Path(place).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--points={place} cannot be read as a text file ({error})") from error
-        rows = [row for row in csv.reader(io.StringIO(text)) if row]
-        head = [word.strip().lower() for word in rows[0]] if rows else []
-        if {"x", "y"} <= set(head):
-            columns = head.index("x"), head.index("y")
-            rows = rows[1:]
-    points = []
-    for number, row in enumerate(rows, 1):
-        try:
-            points.append([float(row[column]) for column in columns])
-        except (ValueError, IndexError):
-            raise UserError(
-                f"{place}: point {number} is {','.join(row)!r}; write each point as two numbers,"
-                " x,y"
-            ) from None
-    if not points:
-        raise UserError(f"{place} has no points; write each as two numbers, x,y")
-    return np.array(points)
-
-
-def as_csv(points: Float[np.ndarray, "points 2"], matches: Float[np.ndarray, "points 3"]) -> bytes:
-    """The text of `matches.csv`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["number", "x", "y", "match_x", "match_y", "confidence"])
-    for number, (point, match) in enumerate(zip(points, matches, strict=True), 1):
-        writer.writerow([number, *(f"{x:g}" for x in point), *(f"{x:.4g}" for x in match)])
-    return text.getvalue().encode()
-
-
 def main() -> None:
     """Reads the flags and files, matches, writes."""
     input_file = reading.file("input", "the label map, edges or pose")
@@ -255,7 +150,7 @@ def main() -> None:
     output = reading.file("output", "a folder to write")
     if output.suffix.lower() in images.EXTENSIONS or output.is_file():
         raise UserError(f"--output={output} must be a folder")
-    points = parse_points(reading.given("points"))
+    points = points_lib.parse(reading.given("points"))
     back = flags.FLAGS["on"].value == "exemplar"
     with_heat = flags.FLAGS["heat-maps"].value
     if with_heat and not len(points):
@@ -281,7 +176,7 @@ def main() -> None:
         exemplar_label = inputs.read_input(
             data, label_file, translator.size, photograph=exemplar_file
         ).planes
-    check_points(points, exemplar if back else picture, "exemplar" if back else "input")
+    points_lib.check(points, exemplar if back else picture, "exemplar" if back else "input")
     reading.check_outputs([output / "matches.csv"], [])
     print("compiling ...", flush=True)
     folder = checkpoint.absolute(output)
@@ -291,7 +186,7 @@ def main() -> None:
     pictures.write_png(folder / "warped_input.png", shown.warped_input)
     if len(points):
         pictures.write_png(folder / "matches.png", shown.picture)
-        files.write(folder / "matches.csv", as_csv(points, shown.matches))
+        files.write(folder / "matches.csv", points_lib.as_csv(points, shown.matches))
     for number, (x, y) in enumerate(points if with_heat else [], 1):
         drawn = heat_map(*pair, (x, y), picture=picture, back=back, number=number)
         pictures.write_png(folder / f"heat_{number}.png", drawn)

@@ -165,7 +165,8 @@ def find_targets(
     names = [
         Path(name)
         for name in pairing.files_below(portraits)
-        if name.lower().endswith(images.EXTENSIONS) and output not in (portraits / name).parents
+        if name.lower().endswith(images.EXTENSIONS)
+        and (output == portraits or output not in (portraits / name).parents)
     ]
     others = {name.with_suffix("") for name in names if name.suffix.lower() != ".png"}
     targets = []
