@@ -1,4 +1,4 @@
-"""What the page's tabs are made of: pictures, galleries, painters, and events that answer in words."""
+"""What the page's tabs are made of: pictures, galleries, painters, events that answer in words."""
 
 import functools
 import logging
