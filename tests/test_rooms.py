@@ -34,6 +34,8 @@ FLOORS = (
     ("configs", "flags_help"),
     ("command",),
     ("main", "evaluate", "prepare", "retrieve", "convert", "translate", "compile_check", "apps"),
+    ("page",),
+    ("demo",),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
