@@ -126,6 +126,13 @@ def number(value: Any, low: float, high: float, what: str) -> float:
     return float(value)
 
 
+def chosen(event: gr.SelectData, count: int) -> int:
+    """Which picture of a gallery was clicked; raises a `UserError` if there is no such one."""
+    if not isinstance(event.index, int) or not 0 <= event.index < count:
+        raise UserError("there is no such scene; reload the page")
+    return event.index
+
+
 def upload(label: str, value: Photograph | None = None, **options: Any) -> gr.Image:
     """A place for an uploaded picture; `value` is there at first."""
     return gr.Image(

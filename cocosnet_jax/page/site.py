@@ -23,7 +23,7 @@ os.environ |= {
 import gradio as gr
 from starlette.middleware import Middleware
 
-from cocosnet_jax.page import api, tabs, uploads
+from cocosnet_jax.page import api, matches, tabs, uploads
 from cocosnet_jax.page.guard import Guard
 from cocosnet_jax.page.parts import Desk
 from cocosnet_jax.page.studio import Studio
@@ -37,7 +37,7 @@ _TABS = (
     ("Translate", tabs.translate),
     ("Edit", tabs.edit),
     ("Makeup", tabs.makeup),
-    ("Correspondence", tabs.correspond),
+    ("Correspondence", matches.correspond),
 )
 
 

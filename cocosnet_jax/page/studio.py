@@ -154,8 +154,8 @@ class Studio:
         outputs = self.translator.translate(
             planes[None], reading.at_size(exemplar, self.translator), _batched(exemplar_planes)
         )
-        result, warped = outputs.image, outputs.warped_exemplar
-        return pictures.to_bytes(np.asarray(result[0])), pictures.to_bytes(np.asarray(warped[0]))
+        result, warped = np.asarray(outputs.image), np.asarray(outputs.warped_exemplar)
+        return pictures.to_bytes(result[0]), pictures.to_bytes(warped[0])
 
     def edit(
         self, photograph: Photograph, planes: Planes, edited: Planes, *, paste: bool, seam: float

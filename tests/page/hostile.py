@@ -88,11 +88,13 @@ def files():
     # Of other types, by content and by name.
     texts = {
         "page.html": b"<script>alert(1)</script>",
-        "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
+        "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///x"/></svg>',
+        "entities.svg": b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><svg>&a;</svg>',
+        "metafile.wmf": b"\xd7\xcd\xc6\x9a" + bytes(80),
         "script.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n",
         "document.pdf": b"%PDF-1.7\n1 0 obj<<>>endobj\ntrailer<<>>",
         "archive.zip": b"PK\x03\x04" + bytes(60),
-        "array.npy": b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,)}\n",
+        "array.npy": b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'shape': (1,)}\n",
         "pickle.png": b"cos\nsystem\n(S'touch /tmp/owned'\ntR.",
         "program.png": b"\x7fELF" + bytes(200),
         "text.png": b"hello",

@@ -93,11 +93,11 @@ def test_a_picture_matches_its_own_map(served, truth, files, tmp_path):
 
 def test_errors_are_words(served, files, tmp_path):
     client = client_of(served, tmp_path)
-    with pytest.raises(Exception, match="label is a colour image .mode RGB., but a label map has"):
+    with pytest.raises(Exception, match=r"label is a colour image .mode RGB., but a label map has"):
         client.predict(label=files(0), exemplar=files(0), api_name="/translate")
     with pytest.raises(Exception, match="exemplar is missing; choose or upload one"):
         client.predict(label=files("0_map"), exemplar=None, api_name="/translate")
-    with pytest.raises(Exception, match="x is 1000000000.0; it must be a number from 0"):
+    with pytest.raises(Exception, match=r"x is 1000000000.0; it must be a number from 0"):
         client.predict(files("0_map"), files(0), 1e9, 2, api_name="/correspond")
     with pytest.raises(Exception, match="point 1, 500,2, is outside of the input"):
         client.predict(files("0_map"), files(0), 500, 2, api_name="/correspond")
