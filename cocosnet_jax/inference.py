@@ -179,7 +179,7 @@ class Translator:
             )
         settings = self.settings.model
 
-        def carried(rows: Array, columns: Array, layer: Array) -> Array:
+        def carried(rows: jax.Array, columns: jax.Array, layer: jax.Array) -> jax.Array:
             match = soft_match(
                 rows,
                 columns,
@@ -210,7 +210,7 @@ class Translator:
         """
         settings = self.settings.model
 
-        def best(rows: Array, columns: Array) -> BestMatch:
+        def best(rows: jax.Array, columns: jax.Array) -> BestMatch:
             how = settings.temperature, settings.match_kernel, settings.centre
             return best_match(rows, columns, *how)
 
@@ -236,7 +236,7 @@ class Translator:
         """
         settings = self.settings.model
 
-        def compared(rows: Array, columns: Array, cells: Array) -> Array:
+        def compared(rows: jax.Array, columns: jax.Array, cells: jax.Array) -> jax.Array:
             return similarity(rows, columns, cells, settings.match_kernel, settings.centre)
 
         batch = self._batch(label, exemplar, exemplar_label)

@@ -84,7 +84,8 @@ def correspond(
     points_lib.check(points, own, "exemplar" if back else "input")
     pair = _batch(translator, label, exemplar, exemplar_label)
     match = translator.match(*pair, back=back)
-    matches = points_lib.move(points, match.place[0], match.confidence[0], own.shape, other.shape)
+    place, confidence = np.asarray(match.place[0]), np.asarray(match.confidence[0])
+    matches = points_lib.move(points, place, confidence, own.shape, other.shape)
     # As layers, whatever the networks' own warp carries: patches show more than mean colours.
     warped, returned = (
         np.rint(translator.warp(*pair, layer=layer.astype(np.float32), back=back)[0])

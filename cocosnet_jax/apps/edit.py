@@ -156,11 +156,11 @@ def main() -> None:
         )
     check_edited(label.planes, edited.planes)
     reading.check_outputs([output], [photograph_file, label_file, edited_file])
-    paste = flags.FLAGS["paste"].value
+    paste = bool(flags.FLAGS["paste"].value)
     changed = None
     if paste:
-        own = (read(path, size).planes for path in (label_file, edited_file))
-        changed = changes(*own, data.condition)
+        own, other = (read(path, size).planes for path in (label_file, edited_file))
+        changed = changes(own, other, data.condition)
     print("compiling ...", flush=True)
     result = edit(
         translator,

@@ -144,7 +144,7 @@ def strokes(house: Scene) -> UInt8[np.ndarray, "rows columns 4"]:
 
 def marked(pair: tuple[Scene, Scene]) -> np.ndarray:
     """The points of `MARKED` that both scenes show, in the first."""
-    both = ~np.isnan([x.points for x in pair]).any((0, 2))
+    both = np.isfinite(pair[0].points + pair[1].points).all(1)
     places = [POINTS.index(name) for name in MARKED]
     return pair[0].points[[place for place in places if both[place]]].astype(float)
 

@@ -69,7 +69,7 @@ def open_translator() -> inference.Translator:
             f"--checkpoint={given('checkpoint')} is a plain translation network, which finds no"
             " correspondence; name a checkpoint that takes an exemplar"
         )
-    return inference.Translator(restored, flags.FLAGS["size"].value)
+    return inference.Translator(restored, int(flags.FLAGS["size"].value or 0))
 
 
 def check_outputs(outputs: list[Path], read: list[Path]) -> None:

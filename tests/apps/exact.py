@@ -28,7 +28,7 @@ class Exact(Translator):
     """Matches cells by red and green, and translates to a picture of one grey level."""
 
     def __init__(self):
-        super().__init__(Restored(SETTINGS, None, 0, None))  # type: ignore[arg-type]
+        super().__init__(Restored(SETTINGS, None, 0, None))
 
     def _features(self, state, batch):
         def one_hot(picture):

@@ -177,13 +177,13 @@ def test_a_scenes_points_are_found_in_its_own_picture(run, scenes, tmp_path):
 
     # Without points, the warps alone; with heat maps, one per point.
     run("correspond", **given, output=tmp_path / "warps")
-    found = {path.name for path in (tmp_path / "warps").iterdir()}
-    assert found == {"warped_exemplar.png", "warped_input.png"}
+    names = {path.name for path in (tmp_path / "warps").iterdir()}
+    assert names == {"warped_exemplar.png", "warped_input.png"}
     (tmp_path / "points.csv").write_text("x,y\n3,4\n5,6\n")
     given |= {"points": tmp_path / "points.csv", "on": "exemplar"}
     run("correspond", **given, output=tmp_path / "heat", heat_maps=True)
-    found = {path.name for path in (tmp_path / "heat").iterdir()}
-    assert found == written | {"heat_1.png", "heat_2.png"}
+    names = {path.name for path in (tmp_path / "heat").iterdir()}
+    assert names == written | {"heat_1.png", "heat_2.png"}
     for wrong, message in (
         ({"exemplar": ""}, "--exemplar is missing; name the photograph to match it with"),
         ({"heat_maps": True, "points": ""}, "--heat-maps needs --points"),
