@@ -4,6 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= runs/demo
+PORT ?= 7860
 TRAIN_DEMO_DIR ?= runs/train-demo
 PICTURES_DIR ?= docs/pictures
 # One process per core of the smallest machine; a worker that dies is a failure.
@@ -12,10 +13,11 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=2 --max-worker-restart=0
 PIP := { $(BIN)/python -m pip --version || $(BIN)/python -m ensurepip; } > /dev/null 2>&1 && \
   $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo train-demo pictures test parity install clean
+.PHONY: help demo page train-demo pictures test parity install clean
 
 help:
 	@echo "make demo     translate drawn scenes with the model that comes with it; a picture, figures"
+	@echo "make page     the same model as a web page on this machine: paint, edit, makeup, matches"
 	@echo "make train-demo  train on drawn landscapes for minutes, show how far it got"
 	@echo "make pictures edit, makeup, correspondence on drawn scenes: the pictures of the docs"
 	@echo "make test     style, types and tests, with one case of the release's numbers"
@@ -27,6 +29,9 @@ help:
 
 demo: $(VENV)/.run
 	$(BIN)/python -m cocosnet_jax.apps.demo --folder=$(DEMO_DIR)
+
+page: $(VENV)/.page
+	$(BIN)/python -m cocosnet_jax.demo --port=$(PORT)
 
 train-demo: $(VENV)/.run
 	$(BIN)/python -m cocosnet_jax.apps.train_demo --workdir=$(TRAIN_DEMO_DIR)
@@ -53,9 +58,13 @@ $(VENV)/.run: requirements.txt | $(BIN)/python
 	$(PIP) -r requirements.txt
 	@touch $@
 
-$(VENV)/.test: requirements.txt requirements-dev.txt | $(BIN)/python
-	$(PIP) -r requirements-dev.txt
+$(VENV)/.page: requirements.txt requirements-page.txt | $(BIN)/python
+	$(PIP) -r requirements-page.txt
 	@touch $(VENV)/.run $@
+
+$(VENV)/.test: requirements.txt requirements-page.txt requirements-dev.txt | $(BIN)/python
+	$(PIP) -r requirements-dev.txt
+	@touch $(VENV)/.run $(VENV)/.page $@
 
 $(BIN)/python:
 	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \

@@ -24,9 +24,11 @@ def test_every_program_is_a_command_named_after_its_module():
     }
     commands = {
         f"cocosnet-{module.rsplit('.', 1)[-1].replace('_', '-')}": f"{module}:run"
-        for module in programs
+        for module in sorted(programs, key=lambda module: -module.count("."))
     }
-    assert len(commands) == 14
+    # Two modules are named demo: the page, and the program behind `make demo`.
+    commands["cocosnet-apps-demo"] = "cocosnet_jax.apps.demo:run"
+    assert len(commands) == len(programs) == 15
     assert PROJECT["project"]["scripts"] == commands
     for target in commands.values():
         module, function = target.split(":")
@@ -53,6 +55,18 @@ def test_the_package_has_the_shipped_model():
     assert [path.name for x in patterns for path in (PACKAGE / "pretrained").glob(x)] == [
         "drawn.safetensors"
     ]
+
+
+def test_the_package_has_the_painter():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["cocosnet_jax.page"]
+    found = {path.name for x in patterns for path in (PACKAGE / "page").glob(x)}
+    assert found == {"page.css", "painter.css", "painter.html", "painter.js"}
+
+
+def test_the_page_is_pinned_within_its_range():
+    pinned = (ROOT / "requirements-page.txt").read_text()
+    low = PROJECT["project"]["optional-dependencies"]["page"][0].split(",")[0].split(">=")[1]
+    assert f"\ngradio=={low}." in pinned
 
 
 def test_what_is_imported_is_required():

@@ -37,6 +37,8 @@ FLOORS = (
         *("main", "evaluate", "prepare", "retrieve", "convert", "export", "translate"),
         *("compile_check", "apps"),
     ),
+    ("page",),
+    ("demo",),
     # The package itself: a Python program starts with its `load`.
     ("",),
 )

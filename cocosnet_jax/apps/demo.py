@@ -113,7 +113,9 @@ def main() -> None:
     print(
         f"\nlook at {folder / 'demo.png'}; translate a label map yourself:\n\n"
         f"    {python} -m cocosnet_jax.translate --input={_FOLDER.value}/input.png \\\n"
-        f"        --exemplar={_FOLDER.value}/exemplar.png --output={_FOLDER.value}/result.png"
+        f"        --exemplar={_FOLDER.value}/exemplar.png --output={_FOLDER.value}/result.png\n\n"
+        "or paint one in a web page:\n\n"
+        "    make page"
     )
 
 
@@ -273,7 +275,7 @@ def report(measured: dict[str, float], scenes: int) -> None:
 
 
 def run() -> None:
-    """The command `cocosnet-demo`."""
+    """The command `cocosnet-apps-demo`."""
     command.run(main, __doc__)
 
 

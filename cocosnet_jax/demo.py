@@ -1,0 +1,71 @@
+"""Serves a web page: paint a label map, choose an exemplar, see the translation.
+
+    python -m cocosnet_jax.demo --checkpoint=runs/ade20k
+
+prints the page's address, http://127.0.0.1:7860; Ctrl-C ends it. Its tabs translate what you paint,
+edit photographs by their label maps, carry strokes from one picture to others, and show matches of
+the places that you click. Without `--checkpoint`, the program's own small model of drawn scenes is
+used, with scenes to try it on. Nothing is downloaded, and the page asks no other server for
+anything.
+
+Only this machine can open the page, unless `--address` names one of its addresses in a network
+(0.0.0.0 for all). Whoever reaches that address can use the page. docs/page.md says what it lets in,
+and how Gradio's client calls it from programs.
+
+It needs Gradio: `make page` installs it, or `pip install "cocosnet_jax[page]"`.
+"""
+
+import importlib.util
+import os
+
+from absl import flags
+
+from cocosnet_jax import command
+from cocosnet_jax.errors import UserError
+
+
+def main() -> None:
+    """Loads the networks, compiles them, serves the page."""
+    values = flags.FLAGS
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("the page needs Gradio; run make page, or pip install 'cocosnet_jax[page]'")
+    from cocosnet_jax import checkpoint
+    from cocosnet_jax.inference import Translator
+    from cocosnet_jax.page import site
+    from cocosnet_jax.page.studio import Studio
+    from cocosnet_jax.pretrained import SHIPPED
+
+    # Before the networks, which take a while.
+    port = site.free_port(values.address, values.port)
+    # Less time to compile; what the user has set goes last.
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+    )
+    if not values.checkpoint:
+        print("--checkpoint is not given: using the shipped model of drawn scenes")
+    restored = checkpoint.restore_for_inference(values.checkpoint or SHIPPED)
+    studio = Studio(Translator(restored, values.size))
+    studio.compile()
+    with site.Site(studio, values.address, port) as page:
+        print(f"open {page.url} in a browser; Ctrl-C ends it", flush=True)
+        page.wait()
+
+
+def run() -> None:
+    """The command `cocosnet-demo`."""
+    flags.DEFINE_string(
+        "checkpoint",
+        "",
+        "a run's workdir, one checkpoint in it, or a file of weights (.safetensors); if empty, the"
+        " shipped model of drawn scenes",
+    )
+    flags.DEFINE_string("address", "127.0.0.1", "address of this machine to serve the page under")
+    flags.DEFINE_integer("port", 7860, "port of the page; 0 for any that is free", 0, 65535)
+    flags.DEFINE_integer(
+        "size", 0, "side of the pictures, a multiple of 32; 0 for the size of the training"
+    )
+    command.run(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

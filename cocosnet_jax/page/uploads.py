@@ -1,0 +1,146 @@
+"""Reads what a client uploaded, within limits; reads nothing else.
+
+A client names an uploaded file by its path, and could name any. Only files in the page's own folder
+of uploads are read. Before anything is decoded, a file's size and its header are checked: a small
+file may claim to be a huge picture.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from cocosnet_jax.data import images, inputs
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.settings import POSE_DATASETS, DataSettings
+
+MAX_BYTES = 16 * 2**20  # of one file
+MAX_PIXELS = 16_000_000  # of one picture
+# Pillow knows more formats, some of which start other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+
+
+def path_of(payload: Any, folder: Path, what: str) -> Path | None:
+    """The file that a client's value of a picture names, or None if there is no picture.
+
+    Args:
+      payload: as Gradio's picture has it, a mapping with `path`; not to be trusted.
+      folder: the folder of uploads.
+      what: name of the picture for messages, such as "the exemplar".
+
+    Raises:
+      UserError: it names something else than a file that was uploaded.
+    """
+    if payload is None:
+        return None
+    given = payload.get("path") if isinstance(payload, dict) else None
+    if not isinstance(given, str) or not is_uploaded(given, folder):
+        raise UserError(f"{what} is not an uploaded file; upload it to this page")
+    return Path(given).resolve()
+
+
+def is_uploaded(path: str, folder: Path) -> bool:
+    """Whether a path is that of a file in the folder of uploads."""
+    try:
+        place = Path(path).resolve()
+        return place.is_relative_to(folder.resolve()) and place.is_file()
+    except (OSError, ValueError, RuntimeError):  # A name that no file can have.
+        return False
+
+
+def check_picture(path: Path, what: str) -> None:
+    """Checks a picture's size by its header; decodes nothing.
+
+    Raises:
+      UserError: the file is too large, is no picture of a known format, or has too many pixels.
+    """
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise UserError(
+            f"{what} has {size / 2**20:.1f} MB; the page takes up to {MAX_BYTES // 2**20} MB: save"
+            " it smaller"
+        )
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+    except Image.DecompressionBombError:
+        raise UserError(f"{what} {_too_many()}") from None
+    # Damaged files make Pillow's readers raise nearly anything.
+    except Exception:
+        raise UserError(
+            f"{what} cannot be read as a picture; use PNG, JPEG, WebP, BMP or TIFF"
+        ) from None
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{what} of {width}x{height} pixels {_too_many()}")
+
+
+def _too_many() -> str:
+    return (
+        f"has too many pixels; the page takes up to {MAX_PIXELS / 1e6:.0f} million: save it smaller"
+    )
+
+
+def read_photograph(path: Path, what: str) -> images.Photograph:
+    """The pixels of an uploaded photograph.
+
+    Raises:
+      UserError: it cannot be read, or is too large.
+    """
+    check_picture(path, what)
+    try:
+        return images.read_photograph(path)
+    except UserError as error:
+        raise _by_name(error, path, what) from None
+
+
+def read_layer(path: Path, what: str) -> UInt8[np.ndarray, "rows columns 4"]:
+    """The pixels of an uploaded picture with transparency, RGBA.
+
+    Raises:
+      UserError: it cannot be read, is too large, or has no transparency.
+    """
+    check_picture(path, what)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            transparent = image.has_transparency_data
+            pixels = np.asarray(image.convert("RGBA")) if transparent else None
+    except Exception as error:
+        raise UserError(f"{what} cannot be read ({error}); replace it") from None
+    if pixels is None:
+        raise UserError(
+            f"{what} has no transparency; save the strokes alone, as a PNG with an alpha channel"
+        )
+    return pixels
+
+
+def read_map(
+    path: Path, what: str, data: DataSettings, size: int, photograph: Path | None = None
+) -> UInt8[np.ndarray, "side side planes"]:
+    """An uploaded label map, edge map or pose, as the networks take it.
+
+    Args:
+      path: the file.
+      what: its name for messages.
+      data: the model's data settings.
+      size: S of the planes.
+      photograph: the photograph that it must fit, if known.
+
+    Raises:
+      UserError: it cannot be read, is too large, or has classes that the model does not know.
+    """
+    is_pose = data.dataset in POSE_DATASETS and path.suffix.lower() not in images.EXTENSIONS
+    if not is_pose:
+        check_picture(path, what)
+    try:
+        return inputs.read_input(data, path, size, photograph=photograph).planes
+    except UserError as error:
+        raise _by_name(error, path, what, photograph) from None
+
+
+def _by_name(error: UserError, path: Path, what: str, photograph: Path | None = None) -> UserError:
+    """The error as the user of a page knows the file: by what it is, not by its place here."""
+    text = str(error).replace(str(path), what)
+    if photograph is not None:
+        text = text.replace(str(photograph), "the photograph")
+    return UserError(text)
