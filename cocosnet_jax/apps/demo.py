@@ -34,7 +34,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from cocosnet_jax import checkpoint, command, files, pictures, workdir
-from cocosnet_jax.apps import points
+from cocosnet_jax.apps import named_points
 from cocosnet_jax.data.drawn.scene import Scene, draw_scene
 from cocosnet_jax.data.drawn.splits import SHARING, VALIDATION_SCENES, VALIDATION_SEED
 from cocosnet_jax.data.drawn.things import CLASS_COLOURS, NUM_CLASSES
@@ -171,7 +171,8 @@ def translate(translator: Translator, pairs: list[Pair]) -> tuple[list[Result], 
 def found_points(pairs: list[Pair], results: list[Result]) -> dict[str, float]:
     """PCK@0.1 of the correspondence and of simple matchers, over all points of all pairs."""
     places = np.stack([result.place for result in results])
-    return points.pck([pair.scene for pair in pairs], [pair.exemplar for pair in pairs], places)
+    scenes, exemplars = ([getattr(pair, name) for pair in pairs] for name in ("scene", "exemplar"))
+    return named_points.pck(scenes, exemplars, places)
 
 
 def differences(pairs: list[Pair], results: list[Result]) -> dict[str, float]:
