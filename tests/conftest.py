@@ -186,19 +186,22 @@ def assert_same_numbers(one, other):
 # (--dist=loadfile), since its tests share what they compile.
 LONGEST = (
     "test_eight_devices.py",
-    "test_train.py",
     "test_two_processes.py",
-    "test_steps.py",
+    "test_train.py",
+    "test_release.py",
     "test_evaluation.py",
-    "test_translate.py",
-    "test_parity.py",
     "test_inference.py",
+    "test_steps.py",
+    "test_parity.py",
+    "test_translate.py",
+    "test_shapes.py",
+    "test_fine_tuning.py",
+    "test_checkpoint.py",
+    "test_configs.py",
+    "test_demo.py",
+    "test_golden_checkpoint.py",
     "test_losses.py",
     "test_warp.py",
-    "test_release.py",
-    "test_checkpoint.py",
-    "test_fine_tuning.py",
-    "test_shapes.py",
 )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cocosnet_jax import losses, model, settings, steps, vgg
+from cocosnet_jax.correspondence import CorrespondenceNetwork
 from cocosnet_jax.encode import Inputs, encode, random_batch
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.pretrained import vgg as vgg_weights
@@ -110,11 +111,10 @@ def random_shapes(jaxpr, found=()):
 )
 def test_noise_has_the_size_of_the_mask_that_it_replaces(mask_input, give_mask, drawn):
     config, batch = training()
-    changed = dataclasses.replace(config.model, mask_input=mask_input)
-    network = model.CoCosNet(changed, 2)
+    network = CorrespondenceNetwork(dataclasses.replace(config.model, mask_input=mask_input))
     inputs = encode(batch, config.data)
     key = jax.random.key(0)
-    variables = jax.eval_shape(lambda: network.init(key, inputs, key, train=False))
+    variables = jax.eval_shape(lambda: network.init(key, inputs, key, True, train=False))
 
     def run(variables, give):
         return network.apply(
@@ -125,7 +125,7 @@ def test_noise_has_the_size_of_the_mask_that_it_replaces(mask_input, give_mask, 
             train=True,
             with_truth=True,
             mutable=steps.MUTABLE,
-        )[0].image
+        )[0].theta
 
     program = jax.make_jaxpr(run)(variables, True).jaxpr
     assert random_shapes(program) == drawn
