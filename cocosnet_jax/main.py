@@ -52,10 +52,14 @@ def main() -> int:
     # Slow imports, after the checks of the settings.
     import jax
 
-    from cocosnet_jax import distributed, evaluation, train, workdir
+    from cocosnet_jax import distributed
 
     distributed.join(_DISTRIBUTED.value)
     settings = settings.on_devices(jax.device_count())
+
+    # Slower ones, TensorFlow among them.
+    from cocosnet_jax import evaluation, train, workdir
+
     folder = workdir.check(_WORKDIR.value, settings)
     if _MODE.value == "train":
         return train.train(settings, folder, _INIT_FROM.value, measuring.inception)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-# First: it checks what is imported after it.
-from tests import typechecks  # noqa: F401
+# First: they set up XLA, and check what is imported after them.
+from tests import fast, typechecks  # noqa: F401
 from tests.data.conftest import CLASSES, draw_label, write_pair
+from tests.untrained import write_run
 
 ROOT = Path(__file__).parents[1]
 # Seconds that a program may take. Only what hangs comes near it: a loaded machine is no failure.
@@ -26,6 +27,8 @@ TINY = {
     "data.exemplar_list": "random",
     "data.validation_exemplar_list": "random",
     "model.base_filters": 4,
+    # What the backward pass recomputes is compiled twice.
+    "model.rematerialise": "nothing",
     "loss.contextual": 0.0,
     "loss.perceptual": 0.0,
     "loss.pseudo_exemplar": 0.0,
@@ -45,6 +48,7 @@ PLAIN_MODEL = {
     "warped_mask": "none",
     "mask_input": "none",
     "non_local": False,
+    "rematerialise": "nothing",
 }
 PLAIN_LOSS = dict.fromkeys(
     ("alignment", "perceptual", "contextual", "mask", "regularisation", "self_warp"), 0.0
@@ -62,17 +66,11 @@ class Program:
     """Runs entry points as a user does, with compiled programs kept between them."""
 
     folder: Path
-    compiled: Path
 
     def environment(self, devices: int = 1) -> dict[str, str]:
         return os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(self.compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
             "JAX_PLATFORMS": "cpu",
-            # A few steps of a tiny network: compiling them fast is what counts.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0"
-            " --xla_llvm_disable_expensive_passes=true"
-            f" --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{fast.FLAGS} --xla_force_host_platform_device_count={devices}",
         }
 
     def command(self, module: str, *arguments: str) -> list[str]:
@@ -101,12 +99,22 @@ class Program:
             timeout=LIMIT_S,
         )
 
+    def train(self, workdir: Path, **changed: object) -> str:
+        """Trains `STEPS` steps, and returns what was printed."""
+        arguments = self.train_arguments(
+            workdir, train__stop_after=STEPS, train__images_every=STEPS, **changed
+        )
+        done = self.run("main", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert f"finished at step {STEPS}" in done.stdout
+        return done.stdout
+
+    def fields(self) -> dict[str, object]:
+        prepared = self.folder / "prepared"
+        return TINY | {"data.source": str(self.folder / "ade"), "data.data_dir": str(prepared)}
+
     def train_arguments(self, workdir: Path, **changed: object) -> list[str]:
-        fields = TINY | {
-            "data.source": self.folder / "ade",
-            "data.data_dir": self.folder / "prepared",
-        }
-        fields |= {name.replace("__", "."): value for name, value in changed.items()}
+        fields = self.fields() | {name.replace("__", "."): value for name, value in changed.items()}
         overrides = [f"--config.{name}={value}" for name, value in fields.items()]
         return ["--config=configs/ade20k.py:released", f"--workdir={workdir}", *overrides]
 
@@ -128,7 +136,7 @@ def program(tmp_path_factory):
         write_pair(folder / "ade/training", f"ADE_train_{index}", draw_label(index))
     for index in range(4):
         write_pair(folder / "ade/validation", f"ADE_val_{index}", draw_label(100 + index))
-    return Program(folder, shared_folder(tmp_path_factory) / "compiled")
+    return Program(folder)
 
 
 def shared_folder(tmp_path_factory):
@@ -138,34 +146,28 @@ def shared_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(program, tmp_path_factory):
-    """The workdir of a run of `STEPS` steps."""
-    return once(program, tmp_path_factory, "trained")
+def untrained_run(program):
+    """The workdir of a run with every network, as they are before training, at step `STEPS`."""
+    write_run(program.folder / "untrained_run", program.fields(), STEPS)
+    return program.folder / "untrained_run"
 
 
 @pytest.fixture(scope="session")
 def plain(program, tmp_path_factory):
-    """The workdir of such a run of a plain network; `said.txt` in it is what it printed."""
-    return once(program, tmp_path_factory, "plain", train__log_every=1, **PLAIN)
+    """The workdir of a plain network's run of `STEPS` steps; `said.txt` is what it printed.
 
-
-def once(program, tmp_path_factory, name, **changed):
-    """Trains once for all workers; each has a copy."""
-    source = shared_folder(tmp_path_factory) / name
+    It is trained once for all workers; each has a copy.
+    """
+    source = shared_folder(tmp_path_factory) / "plain"
     with source.with_suffix(".lock").open("w") as lock:
         # The other worker waits here until the run is done.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not source.exists():
-            running = program.folder / f"{name}_running"
-            arguments = program.train_arguments(
-                running, train__stop_after=STEPS, train__images_every=STEPS, **changed
-            )
-            done = program.run("main", *arguments)
-            assert done.returncode == 0, done.stderr
-            assert f"finished at step {STEPS}" in done.stdout
-            (running / "said.txt").write_text(done.stdout)
+            running = program.folder / "plain_running"
+            said = program.train(running, train__log_every=1, **PLAIN)
+            (running / "said.txt").write_text(said)
             running.rename(source)
-    return shutil.copytree(source, program.folder / name)
+    return shutil.copytree(source, program.folder / "plain")
 
 
 def assert_same_numbers(one, other):
@@ -184,20 +186,29 @@ def assert_same_numbers(one, other):
 # (--dist=loadfile), since its tests share what they compile.
 LONGEST = (
     "test_eight_devices.py",
-    "test_train.py",
     "test_two_processes.py",
-    "test_steps.py",
+    "test_train.py",
+    "test_release.py",
     "test_evaluation.py",
-    "test_translate.py",
-    "test_parity.py",
     "test_inference.py",
+    "test_steps.py",
+    "test_parity.py",
+    "test_translate.py",
+    "test_shapes.py",
+    "test_fine_tuning.py",
+    "test_checkpoint.py",
+    "test_configs.py",
+    "test_demo.py",
+    "test_golden_checkpoint.py",
     "test_losses.py",
     "test_warp.py",
-    "test_release.py",
-    "test_checkpoint.py",
-    "test_fine_tuning.py",
-    "test_shapes.py",
 )
+
+
+def pytest_unconfigure():
+    # Made by this process: a worker finds it in its environment.
+    if fast.COMPILED:
+        shutil.rmtree(fast.COMPILED, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):

@@ -10,11 +10,11 @@ from etils import epath
 from PIL import Image
 
 import cocosnet_jax
-from cocosnet_jax import inference, pictures, weights_file
+from cocosnet_jax import pictures, weights_file
 from cocosnet_jax.data import images, inputs
 from cocosnet_jax.settings import DataSettings, LossSettings, ModelSettings, Settings
-from tests.compiled import FAST, untrained
 from tests.conftest import LIMIT_S, PLAIN_LOSS, PLAIN_MODEL, ROOT
+from tests.untrained import untrained
 
 SIZE = 64
 DATA = DataSettings(
@@ -40,12 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    def compile_fast(function, arguments, *_):
-        return function.lower(*arguments).compile(FAST)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, "compile_to_fit", compile_fast)
-        yield cocosnet_jax.load(folder / "runs/ade20k")
+    return cocosnet_jax.load(folder / "runs/ade20k")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import numpy as np
 from cocosnet_jax.discriminator import Discriminator, halve
 from cocosnet_jax.nn.initial import initialise
 from cocosnet_jax.nn.interleave import interleave, separate
-from tests.compiled import quickly
 
 
 def test_two_images_per_map_equal_separate_calls():
@@ -22,7 +21,7 @@ def test_two_images_per_map_equal_separate_calls():
             images = (interleave(real, fake), real, fake)
             return [module.apply(variables, semantics, x, train=False) for x in images]
 
-        together, *alone = quickly(features)(variables, semantics, real, fake)
+        together, *alone = jax.jit(features)(variables, semantics, real, fake)
         both = separate(together)
         # The expected first layer: a convolution of map and image, concatenated.
         first = jax.tree.map(np.asarray, variables["params"]["scale_0"]["conv_0"])

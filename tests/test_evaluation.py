@@ -27,24 +27,24 @@ def points(program):
 
 
 @pytest.fixture(scope="module")
-def evaluated(program, trained, points):
+def evaluated(program, untrained_run, points):
     done = program.run(
-        "main", *program.train_arguments(trained), "--mode=evaluate", f"--keypoints={points}"
+        "main", *program.train_arguments(untrained_run), "--mode=evaluate", f"--keypoints={points}"
     )
     assert done.returncode == 0, done.stderr
-    folder = trained / "evaluation" / f"step_{STEPS:07d}"
+    folder = untrained_run / "evaluation" / f"step_{STEPS:07d}"
     return folder, json.loads((folder / "metrics.json").read_text()), done.stdout
 
 
-def batches(trained):
-    config = settings.from_json((trained / "settings.json").read_text())
+def batches(untrained_run):
+    config = settings.from_json((untrained_run / "settings.json").read_text())
     return list(pipeline.evaluation_batches(data.open(config.data), batch_size=3))
 
 
-def test_every_image_is_measured_once(evaluated, trained):
+def test_every_image_is_measured_once(evaluated, untrained_run):
     _, metrics, said = evaluated
     expected = positions = 0.0
-    for batch, valid, _ in batches(trained):
+    for batch, valid, _ in batches(untrained_run):
         mask = np.zeros((3, 16, 16, 6))
         counts = by_hand(mask, batch.label[..., 0], batch.exemplar_label[..., 0], valid)
         expected, positions = expected + counts[1], positions + counts[2]
@@ -54,9 +54,9 @@ def test_every_image_is_measured_once(evaluated, trained):
     assert f"{metrics['warp_accuracy']:.4f}" in said
 
 
-def test_points_are_looked_up_and_measured(evaluated, trained, points):
+def test_points_are_looked_up_and_measured(evaluated, untrained_run, points):
     _, metrics, said = evaluated
-    dataset = data.open(settings.from_json((trained / "settings.json").read_text()).data)
+    dataset = data.open(settings.from_json((untrained_run / "settings.json").read_text()).data)
     pairs = dataset.evaluation("validation")
     known = keypoints.PairPoints(keypoints.Keypoints(points).of, pairs, 64)
     assert f"points of {known.known} of 4 pairs are known: {points}" in said
@@ -78,9 +78,9 @@ def test_points_are_looked_up_and_measured(evaluated, trained, points):
     assert 0 <= metrics["match_entropy"] <= uniform
 
 
-def test_pictures_and_what_belongs_to_them_are_those_of_the_translation(evaluated, trained):
+def test_pictures_and_what_belongs_to_them_are_those_of_the_translation(evaluated, untrained_run):
     folder, metrics, _ = evaluated
-    config = settings.from_json((trained / "settings.json").read_text())
+    config = settings.from_json((untrained_run / "settings.json").read_text())
     dataset = data.open(config.data)
     subject = subjects.of_run(dataset, epath.Path(folder) / "outputs", "png", True, "")
     assert [path.exists() for path in subject.outputs] == [True] * 4
@@ -88,7 +88,7 @@ def test_pictures_and_what_belongs_to_them_are_those_of_the_translation(evaluate
     assert subject.exemplar is not None
     assert subject.exemplar_label is not None
     seen = []
-    for batch, valid, keys in batches(trained):
+    for batch, valid, keys in batches(untrained_run):
         for row in np.flatnonzero(valid):
             place = list(subject.keys).index(keys[row])
             np.testing.assert_array_equal(subject.real(place), batch.image[row])
@@ -104,9 +104,9 @@ def test_pictures_and_what_belongs_to_them_are_those_of_the_translation(evaluate
 
 
 @pytest.fixture
-def elsewhere(program, trained, points, tmp_path):
+def elsewhere(program, untrained_run, points, tmp_path):
     """Arguments for a copy of the checkpoints."""
-    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(untrained_run / "checkpoints", tmp_path / "checkpoints")
     return [*program.train_arguments(tmp_path), "--mode=evaluate", f"--keypoints={points}"]
 
 
@@ -158,26 +158,26 @@ def test_two_processes_go_on_where_one_was_interrupted(program, evaluated, elsew
     assert_same_measures(folder, evaluated)
 
 
-def test_a_batch_that_is_too_large_is_one_error(trained, tmp_path, monkeypatch):
-    run = settings.from_json((trained / "settings.json").read_text())
+def test_a_batch_that_is_too_large_is_one_error(untrained_run, tmp_path, monkeypatch):
+    run = settings.from_json((untrained_run / "settings.json").read_text())
     # Not the translation, which takes long to compile.
     step = jax.jit(lambda state, weights, batch, valid: batch.image.sum())
     monkeypatch.setattr(evaluation.validation, "predict_and_count", lambda *_: step)
     monkeypatch.setattr(fit, "capacity", lambda _: 1)
     with pytest.raises(UserError) as error:
-        evaluation.evaluate(run, epath.Path(tmp_path), Yardsticks(), checkpoint_path=trained)
+        evaluation.evaluate(run, epath.Path(tmp_path), Yardsticks(), checkpoint_path=untrained_run)
     assert "images of 64 x 64 need" in str(error.value)
     assert "config.train.evaluation_batch_size is 3; set a smaller one" in str(error.value)
 
 
-def test_a_checkpoint_of_another_model_is_not_measured(trained):
+def test_a_checkpoint_of_another_model_is_not_measured(untrained_run):
     """Converted weights have no settings.json, which would have been compared."""
-    run = settings.from_json((trained / "settings.json").read_text())
+    run = settings.from_json((untrained_run / "settings.json").read_text())
     other = dataclasses.replace(run, data=dataclasses.replace(run.data, channels=151))
     with pytest.raises(
         UserError, match=rf"belongs to another model(.|\n)*data.channels: {CLASSES}, 151"
     ):
-        evaluation.evaluate(other, epath.Path(trained), Yardsticks())
+        evaluation.evaluate(other, epath.Path(untrained_run), Yardsticks())
 
 
 def test_other_colours_of_classes_are_not_measured(tmp_path, monkeypatch):
@@ -204,15 +204,17 @@ def test_every_translation_is_a_picture(evaluated):
     assert Image.open(folder / "grid.png").size == (5 * 66 + 2, 3 * 66 + 2)
 
 
-def test_translation_of_the_same_pair_is_the_same_picture(program, evaluated, trained, tmp_path):
+def test_translation_of_the_same_pair_is_the_same_picture(
+    program, evaluated, untrained_run, tmp_path
+):
     """One pair alone, from files, without the padding and the company of an evaluation batch."""
-    batch, _, keys = batches(trained)[0]
+    batch, _, keys = batches(untrained_run)[0]
     Image.fromarray(batch.label[1, ..., 0]).save(tmp_path / "label.png")
     Image.fromarray(batch.exemplar[1]).save(tmp_path / "exemplar.png")
     Image.fromarray(batch.exemplar_label[1, ..., 0]).save(tmp_path / "exemplar_label.png")
     done = program.run(
         "translate",
-        f"--checkpoint={trained}",
+        f"--checkpoint={untrained_run}",
         f"--input={tmp_path}/label.png",
         f"--exemplar={tmp_path}/exemplar.png",
         f"--exemplar-label={tmp_path}/exemplar_label.png",

@@ -21,6 +21,9 @@ SETTINGS = dataclasses.replace(
 
 OTHER_CLASSES = dataclasses.replace(SETTINGS, data=dataclasses.replace(SETTINGS.data, channels=7))
 WITHOUT_AVERAGE = dataclasses.replace(SETTINGS, optimiser=settings.OptimiserSettings(ema=0.0))
+# With few arrays, which are read and written one by one: for what is the same for every network.
+FEW = test_checkpoint.SETTINGS
+FEW_WITHOUT_AVERAGE = dataclasses.replace(FEW, optimiser=settings.OptimiserSettings(ema=0.0))
 
 
 def state_of(step, config=SETTINGS):
@@ -74,11 +77,11 @@ def test_with_the_same_model_all_is_taken_over_but_what_training_keeps(source, r
 
 
 def test_without_an_average_the_parameters_are_taken(tmp_path):
-    checkpoints = Checkpoints(epath.Path(tmp_path), WITHOUT_AVERAGE)
-    checkpoints.save(9, state_of(9, WITHOUT_AVERAGE), force=True)
+    checkpoints = Checkpoints(epath.Path(tmp_path), FEW_WITHOUT_AVERAGE)
+    checkpoints.save(9, state_of(9, FEW_WITHOUT_AVERAGE), force=True)
     checkpoints.close()
-    new = fine_tuning.take_over(state_of(0), read(tmp_path))
-    assert_same(new.params, state_of(9, WITHOUT_AVERAGE).params)
+    new = fine_tuning.take_over(state_of(0, FEW), read(tmp_path))
+    assert_same(new.params, state_of(9, FEW_WITHOUT_AVERAGE).params)
     assert_same(new.ema, new.params["generator"])
 
 
@@ -171,24 +174,25 @@ def runnable(config):
     )
 
 
-def test_a_new_run_begins_with_the_weights_and_a_run_of_ones_own_goes_on(
-    source, begun, tmp_path, capfd
-):
+def test_a_new_run_begins_with_the_weights_and_a_run_of_ones_own_goes_on(begun, tmp_path, capfd):
     states, _ = begun
-    config = runnable(SETTINGS)
-    assert train.train(config, epath.Path(tmp_path), str(source)) == 0
+    checkpoints = Checkpoints(epath.Path(tmp_path) / "old", FEW)
+    checkpoints.save(9, state_of(9, FEW), force=True)
+    checkpoints.close()
+    config = runnable(FEW)
+    assert train.train(config, epath.Path(tmp_path), f"{tmp_path}/old") == 0
     start, state = states.pop()
     assert start == 0
-    assert_same(state.params["generator"], state_of(9).ema)
+    assert_same(state.params["generator"], state_of(9, FEW).ema)
     assert "100.0% of" in capfd.readouterr().out
 
     checkpoints = Checkpoints(epath.Path(tmp_path), config)
-    checkpoints.save(5, state_of(5), force=True)
+    checkpoints.save(5, state_of(5, FEW), force=True)
     checkpoints.close()
     assert train.train(config, epath.Path(tmp_path), "/nowhere") == 0
     start, state = states.pop()
     assert start == 5
-    assert_same(state, state_of(5))
+    assert_same(state, state_of(5, FEW))
     assert (
         f"--init_from is ignored: {tmp_path} already has checkpoints, up to step 5"
         in capfd.readouterr().out
@@ -198,20 +202,20 @@ def test_a_new_run_begins_with_the_weights_and_a_run_of_ones_own_goes_on(
 def test_a_checkpoint_that_is_not_there_is_said_before_data_are_prepared(begun, tmp_path):
     states, prepared = begun
     with pytest.raises(UserError, match="/nowhere contains no checkpoint; name a run's workdir"):
-        train.train(runnable(SETTINGS), epath.Path(tmp_path) / "run", "/nowhere")
+        train.train(runnable(FEW), epath.Path(tmp_path) / "run", "/nowhere")
     assert (states, prepared) == ([], [])
     assert not (tmp_path / "run").exists()
 
 
-def test_a_damaged_checkpoint_gives_way_here_as_well(source, begun, tmp_path, capfd):
-    checkpoints = Checkpoints(epath.Path(tmp_path) / "old", SETTINGS)
+def test_a_damaged_checkpoint_gives_way_here_as_well(begun, tmp_path, capfd):
+    checkpoints = Checkpoints(epath.Path(tmp_path) / "old", FEW)
     for step in (3, 4):
-        checkpoints.save(step, state_of(step), force=True)
+        checkpoints.save(step, state_of(step, FEW), force=True)
     checkpoints.close()
     cut("settings/metadata")(tmp_path / "old/checkpoints/4")
     states, _ = begun
-    train.train(runnable(SETTINGS), epath.Path(tmp_path) / "new", str(tmp_path / "old"))
-    assert_same(states[0][1].params["generator"], state_of(3).ema)
+    train.train(runnable(FEW), epath.Path(tmp_path) / "new", str(tmp_path / "old"))
+    assert_same(states[0][1].params["generator"], state_of(3, FEW).ema)
     assert "using step 3 instead" in capfd.readouterr().err
     # Another run's folder is left as it is.
     assert (tmp_path / "old/checkpoints/4").is_dir()

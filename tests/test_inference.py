@@ -14,8 +14,8 @@ from cocosnet_jax.encode import encode
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings, LossSettings, ModelSettings, Settings
 from cocosnet_jax.types import Batch
-from tests.compiled import quickly, untrained
 from tests.conftest import PLAIN_LOSS, PLAIN_MODEL
+from tests.untrained import untrained
 
 SIZE = 64
 DATA = DataSettings(
@@ -49,7 +49,7 @@ def expected(arrays):
     batch = Batch(exemplar, exemplar, label, exemplar_label, np.zeros(2, np.float32))
 
     def outputs(give_mask):
-        predict = quickly(steps.predict_step(SETTINGS, give_mask, with_mask=True))
+        predict = jax.jit(steps.predict_step(SETTINGS, give_mask, with_mask=True))
         return predict(restored(SETTINGS).state, batch)
 
     return {give_mask: outputs(give_mask) for give_mask in (True, False)}
@@ -91,7 +91,7 @@ def test_matches_are_those_of_the_warp(translator, arrays):
         return model.build(SETTINGS).apply(variables, inputs, key, True, train=False).correspondence
 
     variables = state.inference_variables(restored(SETTINGS).state)
-    found = quickly(correspondence)(variables, batch)
+    found = jax.jit(correspondence)(variables, batch)
     sharp = warp.soft_match(
         found.theta,
         found.phi,
@@ -159,7 +159,7 @@ def test_a_blend_takes_each_place_from_the_exemplar_that_fits(translator, arrays
     logits, colours = [], []
     for i in range(2):
         batch = Batch(several[0][:, i], several[0][:, i], label, several[1][:, i], np.zeros(2))
-        found = quickly(correspondence)(batch)
+        found = jax.jit(correspondence)(batch)
         theta, phi = (
             np.asarray(
                 warp.matching_features(x, SETTINGS.model.match_kernel, SETTINGS.model.centre),

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from cocosnet_jax import losses
-from tests.compiled import quickly
 
 RNG = np.random.default_rng(0)
 
@@ -36,7 +35,7 @@ def contextual_by_hand(x, y, centre):
 @pytest.mark.parametrize("centre", ["channels", "positions"])
 def test_contextual_by_formula(centre):
     x, y = RNG.normal(size=(2, 2, 3, 4, 6))
-    got = quickly(lambda x, y: losses.contextual_layer(x, y, centre))(x, y)
+    got = jax.jit(lambda x, y: losses.contextual_layer(x, y, centre))(x, y)
     expected = [
         contextual_by_hand(a.reshape(12, 6), b.reshape(12, 6), centre)
         for a, b in zip(x, y, strict=True)
@@ -70,7 +69,7 @@ def test_contextual_weights_and_pooling():
         return [losses.contextual(x, y, "channels", relu2_2) for relu2_2 in (False, True)]
 
     wanted = [expected, expected + layer("relu2_2", 4)]
-    np.testing.assert_allclose(quickly(both)(x, y), wanted, rtol=1e-10)
+    np.testing.assert_allclose(jax.jit(both)(x, y), wanted, rtol=1e-10)
 
 
 def test_contextual_layer_by_rows_equals_all_rows_at_once(monkeypatch):
@@ -80,7 +79,7 @@ def test_contextual_layer_by_rows_equals_all_rows_at_once(monkeypatch):
         def loss(x):
             return jnp.sum(losses.contextual_layer(x, jnp.asarray(y), "channels"))
 
-        return quickly(jax.value_and_grad(loss))(x)
+        return jax.jit(jax.value_and_grad(loss))(x)
 
     expected = value_and_gradient()
     # Six of the 24 rows at a time.
@@ -133,7 +132,7 @@ def terms_of_groups(samples, itself, group_size):
 
     q = np.array(itself, np.float64)
     chosen = (take(x) for x in (fake, real, warped, truth, mask, list(labels)))
-    return np.array(quickly(terms)(q, *chosen))
+    return np.array(jax.jit(terms)(q, *chosen))
 
 
 def test_groups_equal_the_releases_replicas():

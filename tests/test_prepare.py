@@ -30,7 +30,10 @@ def test_sigterm_leaves_nothing(program, tmp_path):
 
 def test_a_preview_that_cannot_be_written(program, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    arguments = ["--config=configs/toy.py", f"--config.data.data_dir={tmp_path}/prepared"]
+    # A few pictures.
+    config, _, *fields = program.train_arguments(tmp_path)
+    data = [field for field in fields if field.startswith("--config.data.")]
+    arguments = [config, *data, f"--config.data.data_dir={tmp_path}/prepared"]
     done = program.run("prepare", *arguments, "--preview=/proc/1/sheet.png")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --preview=/proc/1 cannot be written to: ")

@@ -45,12 +45,24 @@ def final_state(folder):
     return jax.device_get(state)
 
 
-def test_a_run_writes_checkpoints_pictures_and_tensorboard(trained):
-    state = final_state(trained)
+def assert_whole(folder):
+    state = final_state(folder)
     assert int(state.step) == STEPS
-    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["3", "6"]
-    assert [path.name for path in (trained / "pictures").iterdir()] == ["step_0000006.png"]
-    assert list((trained / "tensorboard").glob("events.out.tfevents.*"))
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["3", "6"]
+    assert [path.name for path in (folder / "pictures").iterdir()] == ["step_0000006.png"]
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+    assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(x).all(), state))
+
+
+def test_a_run_writes_checkpoints_pictures_and_tensorboard(plain):
+    assert_whole(plain)
+
+
+# A minute: the training step of every network. tests/test_shapes.py traces it in `make test`.
+@pytest.mark.parity
+def test_a_run_with_an_exemplar(program, tmp_path):
+    program.train(tmp_path / "run")
+    assert_whole(tmp_path / "run")
 
 
 def test_a_run_carries_the_colours_of_its_label_maps(tmp_path, monkeypatch):
@@ -176,7 +188,7 @@ def test_a_closed_output_does_not_end_a_run(program):
     process.stderr.close()
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program, plain):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program, plain, capfd):
     folder = program.folder / "interrupted"
     arguments = program.train_arguments(
         folder,
@@ -225,18 +237,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program, plain):
     assert f"resuming at step {stopped_at}" in again.stdout
     test_checkpoint.assert_same(final_state(plain), final_state(folder))
 
-    done = program.run("main", *arguments)
-    assert done.returncode == 0
-    assert f"nothing to do: {folder} has {STEPS} of {STEPS} steps" in done.stdout
+    config = settings.from_json((folder / "settings.json").read_text())
+    assert train.train(config, epath.Path(folder)) == 0
+    assert f"nothing to do: {folder} has {STEPS} of {STEPS} steps" in capfd.readouterr().out
 
 
-def test_another_runs_workdir_is_refused(program, trained):
-    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    done = program.run("main", *program.train_arguments(trained, optimiser__beta2=0.5))
+def test_another_runs_workdir_is_refused(program, plain):
+    before = {path: path.stat().st_mtime_ns for path in plain.rglob("*")}
+    done = program.run("main", *program.train_arguments(plain, optimiser__beta2=0.5, **PLAIN))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "optimiser.beta2: 0.9, 0.5" in done.stderr
-    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in plain.rglob("*")} == before
 
 
 @pytest.mark.parametrize(

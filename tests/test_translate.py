@@ -18,20 +18,20 @@ from tests.test_checkpoint import state_of
 DATA = DataSettings(dataset="ade20k", channels=6, exemplar_list="random")
 
 
-def test_a_place_that_cannot_be_written_to_is_said_before_compiling(program, trained):
-    arguments = program.translation_arguments(trained, Path("/proc/1/out.png"))
+def test_a_place_that_cannot_be_written_to_is_said_before_compiling(program, untrained_run):
+    arguments = program.translation_arguments(untrained_run, Path("/proc/1/out.png"))
     done = program.run("translate", *arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: --output=/proc/1 cannot be written to")
 
 
-def test_a_full_disk_is_one_line(program, trained, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line(program, untrained_run, tmp_path, monkeypatch):
     # All files are in the home folder, by ~, which the shell leaves alone after =.
     monkeypatch.setenv("HOME", str(program.folder))
     partial = program.folder / "full.png.partial"
     partial.symlink_to("/dev/full")
-    arguments = program.translation_arguments(Path("~/trained"), Path("~/full.png"))
+    arguments = program.translation_arguments(Path("~/untrained_run"), Path("~/full.png"))
     arguments = [argument.replace(str(program.folder), "~") for argument in arguments]
     done = program.run("translate", *arguments)
     assert done.stderr == (
@@ -43,8 +43,8 @@ def test_a_full_disk_is_one_line(program, trained, tmp_path, monkeypatch):
     assert not (program.folder / "full.png").exists()
 
 
-def test_a_checkpoint_that_takes_an_exemplar_says_so(program, trained, tmp_path):
-    arguments = program.translation_arguments(trained, tmp_path / "out.png")
+def test_a_checkpoint_that_takes_an_exemplar_says_so(program, untrained_run, tmp_path):
+    arguments = program.translation_arguments(untrained_run, tmp_path / "out.png")
     done = program.run("translate", *[a for a in arguments if not a.startswith("--exemplar=")])
     assert done.returncode == 2
     assert done.stderr.startswith("error: --exemplar is missing; name the photograph whose style")
@@ -76,8 +76,8 @@ def test_a_plain_network_needs_no_exemplar(program, tmp_path, given):
     assert picture.std() > 0
 
 
-def test_another_size_than_the_trainings(program, trained, tmp_path):
-    arguments = program.translation_arguments(trained, tmp_path / "out.jpg")
+def test_another_size_than_the_trainings(program, untrained_run, tmp_path):
+    arguments = program.translation_arguments(untrained_run, tmp_path / "out.jpg")
     done = program.run("translate", *arguments, "--size=96", "--confidence")
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "out.jpg").size == (96, 96)
@@ -87,12 +87,12 @@ def test_another_size_than_the_trainings(program, trained, tmp_path):
         assert confidence.size == (96, 96)
 
 
-def test_a_killed_grid_goes_on_and_ends(program, trained, tmp_path):
+def test_a_killed_grid_goes_on_and_ends(program, untrained_run, tmp_path):
     """Killed when the first results are there; the same command makes the others and the sheet."""
     ade, out = program.folder / "ade/validation", tmp_path / "out"
     exemplars = [f"--exemplar={ade}/ADE_val_{i}.jpg" for i in (1, 2)]
     maps = [f"--exemplar-label={ade}/ADE_val_{i}.png" for i in (1, 2)]
-    flags = [f"--checkpoint={trained}", f"--input={ade}", f"--output={out}", "--batch-size=1"]
+    flags = [f"--checkpoint={untrained_run}", f"--input={ade}", f"--output={out}", "--batch-size=1"]
     arguments = [*flags, *exemplars, *maps]
 
     def results():

@@ -8,7 +8,6 @@ import pytest
 from cocosnet_jax import warp
 from cocosnet_jax.nn import streaming
 from cocosnet_jax.nn.resize import bilinear, from_patches, to_patches
-from tests.compiled import FAST, quickly
 
 RNG = np.random.default_rng(0)
 H, W, K = 3, 4, 5
@@ -48,7 +47,7 @@ def test_correlation_and_warp_by_formula(side, centre):
         return match.logits[0], match.to_input(values[None])[0], match.to_exemplar(back[None])[0]
 
     with jax.enable_x64(True):
-        found, carried, returned = quickly(run)(theta, phi, values, back)
+        found, carried, returned = jax.jit(run)(theta, phi, values, back)
     logits = features_by_hand(theta, side, centre) @ features_by_hand(phi, side, centre).T / 0.01
     np.testing.assert_allclose(found, logits, atol=1e-10)
     np.testing.assert_allclose(carried, softmax(logits, 1) @ values, atol=1e-10)
@@ -78,7 +77,7 @@ def test_streaming_equals_the_dense_warp(side, centre, dtype, bound, monkeypatch
     with jax.enable_x64(dtype == np.float64):
         arguments = [jnp.asarray(x, dtype) for x in (theta, phi, values, back)]
         dense, streamed = (
-            quickly(
+            jax.jit(
                 jax.value_and_grad(
                     functools.partial(run, correlation), argnums=(0, 1, 2, 3), has_aux=True
                 )
@@ -102,7 +101,7 @@ def test_streaming_of_neighbourhoods_without_contrast(constant):
         match = warp.soft_match(theta, phi, 0.05, match_kernel=3, correlation="streaming")
         return jnp.sum(jnp.sin(match.to_input(values))), match.to_input(values)
 
-    gradient, carried = quickly(jax.grad(run, has_aux=True))(theta)
+    gradient, carried = jax.jit(jax.grad(run, has_aux=True))(theta)
     inside = 1 * 5 + 1  # a neighbourhood that has no padding either
     np.testing.assert_allclose(carried[0, inside], values[0].mean(0), atol=1e-4)
     assert np.abs(gradient).max() < 1e3
@@ -120,8 +119,8 @@ def test_streaming_of_features_with_a_large_mean(ratio):
 
     arguments = [x.astype(np.float32) for x in (theta, phi, values)]
     with jax.enable_x64(True):
-        exact = quickly(functools.partial(run, "dense"))(*(x.astype(float) for x in arguments))
-    found = quickly(functools.partial(run, "streaming"))(*arguments)
+        exact = jax.jit(functools.partial(run, "dense"))(*(x.astype(float) for x in arguments))
+    found = jax.jit(functools.partial(run, "streaming"))(*arguments)
     np.testing.assert_allclose(found, exact, atol=1e-3)
 
 
@@ -146,7 +145,7 @@ def test_a_blend_has_one_softmax_over_all_exemplars(side, centre, correlation, m
         return warp.blend(match, values, 3)
 
     with jax.enable_x64(True):
-        found = quickly(run)(theta, phi, values)
+        found = jax.jit(run)(theta, phi, values)
     for i in range(2):
         own = slice(3 * i, 3 * i + 3)
         columns = np.concatenate([features_by_hand(x, side, centre) for x in phi[own]])
@@ -200,7 +199,7 @@ def test_streaming_memory_at_1024_pixels(side):
         jax.ShapeDtypeStruct(shape, jnp.float32)
         for shape in ((1, 256, 256, 256), (1, 256, 256, 256), (1, 65_536, 3))
     ]
-    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile(FAST)
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile()
     memory = compiled.memory_analysis()
     # One 65,536 x 65,536 matrix is 16 GiB.
     assert memory.temp_size_in_bytes < 2**30
@@ -242,7 +241,7 @@ def test_the_best_match_by_hand(side, centre):
         match = warp.best_match(theta, phi, 0.1, side, centre)
         return match, warp.similarity(theta, phi, cells, side, centre)
 
-    match, similarity = quickly(both)(theta.astype(np.float32), phi.astype(np.float32))
+    match, similarity = jax.jit(both)(theta.astype(np.float32), phi.astype(np.float32))
     for i in range(2):
         cosines = (
             features_by_hand(theta[i], side, centre) @ features_by_hand(phi[i], side, centre).T

@@ -13,7 +13,6 @@ from cocosnet_jax.apps import correspond, edit, gallery, makeup, reading
 from cocosnet_jax.data.drawn.things import SKY, SUN
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import SHIPPED
-from tests.compiled import FAST
 
 SIZE = 128
 MODULES = {"edit": edit, "makeup": makeup, "correspond": correspond}
@@ -27,12 +26,7 @@ DEFAULTS = {
 
 @pytest.fixture(scope="module")
 def translator():
-    def compile_quickly(step, arguments, *_):
-        return step.lower(*arguments).compile(FAST)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, "compile_to_fit", compile_quickly)
-        yield inference.Translator(SHIPPED)
+    return inference.Translator(SHIPPED)
 
 
 @pytest.fixture

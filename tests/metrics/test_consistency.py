@@ -49,6 +49,8 @@ def by_figure(by_layer, place):
     }
 
 
+@pytest.mark.parity
+@pytest.mark.xdist_group("consistency")
 @pytest.mark.parametrize("pair", PAIRS)
 def test_scores_are_the_figures(measured, pair):
     consistent, relevance, common = measured

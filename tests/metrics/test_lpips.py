@@ -21,6 +21,7 @@ def heads(rng):
     return {f"lin{i}": rng.random(n, np.float32) for i, n in enumerate((64, 128, 256, 512, 512))}
 
 
+@pytest.mark.parity
 @pytest.mark.skipif(
     not (WEIGHTS / "vgg16.pth").is_file(),
     reason="../shared/weights has no vgg16.pth, which is too large to be kept with the tests",

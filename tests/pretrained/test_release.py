@@ -214,15 +214,15 @@ def test_networks_of_the_paper_have_no_place_in_the_release():
 # --- files ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def files(tmp_path):
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
     """Narrow files of all networks; the correspondence network's as DataParallel saves it."""
-    paths = {}
+    folder, paths = tmp_path_factory.mktemp("files"), {}
     for seed, (net, label) in enumerate(NETS.items()):
         tensors = narrow(net, seed=seed)
         if net == "correspondence":
             tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}
-        paths[net] = str(tmp_path / f"latest_net_{label}.pth")
+        paths[net] = str(folder / f"latest_net_{label}.pth")
         torch_files.write(paths[net], tensors)
     return paths
 
