@@ -15,9 +15,9 @@ gradio_client = pytest.importorskip("gradio_client")
 pytestmark = [pytest.mark.parity, pytest.mark.xdist_group("page")]
 
 WAIT_S = 120  # for an answer, on a loaded machine
-# More RAM than before the first round of hostile files, and than before the second, in MB: libraries
-# load parts of themselves once, and Gradio keeps records of its last 2000 visits. One of the files'
-# pictures alone would have gigabytes.
+# More RAM, in MB, than before the first round of hostile files, and than before the second.
+# Libraries load parts of themselves once, and Gradio keeps records of its last 2000 visits. The
+# pixels of one of the files alone would have gigabytes.
 SLACK, SLACK_AGAIN = 100, 30
 
 
