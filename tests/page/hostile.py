@@ -95,7 +95,7 @@ def files():
         "document.pdf": b"%PDF-1.7\n1 0 obj<<>>endobj\ntrailer<<>>",
         "archive.zip": b"PK\x03\x04" + bytes(60),
         "array.npy": b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'shape': (1,)}\n",
-        "pickle.png": b"cos\nsystem\n(S'touch /tmp/owned'\ntR.",
+        "pickle.png": b"cos\nsystem\n(S'touch owned'\ntR.",
         "program.png": b"\x7fELF" + bytes(200),
         "text.png": b"hello",
         "json.png": b'{"path": "/etc/passwd"}',

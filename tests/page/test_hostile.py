@@ -15,9 +15,10 @@ gradio_client = pytest.importorskip("gradio_client")
 pytestmark = [pytest.mark.parity, pytest.mark.xdist_group("page")]
 
 WAIT_S = 120  # for an answer, on a loaded machine
-# More RAM after a second round of hostile files than after the first, in MB. What libraries load
-# once and allocators keep is there after the first.
-SLACK = 20
+# More RAM, in MB, than before the first round of hostile files, and than before the second.
+# Libraries load parts of themselves once, and Gradio keeps records of its last 2000 visits. The
+# pixels of one of the files alone would have gigabytes.
+SLACK, SLACK_AGAIN = 100, 30
 
 
 class Wire:
@@ -105,8 +106,8 @@ def test_a_hundred_hostile_files(served, wire, works):
         memory.append(served.megabytes())
     start, first, second = (f"{x:.0f}" for x in memory)
     print(f"{len(hostile)} files twice; {start} MB, {first}, then {second}; at most {most:.0f}")
-    assert memory[2] < memory[1] + SLACK
-    assert memory[2] < memory[0] + 5 * SLACK
+    assert memory[2] < memory[0] + SLACK
+    assert memory[2] < memory[1] + SLACK_AGAIN
     assert "Traceback" not in served.log.read_text()
 
 
