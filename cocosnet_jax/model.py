@@ -94,7 +94,7 @@ class CoCosNet(nn.Module):
         network = CorrespondenceNetwork(s, name="correspondence")
         correspondence = network(inputs, key, give_mask, train=train, with_truth=with_truth)
         b, h, w, _ = correspondence.theta.shape
-        r = len(correspondence.phi) // b
+        r = correspondence.phi.shape[0] // b
         warp = soft_match(
             correspondence.theta if r == 1 else jnp.repeat(correspondence.theta, r, 0),
             correspondence.phi,
@@ -106,10 +106,10 @@ class CoCosNet(nn.Module):
         )
 
         def flat(x: Float[Array, "_ h w k"]) -> Float[Array, "_ n k"]:
-            return x.reshape(len(x), h * w, -1)
+            return x.reshape(x.shape[0], h * w, -1)
 
         def grid(x: Float[Array, "_ n k"]) -> Float[Array, "_ h w k"]:
-            return x.reshape(len(x), h, w, -1)
+            return x.reshape(x.shape[0], h, w, -1)
 
         patches = s.warp_upsampling == "patch"
         exemplar = inputs.exemplar
