@@ -20,7 +20,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from cocosnet_jax import pictures
-from cocosnet_jax.data import given, images, inputs, maps
+from cocosnet_jax.data import classes, given, images, inputs
 from cocosnet_jax.data import points as points_lib
 from cocosnet_jax.data.given import Picture
 from cocosnet_jax.errors import UserError
@@ -34,8 +34,8 @@ class Matches(NamedTuple):
 
     Attributes:
       points: x, y in pixels of the exemplar, with fractions; whole numbers are pixels' middles.
-      confidence: 0 to 1, share of the softmax (equation 4) on the matched position and those next
-        to it: 1 if the match is sharp, near 0 if many places are about as similar.
+      confidence: 0 to 1, 1 - entropy / log(positions) of the softmax (equation 4): 1 if one
+        position has all the weight, near 0 if many are about as similar (`warp.confidence`).
     """
 
     points: Float[np.ndarray, "points 2"]
@@ -84,7 +84,7 @@ class Model:
         self.translator = Translator(
             SHIPPED if path is None else path, size, advice="load the model with size={size}"
         )
-        self.classes = maps.class_names(self.translator.settings.data)
+        self.classes = classes.class_names(self.translator.settings.data)
         self._pose_size = pose_size
 
     @property
@@ -147,7 +147,9 @@ class Model:
         """
         pair = self._read(label, exemplar, exemplar_label, compares=True)
         try:
-            asked = np.asarray(points, float).reshape(-1, 2)
+            asked = np.asarray(points, float) if len(points) else np.zeros((0, 2))
+            if asked.ndim != 2 or asked.shape[1] != 2:
+                raise ValueError(f"they are an array of shape {asked.shape}")
         except (TypeError, ValueError) as error:
             raise UserError(f"points must be pairs of numbers, x and y ({error})") from error
         points_lib.check(asked, pair.size, "input")

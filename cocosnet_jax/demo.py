@@ -17,6 +17,8 @@ It needs Gradio: `make page` installs it, or `pip install "cocosnet_jax[page]"`.
 
 import importlib.util
 import os
+import signal
+import sys
 
 from absl import flags
 
@@ -46,6 +48,8 @@ def main() -> None:
     restored = checkpoint.restore_for_inference(values.checkpoint or SHIPPED)
     studio = Studio(Translator(restored, values.size))
     studio.compile()
+    # A server is often ended so; uploads are deleted then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with site.Site(studio, values.address, port) as page:
         print(f"open {page.url} in a browser; Ctrl-C ends it", flush=True)
         page.wait()

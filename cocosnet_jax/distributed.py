@@ -1,5 +1,6 @@
 """Runs of several processes: start-up, barriers, broadcasts, and output by the lead process."""
 
+import itertools
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from jax.experimental import multihost_utils
 from cocosnet_jax.errors import UserError
 
 _WEEK = 7 * 24 * 60 * 60 * 1000  # in milliseconds
+_BARRIERS = itertools.count()  # numbers of the barriers that this process has waited at
 
 
 def join(processes: str) -> None:
@@ -67,11 +69,14 @@ def say(line: str) -> None:
 def wait_for_all(what: str) -> None:
     """Waits, without a time limit, until all processes have called this.
 
+    All processes call it equally often, in one order: that tells barriers of one name apart.
+
     Args:
-      what: name of the barrier, unique within a run.
+      what: they wait for.
     """
+    key = f"{what} ({next(_BARRIERS)})"
     # Barriers that use a device collective time out after a minute.
-    ocp.multihost.get_barrier_sync_fn()(key=what, timeout_ms=_WEEK)
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=_WEEK)
 
 
 def from_lead(number: int, what: str) -> int:

@@ -16,8 +16,9 @@ picture's scores, and best_and_worst.png to look at. An interrupted measuring go
 stopped. `main --mode=evaluate` measures a run by the same code.
 
 `--compare=A,B` makes one table of several runs, outputs of evaluations, and folders of pictures.
-What is not measured yet is measured first: pictures by the other flags, as `--generated` would be,
-and a run's newest checkpoint by the run's own settings.
+Folders that were not measured yet are measured first, by the other flags, as `--generated` would be;
+runs that were never evaluated are measured at their newest checkpoint, by their own settings. Of
+other runs the newest evaluation is taken, and the table names its step.
 """
 
 from collections.abc import Mapping
@@ -110,8 +111,8 @@ def _compare(names: list[str]) -> int:
     for flag in (_REAL, _OUTPUT) if pictures else ():
         if not flag.value:
             raise UserError(
-                f"--compare: {', '.join(pictures)} is no evaluation and no run; to measure pictures"
-                f" there, set --{flag.name}"
+                f"--compare: {', '.join(pictures)} is neither an evaluation nor a run; to measure"
+                f" pictures there, set --{flag.name}"
             )
     if pictures:
         _output()

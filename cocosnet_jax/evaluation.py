@@ -177,6 +177,8 @@ def _translate(
         for key, image, real in zip(keys, outputs.image, valid, strict=True):
             if real:
                 pictures.write(outputs_of[key], pictures.to_bytes(image))
+        # Counted pictures are there: a restart takes a picture with its counts as finished.
+        wait_for_all(f"batch {number} of {target} is written")
         if not is_lead():
             continue
         if number == 0:

@@ -65,7 +65,10 @@ def read(path, about):
     if about["name"] == "exemplar":
         picture, how = ImageOps.exif_transpose(picture).convert("RGB"), Image.Resampling.BICUBIC
     picture = picture.resize((width, picture.height), how).resize((width, height), how)
-    return np.asarray(picture, np.uint8).reshape(1, height, width, planes)
+    array = np.asarray(picture, np.uint8)
+    if array.size != height * width * planes or array.max() > about["range"][1]:
+        sys.exit(f"{path} is no {about['name']}: {planes} plane(s) of 0 to {about['range'][1]}")
+    return array.reshape(1, height, width, planes)
 
 
 result, *given = sys.argv[1:]

@@ -6,8 +6,8 @@
 Pictures are NumPy arrays; `data.pair_files.Reader` reads them from files, and `pictures.to_bytes`
 converts results to bytes.
 
-Longer than other files because all that a checkpoint's networks are asked for is one class, whose
-methods share compiled programs.
+Longer than other files because one class answers every question about a checkpoint's networks, and
+its methods share compiled programs.
 """
 
 import dataclasses
@@ -284,6 +284,8 @@ class Translator:
     ) -> Any:
         """Runs a function of both pictures' features, theta first, or with `back` phi first."""
         self._check_correspondence()
+        if len(batch.exemplar) != len(batch.label):
+            raise ValueError("only translate takes several exemplars per input")
         # A program of its own, so that everything that compares shares it.
         features = self._compiled("features", self._features, batch)(self._state, batch)
 

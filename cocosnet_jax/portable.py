@@ -20,7 +20,6 @@ from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Float, UInt8
 
 from cocosnet_jax import __version__, steps, weights_file
-from cocosnet_jax.data import maps
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import needs_exemplar, needs_exemplar_label
 from cocosnet_jax.settings import Settings
@@ -190,7 +189,7 @@ def describe(settings: Settings, size: int, step: int) -> dict[str, Any]:
     outputs = {"image": "the translation: red, green, blue; (x + 1) * 127.5 is a byte"}
     if "exemplar" in input_names(settings):
         outputs["warped_exemplar"] = "the exemplar, warped to the input; values as in image"
-    classes = maps.class_names(data) if data.condition != "channels" else ()
+    classes = class_names(data) if data.condition != "channels" else ()
     return {
         "size": size,
         "step": step,

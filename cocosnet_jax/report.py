@@ -65,41 +65,6 @@ _NOTE = (
 )
 
 
-# Table 4 of the paper: the model of CelebA-HQ edges trained without one of its losses. Its text is
-# damaged in what this was written from: figures that it does not hold are left out.
-ABLATION: dict[str, dict[str, float]] = {
-    "without pseudo-exemplar loss": {
-        "style_relevance_colour": 0.975,
-        "style_relevance_texture": 0.955,
-    },
-    "without alignment loss": {
-        "style_relevance_colour": 0.983,
-        "style_relevance_texture": 0.957,
-    },
-    "without contextual loss": {
-        "style_relevance_colour": 0.954,
-        "style_relevance_texture": 0.948,
-    },
-    "without cycle loss": {
-        "style_relevance_colour": 0.981,
-        "style_relevance_texture": 0.951,
-    },
-    "all losses": {
-        name: PUBLISHED["CelebA-HQ edges"][name]
-        for name in (
-            "fid",
-            "semantic_consistency",
-            "style_relevance_colour",
-            "style_relevance_texture",
-        )
-    },
-}
-_ABLATION_NOTE = (
-    "Published: table 4 of the paper, CelebA-HQ edges, trained without one of the losses"
-    " (config.loss.pseudo_exemplar, alignment, contextual or regularisation is 0)."
-)
-
-
 def write(
     target: epath.Path, measured: Measured, subject: Subject, other: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -122,7 +87,7 @@ def write(
     content |= {"protocols": measured.protocols, "left_out": measured.left_out}
     files.write(target / JSON, (json.dumps(content, indent=2) + "\n").encode())
     this = {"this": content}
-    text = f"{table(this)}\n\n{_NOTE}\n\n{ablation(this)}\n\n{_ABLATION_NOTE}\n"
+    text = f"{table(this)}\n\n{_NOTE}\n"
     if "checkpoint" in content:
         text = f"Checkpoint {content['checkpoint']}, step {content['step']}.\n\n{text}"
     if measured.protocols:
@@ -147,11 +112,6 @@ def show(target: epath.Path) -> None:
 def table(columns: Mapping[str, Mapping[str, Any]]) -> str:
     """A Markdown table of evaluations, by name, and of the published figures."""
     return _table(columns, PUBLISHED)
-
-
-def ablation(columns: Mapping[str, Mapping[str, Any]]) -> str:
-    """The same beside the paper's ablation study."""
-    return _table(columns, ABLATION)
 
 
 def _table(
@@ -189,7 +149,7 @@ def compare(evaluations: Mapping[str, epath.Path]) -> str:
       UserError: a file is no metrics.json.
     """
     found = {name: _read(path) for name, path in evaluations.items()}
-    lines = [table(found), "", _NOTE, "", ablation(found), "", _ABLATION_NOTE]
+    lines = [table(found), "", _NOTE]
     checkpoints = {
         name: f"{content['checkpoint']}, step {content['step']}"
         for name, content in found.items()
@@ -205,7 +165,11 @@ def compare(evaluations: Mapping[str, epath.Path]) -> str:
             if number in content.get("protocols", {})
         }
         if len(set(told.values())) > 1:
-            lines += ["", f"{_ROWS[number][0]} was not made alike, and does not compare:", ""]
+            lines += [
+                "",
+                f"{_ROWS[number][0]} was measured in different ways and cannot be compared:",
+                "",
+            ]
             lines += [f"- {name}: {how}" for name, how in told.items()]
     return "\n".join(lines) + "\n"
 

@@ -75,7 +75,7 @@ _FORMAT = flags.DEFINE_enum(
     ["png", "jpeg"],
     "of pictures in a folder; jpeg is of quality 95 with full colour resolution (4:4:4)",
 )
-_WARPED = flags.DEFINE_bool("warped", False, "also write the warped exemplar, as NAME_warped.png")
+_WARPED = flags.DEFINE_bool("warped", False, "also write the warped exemplar, as NAME_warped")
 _CONFIDENCE = flags.DEFINE_bool(
     "confidence", False, "also write how sharp the match of each place is, as NAME_confidence.png"
 )
@@ -165,7 +165,7 @@ def main() -> int:
         # As if none were there: the rest of a stopped run is computed by the same program.
         made.write(missing, made.compile(pairs, _BATCH_SIZE.value))
     if sheets:
-        sheets.write(reader, settings.data.condition, _ORIGINAL_SIZE.value)
+        sheets.write(reader, settings.data, _ORIGINAL_SIZE.value)
     there = len(pairs) - len(missing)
     print(
         f"step {restored.step} of {restored.folder}: {len(pairs)} picture(s) in {_OUTPUT.value}"

@@ -21,11 +21,12 @@ from jaxtyping import UInt8
 
 from cocosnet_jax import pictures
 from cocosnet_jax.checkpoint import absolute
-from cocosnet_jax.data import images
+from cocosnet_jax.data import classes, images
 from cocosnet_jax.data.pair_files import Extra, Planes, Reader, files_of
 from cocosnet_jax.data.pairing import Pair
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import Translator
+from cocosnet_jax.settings import DataSettings
 from cocosnet_jax.types import Outputs
 
 # Raise it if the same files give other results than before.
@@ -225,12 +226,12 @@ class Sheets:
             folder / f"{name}{ending}": part for name, part in zip(names, parts, strict=True)
         }
 
-    def write(self, reader: Reader, condition: str, original_size: bool) -> None:
+    def write(self, reader: Reader, data: DataSettings, original_size: bool) -> None:
         """Puts the results' files together; a sheet of the same results is left alone.
 
         Args:
           reader: that has read the pairs.
-          condition: see `pictures.show_input`.
+          data: the model's data settings.
           original_size: show pictures in their own proportions, as the results are.
 
         Raises:
@@ -241,11 +242,11 @@ class Sheets:
             parts = " ".join([f"{_RECIPE} {self._side}", *map(pictures.origin_of, outputs)])
             origin = hashlib.sha256(parts.encode()).hexdigest()
             if pictures.origin_of(path) != origin:
-                sheet = self._draw(rows, reader, condition, original_size)
+                sheet = self._draw(rows, reader, data, original_size)
                 pictures.write_result(absolute(path), sheet, origin)
 
     def _draw(
-        self, rows: list[list[Pair]], reader: Reader, condition: str, original_size: bool
+        self, rows: list[list[Pair]], reader: Reader, data: DataSettings, original_size: bool
     ) -> UInt8[np.ndarray, "height width 3"]:
         def exemplar(pair: Pair) -> UInt8[np.ndarray, "height width 3"]:
             if original_size:
@@ -256,7 +257,7 @@ class Sheets:
 
         def own(pair: Pair) -> UInt8[np.ndarray, "height width 3"]:
             planes = reader.read(pair)
-            shown = pictures.show_input(planes.label[None], condition)[0]
+            shown = classes.show_input(planes.label, data)
             if not original_size:
                 return shown
             bands = [images.resize_label(shown[..., i], planes.original_size) for i in range(3)]

@@ -169,8 +169,9 @@ def blend(match: SoftMatch, values: Float[Array, "b_r m k"], exemplars: int) -> 
     from the softmax over each exemplar, whose sums state the exemplar's share.
 
     Whatever comes before the softmax treats each exemplar by itself, as if it were the only one:
-    its features' norms, and their centring (over channels or over its own positions). Only so do a
-    pair's cosines not depend on the other exemplars, and an exemplar given twice counts as once.
+    its features' norms, and their centring (over channels or over its own positions). So a pair's
+    cosines do not depend on the other exemplars, and one exemplar given r times gives the values
+    that it gives alone. Beside others, an exemplar given twice has twice the weight.
 
     Args:
       match: of b * r samples: each input r times in a row, with its exemplars in order.

@@ -205,12 +205,6 @@ LONGEST = (
 )
 
 
-def pytest_unconfigure():
-    # Made by this process: a worker finds it in its environment.
-    if fast.COMPILED:
-        shutil.rmtree(fast.COMPILED, ignore_errors=True)
-
-
 def pytest_collection_modifyitems(items):
     # A stable sort: the other files follow in their own order.
     order = {name: place for place, name in enumerate(LONGEST)}

@@ -3,7 +3,9 @@
 tests/conftest.py imports this module before JAX, which reads the environment when it is imported.
 """
 
+import atexit
 import os
+import shutil
 import tempfile
 
 _OPTIONS: dict[str, bool | int] = {
@@ -13,13 +15,15 @@ _OPTIONS: dict[str, bool | int] = {
     "xla_cpu_use_fusion_emitters": False,
 }
 FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in _OPTIONS.items())
+if "COCOSNET_XLA_DEFAULT" in os.environ:  # `make parity`: numbers as users compile them
+    FLAGS = ""
 if FLAGS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 
-# A folder of compiled programs, which pytest's workers and the programs that they start share. They
-# find it in the environment; here it is empty except in the process that made it.
-COMPILED = ""
+# A folder of compiled programs, which pytest's workers and the programs that they start share: they
+# find it in the environment.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    COMPILED = tempfile.mkdtemp(prefix="compiled_")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
+    _compiled = tempfile.mkdtemp(prefix="compiled_")
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"

@@ -233,9 +233,6 @@ def test_the_report(measured, tmp_path):
         row
         == f"| FID | lower | {found.numbers['fid']:.2f} | 26.40 | 42.40 | 14.30 | 21.80 | 14.40 |"
     )
-    # Table 4 has a column for each loss.
-    row = [line for line in text.splitlines() if line.startswith("| Style relevance, colour |")][1]
-    assert row.endswith("| 0.975 | 0.983 | 0.954 | 0.981 | 0.977 |")
     with (tmp_path / "a/scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["picture"] for row in rows] == [f"some/picture_{i}" for i in range(COUNT)]

@@ -27,7 +27,7 @@ from jaxtyping import Float, UInt8
 
 from cocosnet_jax import checkpoint, command, files, inference, pictures
 from cocosnet_jax.apps import drawing, reading
-from cocosnet_jax.data import images, inputs
+from cocosnet_jax.data import classes, images, inputs
 from cocosnet_jax.data import points as points_lib
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import Translator
@@ -79,7 +79,7 @@ def correspond(
       UserError: a point lies outside of its picture.
     """
     if picture is None:
-        picture = reading.show_input(label, translator.settings.data)
+        picture = classes.show_input(label, translator.settings.data)
     own, other = (exemplar, picture) if back else (picture, exemplar)
     points_lib.check(points, own.shape, "exemplar" if back else "input")
     pair = _batch(translator, label, exemplar, exemplar_label)
@@ -120,7 +120,7 @@ def heat_map(
     Arguments and errors as in `correspond`; `number` is the point's.
     """
     if picture is None:
-        picture = reading.show_input(label, translator.settings.data)
+        picture = classes.show_input(label, translator.settings.data)
     own, other = (exemplar, picture) if back else (picture, exemplar)
     points = np.array([point], float)
     points_lib.check(points, own.shape, "exemplar" if back else "input")
@@ -165,7 +165,7 @@ def main() -> None:
     data = translator.settings.data
     given = inputs.read_input(data, input_file, translator.size, pose_size=pose_size)
     own = inputs.read_input(data, input_file, given.size, pose_size=pose_size)
-    picture = reading.show_input(own.planes, data)
+    picture = classes.show_input(own.planes, data)
     exemplar = images.read_photograph(exemplar_file)
     exemplar_label = None
     label_file = reading.file("exemplar-label")
@@ -179,7 +179,11 @@ def main() -> None:
         ).planes
     asked = exemplar if back else picture
     points_lib.check(points, asked.shape, "exemplar" if back else "input")
-    reading.check_outputs([output / "matches.csv"], [])
+    names = ["warped_exemplar.png", "warped_input.png", "matches.png", "matches.csv"]
+    names += [f"heat_{number}.png" for number in range(1, len(points) + 1)]
+    reading.check_outputs(
+        [output / name for name in names], [input_file, exemplar_file, label_file]
+    )
     print("compiling ...", flush=True)
     folder = checkpoint.absolute(output)
     pair = translator, given.planes, exemplar, exemplar_label
@@ -192,7 +196,7 @@ def main() -> None:
     for number, (x, y) in enumerate(points if with_heat else [], 1):
         drawn = heat_map(*pair, (x, y), picture=picture, back=back, number=number)
         pictures.write_png(folder / f"heat_{number}.png", drawn)
-    print(f"{len(points)} matches and the warps in {output}")
+    print(f"{len(points)} match(es) and the warps in {output}")
 
 
 def run() -> None:

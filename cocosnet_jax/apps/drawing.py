@@ -53,7 +53,7 @@ def number_points(
 
 
 def heat(picture: Picture, share: Float[np.ndarray, "h w"]) -> Image.Image:
-    """Enlarges a picture, in grey, and colours it where `share` is above 0, red where it is 1."""
+    """Enlarges a picture and tints it: dark blue where `share` is 0, to red where it is 1."""
     grey = np.asarray(enlarge(picture).convert("L"), np.float32)[..., None]
     size = grey.shape[1], grey.shape[0]
     large = np.clip(

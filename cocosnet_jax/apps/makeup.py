@@ -124,7 +124,7 @@ def _resized(
     """Averages where the layer becomes smaller, and interpolates where it becomes larger."""
     if layer.shape[:2] == size:
         return layer
-    smaller = size[0] < layer.shape[0]
+    smaller = size[0] * size[1] < layer.shape[0] * layer.shape[1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(layer, size[::-1], interpolation=how))
 
@@ -162,17 +162,8 @@ def find_targets(
         raise UserError(
             f"--output={output} must be a folder, because --portraits={portraits} is one"
         )
-    names = [
-        Path(name)
-        for name in pairing.files_below(portraits)
-        if name.lower().endswith(images.EXTENSIONS)
-        and (output == portraits or output not in (portraits / name).parents)
-    ]
-    others = {name.with_suffix("") for name in names if name.suffix.lower() != ".png"}
     targets = []
-    for name in names:
-        if name.suffix.lower() == ".png" and name.with_suffix("") in others:
-            continue  # The label map beside a photograph.
+    for name in map(Path, pairing.photographs_in(portraits, output)):
         photograph = portraits / name
         label = inputs.annotation_in(data, labels, name) if labels else _label_of(data, photograph)
         targets.append(Target(photograph, label, (output / name).with_suffix(".png")))
@@ -193,14 +184,17 @@ def _label_of(data: DataSettings, photograph: Path) -> Path:
 
 def check(data: DataSettings, targets: list[Target]) -> None:
     """Reads every file once; raises a `UserError` that lists those that cannot be read."""
-    wrong = []
-    for target in targets:
+
+    def problem_of(target: Target) -> str | None:
         try:
             images.read_photograph(target.photograph)
             inputs.read_input(data, target.label, photograph=target.photograph)
         except UserError as error:
-            wrong.append(str(error))
-    problems.raise_if_any("--portraits", wrong)
+            return str(error)
+        return None
+
+    found = problems.find(problem_of, targets, "portraits", quiet_s=1)
+    problems.raise_if_any("--portraits", found)
 
 
 def read_layer(

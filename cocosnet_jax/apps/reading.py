@@ -6,12 +6,10 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from cocosnet_jax import checkpoint, files, inference, pictures, workdir
+from cocosnet_jax import checkpoint, files, inference, workdir
 from cocosnet_jax.data import images
-from cocosnet_jax.data.drawn.things import CLASS_COLOURS
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import SHIPPED
-from cocosnet_jax.settings import DataSettings
 
 # Flags are defined when a command starts, not when its module is imported: a program may import
 # several commands for their functions.
@@ -100,12 +98,3 @@ def at_size(
 ) -> UInt8[np.ndarray, "1 height width 3"]:
     """A batch of one photograph, at the translator's S x S."""
     return images.resize_photograph(photograph, (translator.size, translator.size))[None]
-
-
-def show_input(
-    planes: UInt8[np.ndarray, "height width planes"], data: DataSettings
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The input as a person sees it: classes in colours, edges, or the drawing of a pose."""
-    if data.dataset == "drawn_scenes":
-        return CLASS_COLOURS[planes[..., 0]]
-    return pictures.show_input(planes[None], data.condition)[0]

@@ -37,6 +37,11 @@ class InMemory(io.BytesIO):
         """
         super().__init__()
         self._name = name
+        try:
+            # Before its orientation is read: Pillow turns TIFF's pixels itself here.
+            image.load()
+        except Exception as error:  # Damaged files make Pillow raise nearly anything.
+            raise UserError(f"{name} cannot be read ({error}); replace it") from None
         exif = Image.Exif()
         exif[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
         try:

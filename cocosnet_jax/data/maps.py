@@ -20,15 +20,6 @@ _NAMES = ", ".join(f"{number} {name}" for number, name in enumerate(CLASS_NAMES)
 _DRAWN = f"this model knows {_NAMES}; correct the map, or name another model with --checkpoint"
 
 
-def class_names(data: DataSettings) -> tuple[str, ...]:
-    """The names of the classes, in the order of their numbers; empty if they are not known."""
-    if data.dataset == "drawn_scenes":
-        return CLASS_NAMES
-    if data.dataset == "celebahq":
-        return face_parts.CLASS_NAMES
-    return label_maps.parse_classes(data.classes, "config.data.classes of the checkpoint").names
-
-
 def read_edges(path: images.FileName, size: tuple[int, int]) -> tuple[Planes, tuple[int, int]]:
     """Reads an edge map; results and errors as of `read_labels`."""
     lines = edges.check_lines(path, images.read_photograph(path).max(axis=-1))

@@ -91,7 +91,7 @@ def find_pairs(
         raise UserError(f"--input={labels} does not exist; name a file or a folder of inputs")
     grid = makes_grid(places, list_file, blend)
     if labels.is_dir():
-        names = _inputs_in(labels, data)
+        names = _inputs_in(labels, data, output)
         if not names:
             raise UserError(f"--input={labels} contains no inputs for a model of {data.dataset}")
         if output.suffix.lower() in images.EXTENSIONS or output.is_file():
@@ -151,7 +151,7 @@ def _exemplars(places: Places, data: DataSettings, needs_label: bool) -> list[_E
             raise UserError(
                 f"--exemplar-label={given} must be a folder, because --exemplar={path} is one"
             )
-        photographs = _photographs_in(path)
+        photographs = photographs_in(path, places.output)
         if not photographs:
             raise UserError(
                 f"--exemplar={path} contains no photographs ({', '.join(images.EXTENSIONS)})"
@@ -175,15 +175,21 @@ def _check_names(given: list[_Exemplar]) -> None:
         of[exemplar.name] = exemplar.photograph
 
 
-def _photographs_in(folder: Path) -> list[str]:
-    """The photographs below a folder, without label maps: a .png beside one of the same name."""
-    names = [name for name in files_below(folder) if name.lower().endswith(images.EXTENSIONS)]
-    others = {str(Path(name).with_suffix("")) for name in names if not name.endswith(".png")}
+def photographs_in(folder: Path, output: Path) -> list[str]:
+    """The photographs below a folder, without label maps: a .png beside one of the same name.
+
+    What lies in `output` is left out (`files_below`).
+    """
+    names = files_below(folder, output)
+    names = [name for name in names if name.lower().endswith(images.EXTENSIONS)]
+    others = {str(Path(name).with_suffix("")) for name in names if not _is_png(name)}
     return [
-        name
-        for name in names
-        if not name.endswith(".png") or str(Path(name).with_suffix("")) not in others
+        name for name in names if not _is_png(name) or str(Path(name).with_suffix("")) not in others
     ]
+
+
+def _is_png(name: str) -> bool:
+    return name.lower().endswith(".png")
 
 
 def _listed_pairs(
@@ -202,7 +208,7 @@ def _listed_pairs(
     if maps and (len(maps) != 1 or not maps[0].is_dir()):
         given = " --exemplar-label=".join(map(str, maps))
         raise UserError(f"--exemplar-label={given} must be one folder, because --list is given")
-    photographs = _photographs_in(folder)
+    photographs = photographs_in(folder, places.output)
     keys = [inputs.list_name(data, name) for name in names]
     pairing = exemplars.resolve(
         list_file, keys, photographs, first_only=True, place=f"--exemplar={folder}"
@@ -235,15 +241,22 @@ def _exemplar_label(
     )
 
 
-def _inputs_in(folder: Path, data: DataSettings) -> list[str]:
+def _inputs_in(folder: Path, data: DataSettings, output: Path) -> list[str]:
     """The inputs below a folder, without the pose files of photographs that are inputs."""
-    names = [name for name in files_below(folder) if inputs.is_input(data, folder / name)]
+    names = files_below(folder, output)
+    names = [name for name in names if inputs.is_input(data, folder / name)]
     paths = {(folder / name).absolute() for name in names}
     return [name for name in names if inputs.photograph_of(data, folder / name) not in paths]
 
 
-def files_below(folder: Path) -> list[str]:
-    """All files below a folder, as relative paths in alphabetical order."""
+def files_below(folder: Path, output: Path | None = None) -> list[str]:
+    """All files below a folder, as relative paths in alphabetical order.
+
+    What lies in `output`, a folder below it, is left out: results of an earlier command.
+    """
+    own = None if output is None or output.resolve() == folder.resolve() else output.resolve()
     return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and (own is None or not path.resolve().is_relative_to(own))
     )

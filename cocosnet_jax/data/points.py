@@ -80,8 +80,8 @@ def check(points: Float[np.ndarray, "points 2"], size: tuple[int, ...], name: st
 def parse(given: str) -> Float[np.ndarray, "points 2"]:
     """The points of `--points`: `x,y;x,y`, or the name of a CSV file with x and y in its columns.
 
-    Further columns of the file are ignored, and so is a first line without numbers. If its first
-    line has columns x and y, these are read: so the program's own `matches.csv` can be read again.
+    The first two columns of the file are read, or those that its first line calls x and y: so the
+    program's own `matches.csv` can be read again. Further columns are ignored.
 
     Raises:
       UserError: there is a point that is not two numbers, or the file cannot be read.

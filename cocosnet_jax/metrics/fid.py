@@ -88,7 +88,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def frechet_distance_of_few(a: Shaped[np.ndarray, "m d"], b: Shaped[np.ndarray, "n d"]) -> float:
-    """`frechet_distance` of feature vectors, quickly where they are fewer than their numbers.
+    """`frechet_distance` of feature vectors; faster when there are fewer vectors than features.
 
     The trace of the root is the sum of the singular values of (centred a)(centred b)^T, divided by
     the root of (m - 1)(n - 1). This is exact; `frechet_distance` has pytorch-fid's rounding there.

@@ -4,18 +4,22 @@ Gradio has many more addresses than this page needs: some fetch other servers' f
 files or keep what they are sent. `Guard` stands before all of them, and answers in words.
 """
 
+import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cocosnet_jax.page import uploads
 
-MAX_JSON = 8 * 2**20  # bytes of a request that is no upload
+MAX_JSON = 4 * 2**20  # bytes of a request that is no upload
 MAX_FORM = 2**16  # bytes of an upload beside its file
 MAX_FOLDER = 2**30  # bytes of all uploads and results that are kept
+BROKEN_OFF_S = 600  # age at which an upload that did not end is deleted
 _API = "/gradio_api"
 _READ = (
     *("/", "/config", "/config/", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json"),
@@ -35,7 +39,7 @@ _HEADERS = {
     "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:;"
     " frame-ancestors 'none'; form-action 'self'; base-uri 'self'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",
 }
 
 
@@ -59,6 +63,9 @@ class Guard:
             return
         headers = {name.decode("latin-1"): text for name, text in scope["headers"]}
         refusal = self._refuse(scope["method"], scope["path"], headers)
+        if refusal is None and scope["method"] == "POST":
+            # Not on the event loop, which answers everybody.
+            refusal = await anyio.to_thread.run_sync(self._refuse_for_space, headers)
         if refusal is None and scope["method"] == "POST" and scope["path"] != f"{_API}/upload":
             body = await _read(receive, MAX_JSON)
             refusal = self._refuse_body(body)
@@ -75,6 +82,10 @@ class Guard:
         host = headers.get("host", b"").decode("latin-1").lower()
         if self.hosts is not None and _without_port(host) not in self.hosts:
             return 403, f"this page is not {host!r}; use the address that its server printed"
+        # Other web sites may not use the page through the browser of somebody who visits them.
+        origin = headers.get("origin", b"").decode("latin-1").lower()
+        if origin and _without_port(origin.partition("://")[2]) != _without_port(host):
+            return 403, f"this page takes nothing from {origin!r}; open it at its own address"
         if method in ("GET", "HEAD"):
             if path in _READ or path.startswith(_READ_BELOW):
                 file = path.removeprefix(f"{_API}/file=")
@@ -94,8 +105,13 @@ class Guard:
         if int(length) > most:
             what = f"{int(length) / 2**20:.0f} MB are too many"
             return 413, f"{what}; the page takes files up to {uploads.MAX_BYTES // 2**20} MB"
-        if is_upload and _size(self.folder) + int(length) > MAX_FOLDER:
-            return 507, "the page has too many uploads at the moment; try again in an hour"
+        return None
+
+    def _refuse_for_space(self, headers: dict[str, bytes]) -> tuple[int, str] | None:
+        """Status and words if uploads and results have taken all their space."""
+        _sweep(self.folder)
+        if _size(self.folder) + int(headers["content-length"]) > MAX_FOLDER:
+            return 507, "the page has too many pictures at the moment; try again in an hour"
         return None
 
     def _refuse_body(self, body: bytes | None) -> tuple[int, str] | None:
@@ -125,12 +141,20 @@ def _without_port(host: str) -> str:
     return host.rsplit(":", 1)[0] if not host.endswith("]") and ":" in host else host
 
 
+def _sweep(folder: Path) -> None:
+    """Deletes uploads that were broken off: Gradio moves finished ones into folders."""
+    for path in folder.glob("tmp*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and time.time() - path.stat().st_mtime > BROKEN_OFF_S:
+                path.unlink()
+
+
 def _size(folder: Path) -> int:
     """Bytes of all files in a folder; those that vanish meanwhile are left out."""
     total = 0
     for path in folder.rglob("*"):
         try:
-            total += path.lstat().st_size
+            total += path.lstat().st_size if path.is_file() else 0
         except OSError:
             continue
     return total

@@ -31,7 +31,7 @@ from cocosnet_jax.page.studio import Studio
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WAITING = 64  # requests that may wait their turn
 KEPT_S = 3600  # seconds that uploads and results are kept
-SESSIONS = 200  # whose state is kept
+SESSIONS = 50  # whose state is kept
 _TITLE = "CoCosNet: pictures by example"
 _TABS = (
     ("Translate", tabs.translate),
@@ -58,7 +58,7 @@ class Site:
           port: 0 for any that is free.
 
         Raises:
-          UserError: the address and port cannot be had.
+          UserError: the address and port cannot be used.
         """
         port = free_port(address, port)
         self.folder = Path(tempfile.mkdtemp(prefix="cocosnet-page-"))
@@ -130,7 +130,7 @@ def free_port(address: str, port: int) -> int:
     """The port, or if it is 0, one that is free.
 
     Raises:
-      UserError: it is taken, or the address is none of this machine's.
+      UserError: it is taken, or the address does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from cocosnet_jax import inference, pictures
 from cocosnet_jax.apps import correspond, drawing, edit, makeup, reading
+from cocosnet_jax.data import classes
 from cocosnet_jax.data.images import Photograph
 from cocosnet_jax.data.labels import edges, face_parts
 from cocosnet_jax.errors import UserError
@@ -138,9 +139,7 @@ class Studio:
 
     def show(self, planes: Planes) -> UInt8[np.ndarray, "side side 3"]:
         """A map as a person sees it, in the colours of the palette."""
-        if self._data.condition == "channels":
-            return reading.show_input(planes, self._data)
-        return _table(self.classes)[planes[..., 0]]
+        return classes.show_input(planes, self._data)
 
     def map_picture(self, planes: Planes) -> UInt8[np.ndarray, "side side"]:
         """A map as the grey picture that `read_map` reads."""

@@ -18,6 +18,8 @@ from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 
 MAX_BYTES = 16 * 2**20  # of one file
 MAX_PIXELS = 16_000_000  # of one picture
+# The longer side by the shorter: all pictures are shown at one height, so a strip would be huge.
+MAX_ASPECT = 16
 # Pillow knows more formats, some of which start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
@@ -73,6 +75,11 @@ def check_picture(path: Path, what: str) -> None:
         ) from None
     if width * height > MAX_PIXELS:
         raise UserError(f"{what} of {width}x{height} pixels {_too_many()}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UserError(
+            f"{what} of {width}x{height} pixels is too long and narrow; crop it until its longer"
+            f" side is at most {MAX_ASPECT} times the shorter one"
+        )
 
 
 def _too_many() -> str:

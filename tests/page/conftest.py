@@ -102,13 +102,9 @@ class Truth(NamedTuple):
 
 @pytest.fixture(scope="package")
 def truth():
-    # As the page compiles it: other optimisations round otherwise.
-    with pytest.MonkeyPatch.context() as patch:
-        flags = "--xla_backend_optimization_level=1"
-        patch.setenv("XLA_FLAGS", f"{flags} {os.environ.get('XLA_FLAGS', '')}")
-        translator = Translator(SHIPPED)
-        examples = scenes.draw(translator.settings.data, translator.size)
-        return Truth(translator, examples)
+    # The page and this are both compiled by the flags of tests/fast.py.
+    translator = Translator(SHIPPED)
+    return Truth(translator, scenes.draw(translator.settings.data, translator.size))
 
 
 def read(path):

@@ -35,7 +35,7 @@ CLASS_NAMES = (
     "fence",
 )
 NUM_CLASSES = len(CLASS_NAMES)
-# Of label maps as a person sees them: not those of any style.
+# Colours in which label maps are shown; no style has them.
 CLASS_COLOURS = np.array(
     [
         *[(0, 0, 0), (150, 200, 235), (245, 245, 245), (255, 205, 60), (140, 140, 160)],
