@@ -20,6 +20,7 @@ from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Float, UInt8
 
 from cocosnet_jax import __version__, steps, weights_file
+from cocosnet_jax.data.classes import class_names
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import needs_exemplar, needs_exemplar_label
 from cocosnet_jax.settings import Settings

@@ -253,9 +253,9 @@ def test_evaluations_are_compared_and_other_protocols_named(measured, tmp_path):
     paths = {name: report.find(epath.Path(tmp_path / name)) for name in ("a", "run")}
     text = report.compare(paths)
     assert "| | better | a | run | ADE20k (published)" in text
-    assert "FID was not made alike" in text
+    assert "FID was measured in different ways" in text
     assert "- run: JPEG" in text
-    assert "SWD was not made alike" not in text
+    assert "SWD was measured in different ways" not in text
     assert "- run: checkpoints/7, step 7" in text
     assert report.find(epath.Path(tmp_path)) is None
     (tmp_path / "a/metrics.json").write_text("[]")

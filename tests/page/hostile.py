@@ -76,6 +76,8 @@ def files():
         ("text.png", png(9000, 9000, zeros(1), extra=text_bomb())),
         ("text_small.png", png(64, 64, b"", extra=text_bomb())),
         ("zero.png", png(0, 0)),
+        ("strip.png", saved("PNG", (100_000, 1))),
+        ("thread.png", saved("PNG", (1, 100_000))),
         ("webp_canvas.webp", webp_canvas(16_000, 16_000)),
         ("bmp_claims.bmp", saved("BMP")[:18] + struct.pack("<ii", 50_000, 50_000) + bytes(60)),
         ("jpeg_claims.jpg", _jpeg_of_size(jpeg, 65_000, 65_000)),
