@@ -17,8 +17,8 @@ stopped. `main --mode=evaluate` measures a run by the same code.
 
 `--compare=A,B` makes one table of several runs, outputs of evaluations, and folders of pictures.
 Folders that were not measured yet are measured first, by the other flags, as `--generated` would
-be; runs that were never evaluated are measured at their newest checkpoint, by their own settings. Of
-other runs the newest evaluation is taken, and the table names its step.
+be. Runs that were never evaluated are measured at their newest checkpoint, by their own settings.
+Of other runs the newest evaluation is taken, and the table names its step.
 """
 
 from collections.abc import Mapping
