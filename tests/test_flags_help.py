@@ -12,7 +12,13 @@ from tests.conftest import LIMIT_S, ROOT
 MEASURING = ("inception", "lpips", "lpips-vgg", "format")
 # Module -> its own flags, and whether it takes --config.
 PROGRAMS = {
-    "main": (["workdir", "mode", "distributed", "init_from", "keypoints", *MEASURING], True),
+    "main": (
+        [
+            *("workdir", "mode", "distributed", "init_from", "keypoints", "checkpoint"),
+            *MEASURING,
+        ],
+        True,
+    ),
     "evaluate": (
         [
             *("generated", "real", "unpaired", "labels", "exemplars", "exemplar-labels", "list"),
@@ -33,10 +39,32 @@ PROGRAMS = {
     "translate": (
         [
             *("checkpoint", "input", "exemplar", "exemplar-label", "list", "output", "warped"),
-            *("size", "original-size", "pose-size"),
+            *("size", "original-size", "pose-size", "blend", "format", "confidence"),
+            *("batch-size", "bfloat16"),
         ],
         False,
     ),
+    "export": (["checkpoint", "output", "size", "onnx"], False),
+    "demo": (["checkpoint", "address", "port", "size"], False),
+    "apps.edit": (
+        ["checkpoint", "photograph", "label", "edited", "output", "size", "paste", "seam"],
+        False,
+    ),
+    "apps.makeup": (
+        [
+            *("checkpoint", "portrait", "portrait-label", "strokes", "made-up", "portraits"),
+            *("labels", "output", "size"),
+        ],
+        False,
+    ),
+    "apps.correspond": (
+        [
+            *("checkpoint", "input", "exemplar", "exemplar-label", "points", "output"),
+            *("pose-size", "size", "on", "heat-maps"),
+        ],
+        False,
+    ),
+    "apps.gallery": (["folder"], False),
     "apps.demo": (["folder", "scenes"], False),
     "apps.train_demo": (["workdir", "seed"], False),
 }

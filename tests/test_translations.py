@@ -157,7 +157,7 @@ def test_a_sheet_has_exemplars_above_and_inputs_beside(folder, ending):
     sheets, reader = Sheets(pairs, folder / "out", ending, SIZE), Reader(DATA, SIZE)
     [path] = sheets.files
     assert path == folder / f"out/grid{ending}"
-    sheets.write(reader, "labels", False)
+    sheets.write(reader, DATA, False)
     sheet = np.asarray(Image.open(path)).astype(int)
     step = SIZE + 4
     assert sheet.shape == ((INPUTS + 1) * step + 4, 3 * step + 4, 3)
@@ -178,11 +178,11 @@ def test_a_sheet_has_exemplars_above_and_inputs_beside(folder, ending):
     assert np.abs(cell(5, 0) - pictures.palette(256)[label]).mean() <= near
 
     time = path.stat().st_mtime_ns
-    sheets.write(reader, "labels", False)
+    sheets.write(reader, DATA, False)
     assert path.stat().st_mtime_ns == time
     write_pair(folder / "exemplars", "ex_1", draw_label(78))
     make(pairs, Mixing())
-    sheets.write(Reader(DATA, SIZE), "labels", False)
+    sheets.write(Reader(DATA, SIZE), DATA, False)
     assert path.stat().st_mtime_ns > time
 
 
@@ -190,7 +190,7 @@ def test_sheets_show_pictures_of_their_own_proportions(folder):
     pairs = pairs_of(folder, exemplar="exemplars", labels="inputs/in_0.png")
     make(pairs, Mixing(), Options(original_size=True))
     sheets = Sheets(pairs, folder / "out", ".png", SIZE)
-    sheets.write(Reader(DATA, SIZE), "labels", True)
+    sheets.write(Reader(DATA, SIZE), DATA, True)
     sheet = np.asarray(Image.open(folder / "out/grid.png"))
     for row, column in ((0, 1), (1, 0), (1, 1)):
         cell = sheet[row * 68 + 4 :, column * 68 + 4 :][:SIZE, :SIZE]

@@ -28,7 +28,7 @@ def label(data, picture, **more):
 
 def palette_image():
     image = Image.fromarray(NUMBERS)
-    image.putpalette(np.arange(768) % 256)
+    image.putpalette(bytes(i % 256 for i in range(768)))
     return image
 
 
