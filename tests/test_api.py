@@ -113,6 +113,7 @@ def test_matches_are_in_pixels_of_the_given_pictures(folder, model, arrays):
         ({"exemplar": "none.jpg"}, "none.jpg does not exist"),
         ({"label": NUMBERS + 6}, "label contains the values"),
         ({"points": [(1, 2, 3, 4, 5)]}, "points must be pairs of numbers, x and y"),
+        ({"points": [(1, 10, 20), (2, 30, 40)]}, "points must be pairs of numbers, x and y"),
         ({"points": [("a", "b")]}, "points must be pairs of numbers, x and y"),
         ({"points": [(0, 80)]}, "point 1, 0,80, is outside of the input, which has 100x80 pixels"),
     ],

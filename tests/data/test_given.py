@@ -104,13 +104,15 @@ def test_photographs(tmp_path):
     np.testing.assert_array_equal(grey, np.repeat(PHOTOGRAPH[..., :1], 3, -1))
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg", "tiff", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_a_picture_in_memory_as_its_file(tmp_path, orientation):
+def test_exif_turns_a_picture_in_memory_as_its_file(tmp_path, orientation, kind):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(PHOTOGRAPH).save(tmp_path / "photo.png", exif=exif)
-    expected = images.read_photograph(tmp_path / "photo.png")
-    picture = Image.open(tmp_path / "photo.png")
+    file = tmp_path / f"photo.{kind}"
+    Image.fromarray(PHOTOGRAPH).save(file, exif=exif)
+    expected = images.read_photograph(file)
+    picture = Image.open(file)
     found = images.read_photograph(given.source(picture, "exemplar"))
     np.testing.assert_array_equal(found, expected)
     # And a map in its size, as displayed or as stored.

@@ -52,6 +52,16 @@ def test_one_pair_into_a_folder_that_exists(folder):
     assert pairs[0].output == folder / "out/in_0.png"
 
 
+@pytest.mark.parametrize("output", ["inputs/out", "exemplars/out"])
+def test_results_of_an_earlier_command_are_no_inputs(folder, output):
+    wanted = find(folder, "inputs", "exemplars", "exemplars", output=output)
+    assert len(wanted) == 4
+    for pair in wanted:
+        pair.output.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(pair.output)
+    assert find(folder, "inputs", "exemplars", "exemplars", output=output) == wanted
+
+
 def test_a_folder_takes_one_exemplar(folder):
     pairs = find(folder, "inputs", "exemplars/ex_1.jpg", "exemplars/ex_1.png")
     assert [(pair.label.name, pair.exemplars[0].name, pair.output.name) for pair in pairs] == [

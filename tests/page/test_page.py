@@ -3,6 +3,8 @@
 import asyncio
 import http.client
 import json
+import os
+import time
 import urllib.parse
 
 import numpy as np
@@ -240,7 +242,7 @@ def test_requests_name_only_uploaded_files(tmp_path):
     async def inner(scope, receive, send):
         passed.append((await receive())["body"])
 
-    def ask(body, path="/gradio_api/queue/join", host="127.0.0.1:7860", length=None):
+    def ask(body, path="/gradio_api/queue/join", host="127.0.0.1:7860", length=None, more=()):
         said = []
 
         async def send(message):
@@ -250,7 +252,7 @@ def test_requests_name_only_uploaded_files(tmp_path):
             return {"type": "http.request", "body": body}
 
         size = str(len(body) if length is None else length).encode()
-        headers = [(b"host", host.encode()), (b"content-length", size)]
+        headers = [(b"host", host.encode()), (b"content-length", size), *more]
         scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
         guard = Guard(inner, tmp_path, frozenset({"127.0.0.1"}))
         asyncio.run(guard(scope, receive, send))
@@ -260,6 +262,17 @@ def test_requests_name_only_uploaded_files(tmp_path):
         return json.dumps({"data": [{"a": [{"path": path}]}]}).encode()
 
     assert ask(body(str(tmp_path / "x.png"))) == 200
+    # A web site that somebody visits asks by that person's browser.
+    for origin, status in (("http://127.0.0.1:7860", 200), ("http://evil.example", 403)):
+        assert ask(b"{}", more=[(b"origin", origin.encode())]) == status
+    passed.pop()
+    # Uploads that were broken off go; those of people who are there stay.
+    for name, age in (("tmp_new", 0), ("tmp_old", 3600)):
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    assert ask(b"{}") == 200
+    passed.pop()
+    assert [path.name for path in tmp_path.glob("tmp_*")] == ["tmp_new"]
     assert passed == [body(str(tmp_path / "x.png"))]
     for path in ("/etc/passwd", "http://127.0.0.1/", f"{tmp_path}/../x", 7, ["/etc/passwd"]):
         assert ask(body(path)) == 400
