@@ -24,6 +24,7 @@ from absl import flags
 
 from cocosnet_jax import command
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import CHECKPOINT_FLAG, or_shipped
 
 
 def main() -> None:
@@ -35,7 +36,6 @@ def main() -> None:
     from cocosnet_jax.inference import Translator
     from cocosnet_jax.page import site
     from cocosnet_jax.page.studio import Studio
-    from cocosnet_jax.pretrained import SHIPPED
 
     # Before the networks, which take a while.
     port = site.free_port(values.address, values.port)
@@ -43,9 +43,7 @@ def main() -> None:
     os.environ["XLA_FLAGS"] = (
         f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     )
-    if not values.checkpoint:
-        print("--checkpoint is not given: using the shipped model of drawn scenes")
-    restored = checkpoint.restore_for_inference(values.checkpoint or SHIPPED)
+    restored = checkpoint.restore_for_inference(or_shipped(values.checkpoint))
     studio = Studio(Translator(restored, values.size))
     studio.compile()
     # A server is often ended so; uploads are deleted then, too.
@@ -60,8 +58,7 @@ def run() -> None:
     flags.DEFINE_string(
         "checkpoint",
         "",
-        "a run's workdir, one checkpoint in it, or a file of weights (.safetensors); if empty, the"
-        " shipped model of drawn scenes",
+        CHECKPOINT_FLAG,
     )
     flags.DEFINE_string("address", "127.0.0.1", "address of this machine to serve the page under")
     flags.DEFINE_integer("port", 7860, "port of the page; 0 for any that is free", 0, 65535)

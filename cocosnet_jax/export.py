@@ -21,12 +21,12 @@ from absl import flags
 
 from cocosnet_jax import command, files
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import CHECKPOINT_FLAG, or_shipped
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "",
-    "a run's workdir, one checkpoint in it, or a file of weights (.safetensors); if empty, the"
-    " shipped model of drawn scenes",
+    CHECKPOINT_FLAG,
 )
 _OUTPUT = flags.DEFINE_string("output", "", "folder to write; a new one, or an earlier export's")
 _SIZE = flags.DEFINE_integer(
@@ -87,7 +87,6 @@ def main() -> None:
         raise UserError("--output is missing; name the folder to write")
     # Slow imports, after the checks of the flags.
     from cocosnet_jax import checkpoint, inference, portable, weights_file, workdir
-    from cocosnet_jax.pretrained import SHIPPED
 
     folder = checkpoint.absolute(files.local(_OUTPUT.value, "--output"))
     workdir.check_writable(folder, "output")
@@ -97,9 +96,7 @@ def main() -> None:
             f"--output={_OUTPUT.value} contains {others[0]}, which is no part of an export; name a"
             " new folder"
         )
-    if not _CHECKPOINT.value:
-        print("--checkpoint is not given: using the shipped model of drawn scenes")
-    settings, state, step, _ = checkpoint.restore_for_inference(_CHECKPOINT.value or SHIPPED)
+    settings, state, step, _ = checkpoint.restore_for_inference(or_shipped(_CHECKPOINT.value))
     size = inference.side_of(settings.data, _SIZE.value)
     contents = {}
     if _ONNX.value:

@@ -43,6 +43,7 @@ from absl import flags
 
 from cocosnet_jax import command, files
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import CHECKPOINT_FLAG, or_shipped
 from cocosnet_jax.settings import POSE_DATASETS, Settings, is_pose_size
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ if TYPE_CHECKING:
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "",
-    "a run's workdir, one checkpoint in it, or a file of weights (.safetensors); if empty, the"
-    " shipped model of drawn scenes",
+    CHECKPOINT_FLAG,
 )
 _INPUT = flags.DEFINE_string("input", "", "label map, pose file, ..., or a folder of them")
 _EXEMPLAR = flags.DEFINE_multi_string(
@@ -115,11 +115,8 @@ def main() -> int:
     # Slow imports, after the checks of the flags.
     from cocosnet_jax import checkpoint, inference, translations, workdir
     from cocosnet_jax.data import pair_files, pairing
-    from cocosnet_jax.pretrained import SHIPPED
 
-    if not _CHECKPOINT.value:
-        print("--checkpoint is not given: using the shipped model of drawn scenes")
-    restored = checkpoint.restore_for_inference(_CHECKPOINT.value or SHIPPED)
+    restored = checkpoint.restore_for_inference(or_shipped(_CHECKPOINT.value))
     settings = restored.settings
     translator = inference.Translator(
         restored,

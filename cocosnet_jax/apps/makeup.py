@@ -23,11 +23,10 @@ import cv2
 import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from cocosnet_jax import checkpoint, command, inference, pictures
 from cocosnet_jax.apps import reading
-from cocosnet_jax.data import images, inputs, pairing, problems
+from cocosnet_jax.data import images, inputs, layers, pairing, problems
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import Translator
 from cocosnet_jax.settings import DataSettings
@@ -213,14 +212,7 @@ def read_layer(
     if reading.given("made-up"):
         return difference(portrait, images.read_photograph(reading.file("made-up")))
     path = reading.file("strokes")
-    images.read_photograph(path)  # Reports a missing or damaged file.
-    with Image.open(path) as image:
-        if not image.has_transparency_data:
-            raise UserError(
-                f"--strokes={path} has no transparency; save the layer of strokes alone as a PNG"
-                " with an alpha channel, or name the portrait with its makeup with --made-up"
-            )
-        layer = np.asarray(image.convert("RGBA"))
+    layer = layers.read_layer(path)
     check_sizes(portrait, layer, f"--strokes={path}")
     if not layer[..., 3].any():
         raise UserError(f"--strokes={path} is transparent all over; paint strokes in it")

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from cocosnet_jax import checkpoint, files, inference, workdir
 from cocosnet_jax.data import images
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.pretrained import SHIPPED
+from cocosnet_jax.pretrained import CHECKPOINT_FLAG, or_shipped
 
 # Flags are defined when a command starts, not when its module is imported: a program may import
 # several commands for their functions.
@@ -20,8 +20,7 @@ def define_flags(**described: str) -> None:
     flags.DEFINE_string(
         "checkpoint",
         "",
-        "a run's workdir, one checkpoint in it, or a file of weights (.safetensors); if empty, the"
-        " shipped model of drawn scenes",
+        CHECKPOINT_FLAG,
     )
     for name, description in described.items():
         flags.DEFINE_string(name.replace("_", "-"), "", description)
@@ -59,9 +58,7 @@ def open_translator() -> inference.Translator:
     Raises:
       UserError: there is no such checkpoint, or its networks take no exemplar.
     """
-    if not given("checkpoint"):
-        print("--checkpoint is not given: using the shipped model of drawn scenes")
-    restored = checkpoint.restore_for_inference(given("checkpoint") or SHIPPED)
+    restored = checkpoint.restore_for_inference(or_shipped(given("checkpoint")))
     if not inference.needs_exemplar(restored.settings):
         raise UserError(
             f"--checkpoint={given('checkpoint')} is a plain translation network, which finds no"

@@ -39,7 +39,7 @@ MAX_CLASSES = 255
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def _read(path: FileName) -> tuple[Image.Image, int]:
+def read_stored(path: FileName) -> tuple[Image.Image, int]:
     """The decoded image as stored, and its EXIF orientation."""
     try:
         with Image.open(path) as image:
@@ -61,7 +61,7 @@ def _read(path: FileName) -> tuple[Image.Image, int]:
         ) from None
 
 
-def _upright(image: Image.Image, orientation: int) -> np.ndarray:
+def upright(image: Image.Image, orientation: int) -> np.ndarray:
     """The pixels, turned upright. Pillow's own function rewrites EXIF data and fails if damaged."""
     array = np.asarray(image)
     turn = _TURNS.get(orientation)
@@ -76,7 +76,7 @@ def read_photograph(path: FileName) -> Photograph:
     Raises:
       UserError: the file is missing, truncated or no image, or has no defined white level.
     """
-    image, orientation = _read(path)
+    image, orientation = read_stored(path)
     if image.mode in ("F", "I"):
         numbers = "floating-point numbers" if image.mode == "F" else "32-bit integers"
         raise UserError(
@@ -85,7 +85,7 @@ def read_photograph(path: FileName) -> Photograph:
         )
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return _upright(image.convert("RGB"), orientation)
+    return upright(image.convert("RGB"), orientation)
 
 
 def decode_photograph(content: bytes) -> np.ndarray:
@@ -125,7 +125,7 @@ def read_label_image(path: FileName) -> LabelImage:
         palette = np.zeros((256, 3), np.uint8)
         colours = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
         palette[: len(colours)] = colours
-    array = _upright(image, orientation)
+    array = upright(image, orientation)
     if array.ndim == 3 and image.mode in ("LA", "PA"):
         array = array[..., 0]
     elif array.ndim == 3 and np.array_equal(array[..., 0], array[..., 1]):
@@ -166,14 +166,14 @@ def read_colours(path: FileName) -> ClassMap:
             " an 8-bit colour picture"
         )
     red, green, blue = np.moveaxis(
-        _upright(image.convert("RGB"), orientation).astype(np.int32), 2, 0
+        upright(image.convert("RGB"), orientation).astype(np.int32), 2, 0
     )
     return (red << 16) + (green << 8) + blue
 
 
 def _read_lossless(path: FileName) -> tuple[Image.Image, int]:
     """A label map's image as stored, and its EXIF orientation."""
-    image, orientation = _read(path)
+    image, orientation = read_stored(path)
     if kind := _lossy_kind(path, image):
         raise UserError(
             f"{path} is stored as {kind}, and lossy compression changes class numbers and colours;"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from cocosnet_jax.data import images, inputs
+from cocosnet_jax.data import images, inputs, layers
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 
@@ -109,16 +109,9 @@ def read_layer(path: Path, what: str) -> UInt8[np.ndarray, "rows columns 4"]:
     """
     check_picture(path, what)
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            transparent = image.has_transparency_data
-            pixels = np.asarray(image.convert("RGBA")) if transparent else None
-    except Exception as error:
-        raise UserError(f"{what} cannot be read ({error}); replace it") from None
-    if pixels is None:
-        raise UserError(
-            f"{what} has no transparency; save the strokes alone, as a PNG with an alpha channel"
-        )
-    return pixels
+        return layers.read_layer(path)
+    except UserError as error:
+        raise _by_name(error, path, what) from None
 
 
 def read_map(

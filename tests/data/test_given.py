@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax.data import given, images, inputs
+from cocosnet_jax.data import given, images, inputs, layers
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
@@ -115,6 +115,13 @@ def test_exif_turns_a_picture_in_memory_as_its_file(tmp_path, orientation, kind)
     picture = Image.open(file)
     found = images.read_photograph(given.source(picture, "exemplar"))
     np.testing.assert_array_equal(found, expected)
+    # As layers of strokes are.
+    if kind == "png":
+        layer = np.dstack([PHOTOGRAPH, PHOTOGRAPH[..., :1]])
+        Image.fromarray(layer).save(file, exif=exif)
+        read = layers.read_layer(file)
+        np.testing.assert_array_equal(read[..., :3], expected)
+        np.testing.assert_array_equal(read[..., 3], expected[..., 0])
     # And a map in its size, as displayed or as stored.
     turned = NUMBERS if expected.shape == PHOTOGRAPH.shape else np.rot90(NUMBERS)
     label(DATA, np.ascontiguousarray(turned), photograph=given.source(picture, "exemplar"))
