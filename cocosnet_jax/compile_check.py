@@ -8,6 +8,9 @@ r"""Compiles the training step for accelerators that this machine lacks: memory,
 together. For a TPU slice this takes 2 to 18 minutes, depending on size and machine, and several
 times as long without O1; every half minute a line is printed. If the step does not fit in memory,
 the error suggests settings. Neither data nor weights are needed, and nothing is written.
+
+Operations and bytes are the compiler's account of one chip and step, where loops count once. For
+TPU v5e the time is predicted that the chip's rates allow: see `predicted`.
 """
 
 import collections
@@ -16,7 +19,7 @@ import os
 import re
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -34,6 +37,10 @@ _COLLECTIVE = re.compile(
     r"= (\(?[a-z0-9]+\[.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
     r"(-start)?\("
 )
+# Of one chip of TPU v5e, https://cloud.google.com/tpu/docs/v5e: bfloat16 operations, bytes of
+# memory, and bytes that one of its four links sends (1,600 Gbit/s together), each per second.
+_V5E_OPERATIONS, _V5E_MEMORY, _V5E_LINK = 197e12, 819e9, 1600e9 / 8 / 4
+_V5E_TORUS = 16  # An axis of a slice is a ring if it is the whole pod's; shorter ones are lines.
 _ARRAY = re.compile(r"([a-z]+)(\d+)?\[([\d,]*)\]")
 
 
@@ -73,7 +80,13 @@ def main() -> None:
         )
         compiled = partition.compile_step(settings, mesh.make(devices), _STEPS_PER_EPOCH, shapes)
     print(f"compiled in {time.monotonic() - began:.0f} s")
-    print(report(compiled, batch // len(devices)))
+    sides = re.fullmatch(r"v5e:(\d+)x(\d+)", _TOPOLOGY.value)
+    parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes[0].params))
+    print(
+        report(
+            compiled, batch // len(devices), parameters, sides and (int(sides[1]), int(sides[2]))
+        )
+    )
 
 
 def _slice(topology: str) -> list[Any]:
@@ -101,12 +114,16 @@ def _slice(topology: str) -> list[Any]:
     return list(description.devices)
 
 
-def report(compiled: Any, samples: int) -> str:
-    """Memory, operations and collectives of one step, per chip.
+def report(
+    compiled: Any, samples: int, parameters: int, sides: tuple[int, int] | None = None
+) -> str:
+    """Memory, operations, collectives and predicted time of one step, per chip.
 
     Args:
       compiled: a `jax.stages.Compiled`.
       samples: images per chip and step.
+      parameters: bytes of the learned parameters.
+      sides: chips along each axis of a slice of TPU v5e; None for other devices.
     """
     from cocosnet_jax.fit import GIB, planned
 
@@ -124,7 +141,69 @@ def report(compiled: Any, samples: int) -> str:
         f" (the largest: {', '.join(f'{size / 2**20:.1f}' for size in sorted(sizes)[:-5:-1])})"
         for name, sizes in sorted(by_kind.items())
     ]
-    return "\n".join(lines if by_kind else [*lines, "no collectives"])
+    traffic = sum(map(sum, by_kind.values()))
+    lines.append(
+        f"collectives: {traffic / 2**20:.1f} MiB, {traffic / parameters:.2f} of the parameters'"
+        f" {parameters / 2**20:.1f} MiB"
+        if by_kind
+        else "no collectives"
+    )
+    if sides:
+        time = predicted(operations, moved, traffic, sides)
+        lines.append(
+            f"predicted step: {1e3 * time.step:.0f} ms ({1e3 * time.products:.0f} for operations,"
+            f" {1e3 * time.memory:.0f} for memory, {1e3 * time.links:.1f} for collectives):"
+            f" {samples / time.step:.1f} images/s per chip, {time.products / time.step:.2f} of the"
+            f" peak rate, efficiency {time.efficiency:.3f}"
+        )
+    return "\n".join(lines)
+
+
+class Predicted(NamedTuple):
+    """Seconds that a step takes on one chip, as its rates allow.
+
+    Attributes:
+      products: for its operations alone.
+      memory: for reading and writing memory alone.
+      links: for its collectives alone.
+    """
+
+    products: float
+    memory: float
+    links: float
+
+    @property
+    def step(self) -> float:
+        """Operations and memory at once; then the collectives, which XLA does not overlap here."""
+        return max(self.products, self.memory) + self.links
+
+    @property
+    def efficiency(self) -> float:
+        """Images per second and chip, as a share of those of a chip alone."""
+        return max(self.products, self.memory) / self.step
+
+
+def predicted(operations: float, moved: float, traffic: float, sides: tuple[int, int]) -> Predicted:
+    """The time of a step on a slice of TPU v5e, at the rates that the chips have on paper.
+
+    In an all-reduce of B bytes over n chips, each chip sends 2 (n - 1) / n B bytes, if the work is
+    split as in a ring, over all of its links. The chips in the slice's corners have the fewest
+    links and finish last.
+
+    Args:
+      operations: per chip and step.
+      moved: bytes of memory, per chip and step.
+      traffic: bytes of the collectives' results, per chip and step.
+      sides: chips along each axis of the slice.
+    """
+    chips = math.prod(sides)
+    links = sum(2 if side == _V5E_TORUS else side > 1 for side in sides)
+    sent = 2 * (chips - 1) / chips * traffic
+    return Predicted(
+        products=operations / _V5E_OPERATIONS,
+        memory=moved / _V5E_MEMORY,
+        links=sent / (max(links, 1) * _V5E_LINK),
+    )
 
 
 def collectives(text: str) -> dict[str, list[int]]:

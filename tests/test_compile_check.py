@@ -27,6 +27,52 @@ def test_collectives_are_counted_in_bytes():
     }
 
 
+def report(text, sides):
+    plan = types.SimpleNamespace(
+        argument_size_in_bytes=2**30,
+        output_size_in_bytes=2**30,
+        alias_size_in_bytes=2**30,
+        temp_size_in_bytes=2**31,
+    )
+    compiled = types.SimpleNamespace(
+        memory_analysis=lambda: plan,
+        cost_analysis=lambda: {"flops": 19.7e12, "bytes accessed": 163.8e9},
+        as_text=lambda: text,
+    )
+    return compile_check.report(compiled, 8, 100 * 2**20, sides).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("sides", "ms", "efficiency"),
+    # Of 50 MiB, 7/8, 63/64 and 255/256 are sent twice: over two links from the corner of a slice,
+    # over four in a whole pod, 50 GB/s each. Memory takes 200 ms, operations 100.
+    [
+        ((2, 4), 52_428_800 * 2 * 7 / 8 / 100e9 * 1e3, 0.995),
+        ((8, 8), 52_428_800 * 2 * 63 / 64 / 100e9 * 1e3, 0.995),
+        ((16, 16), 52_428_800 * 2 * 255 / 256 / 200e9 * 1e3, 0.997),
+    ],
+)
+def test_a_slice_is_as_fast_as_the_rates_of_its_chips_allow(sides, ms, efficiency):
+    text = "%a = bf16[26214400]{0} all-reduce(%b), replica_groups={}"
+    *_, collectives, time = report(text, sides)
+    assert collectives == "collectives: 50.0 MiB, 0.50 of the parameters' 100.0 MiB"
+    whole = 200 + ms
+    assert time == (
+        f"predicted step: {whole:.0f} ms (100 for operations, 200 for memory, {ms:.1f} for"
+        f" collectives): {8e3 / whole:.1f} images/s per chip, {100 / whole:.2f} of the peak rate,"
+        f" efficiency {200 / whole:.3f}"
+    )
+    assert f"{200 / whole:.3f}" == f"{efficiency}"
+
+
+def test_other_devices_have_no_prediction():
+    assert report("", None)[-1] == "no collectives"
+
+
+def test_one_chip_has_no_collectives_to_wait_for():
+    assert compile_check.predicted(197e12, 0, 0, (1, 1)) == (1, 0, 0)
+
+
 def test_this_machine(program):
     done = program.run(
         "compile_check",
