@@ -35,6 +35,11 @@ _KEYPOINTS = flags.DEFINE_string(
     "evaluation: points whose true correspondence is known, an .npz file with `names` and `xy`;"
     " without it, keypoints*.npz in config.data.source is taken, if there is one",
 )
+_CHECK_FOR = flags.DEFINE_integer(
+    "check_for",
+    0,
+    "check flags and settings for a run on this many devices, and end",
+)
 _DISTRIBUTED = command.define_distributed()
 _MEASURING = command.define_measuring()
 
@@ -52,7 +57,14 @@ def main() -> int:
     # Slow imports, after the checks of the settings.
     import jax
 
-    from cocosnet_jax import distributed
+    from cocosnet_jax import distributed, mesh
+
+    if devices := _CHECK_FOR.value:
+        settings = settings.on_devices(devices)
+        batch = settings.train.batch_size
+        mesh.check_batch(batch, devices, group_size=settings.loss.group_size)
+        print(f"batches of {batch}, {batch // devices} on each of {devices} device(s)")
+        return 0
 
     distributed.join(_DISTRIBUTED.value)
     settings = settings.on_devices(jax.device_count())
