@@ -1,6 +1,5 @@
 """The commands that documentation shows, and those of the launch files, start as they stand."""
 
-import json
 import re
 import shlex
 
@@ -32,10 +31,8 @@ def shown(text):
 
 
 def launched(text):
-    """The flags of a launch file's example, which stands in its first comment."""
+    """The run's flags in a launch file's example, which stands in its first comment."""
     text = re.sub(r"^# ?", "", text, flags=re.MULTILINE)
-    if whole := re.search(r"ARGUMENTS='(\[.*?\])'", text, re.DOTALL):
-        return json.loads(whole[1])
     example = re.search(r"--config=(?:[^\n]*\\\n)*[^\n]*", text)[0]
     return shlex.split(example.replace("\\\n", " "))
 
@@ -93,18 +90,18 @@ def test_a_batch_by_device_fits_any_number_of_them(arguments, devices):
 @pytest.mark.parametrize(
     ("file", "devices"),
     [
-        ("gke_jobset.yaml", [16]),
-        ("slurm.sbatch", [16]),
+        ("gke.py", [16]),
+        ("slurm.py", [16]),
         ("local_multiprocess.sh", [2]),
-        # Whatever slice the name stands for.
-        ("tpu_vm.sh", [4, 8, 16, 32]),
+        # Whatever slice is put there.
+        ("tpu_vm.py", [4, 8, 16, 32]),
     ],
 )
 def test_a_launch_files_example_starts_as_it_stands(file, devices):
     text = (ROOT / "launch" / file).read_text()
-    if sizes := re.search(r"HOSTS=(\d+) CHIPS=(\d+)|--nodes=(\d+) --gpus-per-node=(\d+)", text):
-        machines, each = (int(number) for number in sizes.groups() if number)
-        assert devices == [machines * each]
+    if sizes := re.search(r"--topology=(\d+)x(\d+)|--nodes=(\d+) --gpus-per-node=(\d+)", text):
+        rows, columns = (int(number) for number in sizes.groups() if number)
+        assert devices == [rows * columns]
     found = read(launched(text))
     if found.data.dataset != "toy_scenes":
         assert found.data.source

@@ -15,6 +15,7 @@ PROGRAMS = {
     "main": (
         [
             *("workdir", "mode", "distributed", "init_from", "keypoints", "checkpoint"),
+            "check_for",
             *MEASURING,
         ],
         True,

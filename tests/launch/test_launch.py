@@ -26,15 +26,25 @@ def example(module):
 
 
 @pytest.mark.parametrize("name", ["tpu_vm", "gke", "slurm"])
-def test_the_example_starts_as_it_is_shipped(name, stand_ins, capsys):
-    """Its flags, settings and batch are checked for its own number of chips, by `main`."""
+def test_the_example_is_complete(name, stand_ins, capsys, monkeypatch):
+    """Its run is checked for 16 devices; tests/test_examples.py has that check."""
+    checked = []
+    monkeypatch.setattr(
+        commands, "check_run", lambda of_run, devices, **_: checked.append((of_run, devices))
+    )
     module = importlib.import_module(f"launch.{name}")
     arguments = example(module)
     place = arguments.index("--")
     module.main([*arguments[:place], "--dry-run", *arguments[place:]])
-    captured = capsys.readouterr()
-    assert "batches of 32, 2 on each of 16 device(s)" in captured.err
-    assert "--distributed=auto" in captured.out or "launch/slurm.sbatch" in captured.out
+    assert checked == [(arguments[place + 1 :], 16)]
+    printed = capsys.readouterr().out
+    assert "--distributed=auto" in printed or "launch/slurm.sbatch" in printed
+
+
+def test_a_run_is_checked_by_main_for_its_number_of_devices(capsys):
+    of_run = ["--config=toy", "--workdir=gs://b/w", "--config.train.batch_size=32"]
+    commands.check_run(of_run, 16, bucket=True)
+    assert capsys.readouterr().err == "batches of 32, 2 on each of 16 device(s)\n"
 
 
 @pytest.mark.parametrize(
