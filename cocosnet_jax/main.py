@@ -35,7 +35,7 @@ _KEYPOINTS = flags.DEFINE_string(
     "evaluation: points whose true correspondence is known, an .npz file with `names` and `xy`;"
     " without it, keypoints*.npz in config.data.source is taken, if there is one",
 )
-_DISTRIBUTED = command.define_distributed()
+_JOIN = command.define_distributed()
 _MEASURING = command.define_measuring()
 
 
@@ -52,9 +52,7 @@ def main() -> int:
     # Slow imports, after the checks of the settings.
     import jax
 
-    from cocosnet_jax import distributed
-
-    distributed.join(_DISTRIBUTED.value)
+    _JOIN()
     settings = settings.on_devices(jax.device_count())
 
     # Slower ones, TensorFlow among them.

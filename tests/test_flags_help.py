@@ -14,7 +14,15 @@ MEASURING = ("inception", "lpips", "lpips-vgg", "format")
 PROGRAMS = {
     "main": (
         [
-            *("workdir", "mode", "distributed", "init_from", "keypoints", "checkpoint"),
+            *(
+                "workdir",
+                "mode",
+                "distributed",
+                "join_timeout",
+                "init_from",
+                "keypoints",
+                "checkpoint",
+            ),
             *MEASURING,
         ],
         True,
@@ -22,7 +30,17 @@ PROGRAMS = {
     "evaluate": (
         [
             *("generated", "real", "unpaired", "labels", "exemplars", "exemplar-labels", "list"),
-            *("others", "vgg", "size", "output", "batch", "compare", "distributed", *MEASURING),
+            *(
+                "others",
+                "vgg",
+                "size",
+                "output",
+                "batch",
+                "compare",
+                "distributed",
+                "join_timeout",
+                *MEASURING,
+            ),
         ],
         False,
     ),
