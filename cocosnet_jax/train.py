@@ -153,6 +153,16 @@ def loop(
         f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
         " (Ctrl-C now ends at once and loses nothing)"
     )
+    if train.accumulate > 1:
+        norms = (
+            settings.model.block_norm,
+            settings.model.feature_norm,
+            settings.model.generator_norm,
+        )
+        say(
+            f"a step has {train.accumulate} small batches of {train.batch_size // train.accumulate}"
+            + ("; batch norm takes the statistics of each" if "batch" in norms else "")
+        )
     began = time.monotonic()
     with interrupt.ctrl_c_ends_at_once():
         first = next(batches)
