@@ -34,10 +34,10 @@ def local(path: str | os.PathLike[str], name: str) -> Path:
 
 
 def check_bucket(path: str | os.PathLike[str]) -> None:
-    """Checks that this program can use the kind of bucket that a path is in.
+    """Checks that this program can use the bucket that a path is in.
 
     Raises:
-      UserError: it is not Google's, or a package is missing.
+      UserError: it is not Google's, a package is missing, or it cannot be reached.
     """
     if not os.fspath(path).startswith("gs://"):
         raise UserError(
@@ -52,6 +52,15 @@ def check_bucket(path: str | os.PathLike[str]) -> None:
             f"{os.fspath(path)} needs the package google-cloud-storage, which is not installed:"
             " pip install google-cloud-storage"
         )
+    try:
+        epath.Path(path).exists()
+    # TensorFlow's errors are not OSErrors.
+    except Exception as error:
+        raise UserError(
+            f"{os.fspath(path)} cannot be reached: {str(error).splitlines()[0]}. Check the bucket's"
+            " name, the network, and that this machine may read it (gcloud auth"
+            " application-default login, or its service account)"
+        ) from error
 
 
 def write(path: epath.Path, content: bytes) -> None:
