@@ -2,14 +2,16 @@ r"""Speed and memory of the whole model: translation and training step.
 
     python -m benchmarks.model --config=configs/ade20k.py:released \
         [--passes=translate,train] [--sizes=256,512,1024] [--dtypes=float32,bfloat16]
-        [--correlations=auto] [--rematerialise=elementwise] [--batch=1] [--calls=3]
+        [--correlations=auto] [--rematerialise=elementwise] [--batch=1] [--accumulate=1] [--calls=3]
 
 prints a table with a line per combination: seconds to compile, seconds per image (the fastest
-call), peak memory of the process (on GPUs, of the device), operations and bytes as XLA counts them,
+call), peak memory of the process (on GPUs, of the device), memory as XLA plans it (arguments,
+results and temporary), operations and bytes as XLA counts them,
 and the share of the time that these would take at the machine's full speed, which is measured in
 the same run: for operations by a large matrix product, for bytes by a large copy. The larger share
 shows what limits a pass. XLA counts the body of a loop only once, so above 256 x 256 its figures
-include little of the correlation and the non-local block. On CPUs, XLA's bytes include those that
+include little of the correlation and the non-local block, and with `--accumulate=8` they are those
+of one of eight small batches. On CPUs, XLA's bytes include those that
 caches serve, and their share may exceed 1.
 
 Weights are random. Each line is measured in its own process, so that peak memory is its own. A line
@@ -45,13 +47,13 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     config.data.channels = config.data.channels or 151
     config.model.dtype = case["dtype"]
     config.model.correlation = case["correlation"]
-    config.train.batch_size = b
+    config.train.batch_size, config.train.accumulate = b, case["accumulate"]
     config.model.rematerialise = case["rematerialise"]
     s = settings.from_mapping(config.to_dict())
 
     one = mesh.make(jax.devices()[:1])
     state = jax.block_until_ready(partition.initial_state(s, one, 1000))
-    batch = jax.device_put(encode.random_batch(s.data, b), mesh.replicated(one))
+    batch = mesh.to_global(one, encode.random_batch(s.data, b), case["accumulate"])
     began = time.perf_counter()
     if case["pass"] == "train":
         weights = jax.device_put(vgg_weights.load("random"), mesh.replicated(one))
@@ -128,13 +130,16 @@ def main() -> None:
     parser.add_argument("--correlations", default="auto")
     parser.add_argument("--rematerialise", default="elementwise")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--accumulate", default="1")
     parser.add_argument("--calls", type=int, default=3)
     parser.add_argument("--jsonl", default="")
     arguments = parser.parse_args()
     print(f"{arguments.config}, batch {arguments.batch}")
     print(
-        "| pass | size | type | correlation | remat | compile s | s per image | peak GiB"
-        " | TFLOP | GiB moved | share of operations | share of bytes |\n" + "|---" * 12 + "|",
+        "| pass | size | type | correlation | remat | small batches | compile s | s per image"
+        " | peak GiB | planned GiB | TFLOP | GiB moved | share of operations | share of bytes |\n"
+        + "|---" * 14
+        + "|",
         flush=True,
     )
     combinations = itertools.product(
@@ -143,9 +148,10 @@ def main() -> None:
         arguments.dtypes.split(","),
         arguments.correlations.split(","),
         arguments.rematerialise.split(","),
+        map(int, arguments.accumulate.split(",")),
     )
     spawn = multiprocessing.get_context("spawn")
-    for name, size, dtype, correlation, remat in combinations:
+    for name, size, dtype, correlation, remat, accumulate in combinations:
         case = {
             "config": arguments.config,
             "pass": name,
@@ -154,19 +160,21 @@ def main() -> None:
             "correlation": correlation,
             "rematerialise": remat,
             "batch": arguments.batch,
+            "accumulate": accumulate,
             "calls": arguments.calls,
         }
         with spawn.Pool(1) as pool:
             figures = pool.apply(measure_or_error, (case,))
-        shown = f"| {name} | {size} | {dtype} | {correlation} | {remat} | "
+        shown = f"| {name} | {size} | {dtype} | {correlation} | {remat} | {accumulate} | "
         if "error" in figures:
-            shown += figures["error"] + " |" * 7
+            shown += figures["error"] + " |" * 8
         else:
             operations = figures["tflop"] / figures["machine_tflops"] / figures["seconds"]
             moved = figures["moved_gib"] / figures["machine_gib_per_s"] / figures["seconds"]
             shown += (
                 f"{figures['compile_s']:.0f} | {figures['seconds']:.2f} |"
-                f" {figures['peak_gib']:.1f} | {figures['tflop']:.2f} |"
+                f" {figures['peak_gib']:.1f} | {figures['planned_gib']:.2f} |"
+                f" {figures['tflop']:.2f} |"
                 f" {figures['moved_gib']:.1f} | {operations:.2f} | {moved:.2f} |"
             )
         print(shown, flush=True)

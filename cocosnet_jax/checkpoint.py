@@ -13,7 +13,7 @@ from etils import epath
 from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
-from cocosnet_jax import distributed, integrity, weights_file
+from cocosnet_jax import distributed, files, integrity, weights_file
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import Settings
@@ -23,9 +23,15 @@ FOLDER = "checkpoints"
 
 
 def absolute(path: str | epath.PathLike) -> epath.Path:
-    """Returns an absolute path. Orbax rejects relative ones late, in a background thread."""
-    expanded = epath.Path(path).expanduser()
-    return expanded if "://" in str(path) else expanded.resolve()
+    """Returns an absolute path. Orbax rejects relative ones late, in a background thread.
+
+    Raises:
+      UserError: it is in a bucket that cannot be used.
+    """
+    if files.is_url(path):
+        files.check_bucket(path)
+        return epath.Path(path)
+    return epath.Path(path).expanduser().resolve()
 
 
 def abstract_state(settings: Settings, sharding: Sharding) -> TrainState:

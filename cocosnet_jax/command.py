@@ -71,14 +71,28 @@ def define_config(trains: bool = True) -> ReadSettings:
     return settings
 
 
-def define_distributed() -> flags.FlagHolder[str]:
-    """Defines `--distributed`, for `distributed.join`."""
-    return flags.DEFINE_string(
+def define_distributed() -> Callable[[], None]:
+    """Defines `--distributed` and `--join_timeout`; returns what joins the other processes."""
+    processes = flags.DEFINE_string(
         "distributed",
         "",
         "for a run of several processes: `auto` if the cluster configures them (TPU, Slurm), or"
         " HOST:PORT,PROCESSES,INDEX; scripts in launch/ set it",
     )
+    limit = flags.DEFINE_integer(
+        "join_timeout",
+        600,
+        "seconds within which all processes of --distributed must have started",
+        lower_bound=1,
+    )
+
+    def join() -> None:
+        # Slow to import: flags are checked first.
+        from cocosnet_jax import distributed
+
+        distributed.join(processes.value, limit.value)
+
+    return join
 
 
 class Measuring(NamedTuple):

@@ -61,7 +61,10 @@ def main() -> None:
     settings = settings.on_devices(len(devices))
     kind = devices[0].device_kind
     batch = settings.train.batch_size
-    mesh.check_batch(batch, len(devices), group_size=settings.loss.group_size)
+    accumulate = settings.train.accumulate
+    mesh.check_batch(
+        batch, len(devices), group_size=settings.loss.group_size, accumulate=accumulate
+    )
     size = settings.data.image_size
     print(
         f"{len(devices)} x {kind}, {batch // len(devices)} per chip at {size} x {size},"
@@ -76,7 +79,7 @@ def main() -> None:
         shapes = (
             state.state_shapes(settings),
             jax.eval_shape(lambda: vgg_weights.load("random", settings.vgg.width)),
-            encode.batch_shapes(settings.data, batch),
+            encode.batch_shapes(settings.data, batch, accumulate),
         )
         compiled = partition.compile_step(settings, mesh.make(devices), _STEPS_PER_EPOCH, shapes)
     print(f"compiled in {time.monotonic() - began:.0f} s")

@@ -102,18 +102,20 @@ class FeatureBlock(nn.Module):
 
 def mask_or_noise(
     mask: Float[Array, "b h w classes"],
-    key: jax.Array,
+    keys: jax.Array,
     give_mask: Shaped[Array, ""] | bool,
-    *,
-    train: bool,
 ) -> Float[Array, "b h w classes"]:
-    """Returns the mask, or noise of its shape, which is generated only if it is used."""
+    """Returns the mask, or noise of its shape, which is generated only if it is used.
+
+    Args:
+      mask: of the samples.
+      keys: of the noise: one for each sample, or a single one for all.
+      give_mask: whether to return the mask.
+    """
 
     def noise() -> Float[Array, "b h w classes"]:
-        # At inference all samples get the same noise, so that they do not depend on their batch.
-        shape = mask.shape if train else (1, *mask.shape[1:])
-        samples = NOISE_DEVIATION * jax.random.normal(key, shape, mask.dtype)
-        return jnp.broadcast_to(samples, mask.shape)
+        samples = jax.vmap(lambda one: jax.random.normal(one, mask.shape[1:], mask.dtype))(keys)
+        return jnp.broadcast_to(NOISE_DEVIATION * samples, mask.shape)
 
     if isinstance(give_mask, bool):
         return mask if give_mask else noise()
@@ -156,7 +158,8 @@ class CorrespondenceNetwork(nn.Module):
 
         Args:
           inputs: the batch.
-          key: of the noise that replaces masks.
+          key: of the noise that replaces masks: one, or one for each sample. A result depends on
+            neither the rest of its batch nor its place in it.
           give_mask: whether the network gets the masks of exemplar and truth, or noise.
           train: whether norms use and update batch statistics and spectral vectors.
           with_truth: whether to adapt the truth x_B as well, for the alignment loss.
@@ -165,12 +168,14 @@ class CorrespondenceNetwork(nn.Module):
         adapt_input = DomainAdaptor(s, name="input_adaptor")
         adapt_image = DomainAdaptor(s, name="image_adaptor")
 
+        def stream_keys(stream: int) -> jax.Array:
+            return jax.vmap(jax.random.fold_in, (0, None))(key.reshape(-1), stream)
+
         def image_branch(
             image: Float[Array, "b height width 3"], mask: Condition, stream: int
         ) -> Float[Array, "b h w k"]:
             if s.mask_input == "adaptor":
-                mask_key = jax.random.fold_in(key, stream)
-                given = mask_or_noise(mask.tensor(), mask_key, give_mask, train=train)
+                given = mask_or_noise(mask.tensor(), stream_keys(stream), give_mask)
                 image = jnp.concatenate([image, given], -1)
             return adapt_image(Condition(image), train=train)
 
@@ -185,8 +190,7 @@ class CorrespondenceNetwork(nn.Module):
             x = unit_length(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
             if s.mask_input == "features":
                 small = mask.resize(x.shape[1], x.shape[2], "nearest").tensor()
-                mask_key = jax.random.fold_in(key, 0)
-                given = mask_or_noise(small, mask_key, give_mask, train=train)
+                given = mask_or_noise(small, stream_keys(0), give_mask)
                 x = jnp.concatenate([x, given.astype(x.dtype)], -1)
             return x
 

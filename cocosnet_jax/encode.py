@@ -36,11 +36,15 @@ class Inputs(NamedTuple):
     self_reference: Float[Array, "b"]
 
 
-def batch_shapes(data: DataSettings, batch_size: int) -> Batch:
-    """Shapes and types (`jax.ShapeDtypeStruct`) of a batch of the data pipeline."""
+def batch_shapes(data: DataSettings, batch_size: int, accumulate: int = 1) -> Batch:
+    """Shapes and types (`jax.ShapeDtypeStruct`) of a batch of the data pipeline.
+
+    With `accumulate` above 1, those of the training step's small batches (`mesh.to_global`).
+    """
+    rows = (batch_size,) if accumulate == 1 else (accumulate, batch_size // accumulate)
 
     def shape(dtype: Any, *sizes: int) -> Any:
-        return jax.ShapeDtypeStruct((batch_size, *sizes), dtype)
+        return jax.ShapeDtypeStruct((*rows, *sizes), dtype)
 
     image = shape(np.uint8, data.image_size, data.image_size, 3)
     label = shape(np.uint8, data.image_size, data.image_size, data.planes)

@@ -11,6 +11,12 @@ class UserError(Exception):
     status = 2
 
 
+class ProcessError(UserError):
+    """Another process is missing or hangs; the same command may succeed."""
+
+    status = 75  # EX_TEMPFAIL
+
+
 class StorageError(UserError):
     """The storage failed; the same command may succeed once disk or network work again."""
 

@@ -65,7 +65,7 @@ _COMPARE = flags.DEFINE_list(
     "runs, outputs of evaluations and folders of pictures, in one table: A,B; those that are not"
     " measured yet are measured first",
 )
-_DISTRIBUTED = command.define_distributed()
+_JOIN = command.define_distributed()
 _MEASURING = command.define_measuring()
 
 
@@ -83,7 +83,7 @@ def main() -> int:
     # Slow to import: missing flags are said first.
     from cocosnet_jax import distributed
 
-    distributed.join(_DISTRIBUTED.value)
+    _JOIN()
     if compared:
         return _compare(compared)
     output = _output()

@@ -96,7 +96,7 @@ def evaluate(
         target / "outputs",
         picture_format,
         settings.data.condition != "channels",
-        f"{name} {restored.folder.stat().mtime}",
+        f"{name} {_written(restored.folder)}",
     )
     points = validation.points_of(dataset, settings, keypoints_file)
     counted = _translate(restored, settings, dataset, points, networks, subject, target)
@@ -112,6 +112,12 @@ def evaluate(
         board.scalars(restored.step, scalars)
         board.close()
     return target
+
+
+def _written(checkpoint_path: epath.Path) -> float:
+    """When a checkpoint, or a file of weights, was written; folders in buckets have no time."""
+    inside = checkpoint_path / "settings/metadata"
+    return (inside if inside.exists() else checkpoint_path).stat().mtime
 
 
 def _translate(

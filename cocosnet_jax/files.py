@@ -1,6 +1,7 @@
 """Writes small files atomically, and checks that paths are on this machine."""
 
 import hashlib
+import importlib.util
 import os
 from pathlib import Path
 
@@ -32,12 +33,53 @@ def local(path: str | os.PathLike[str], name: str) -> Path:
     return Path(path).expanduser()
 
 
+def check_bucket(path: str | os.PathLike[str]) -> None:
+    """Checks that this program can use the bucket that a path is in.
+
+    Raises:
+      UserError: it is not Google's, a package is missing, or it cannot be reached.
+    """
+    if not os.fspath(path).startswith("gs://"):
+        raise UserError(
+            f"{os.fspath(path)} is in a bucket of a kind that is not supported; use gs://BUCKET/..."
+            " (Google Cloud Storage), or a folder on this machine"
+        )
+    # Orbax imports it late, when the first checkpoint is looked for.
+    if importlib.util.find_spec("google.cloud") is None or not importlib.util.find_spec(
+        "google.cloud.storage"
+    ):
+        raise UserError(
+            f"{os.fspath(path)} needs the package google-cloud-storage, which is not installed:"
+            " pip install google-cloud-storage"
+        )
+    try:
+        epath.Path(path).exists()
+    # TensorFlow's errors are not OSErrors.
+    except Exception as error:
+        raise UserError(
+            f"{os.fspath(path)} cannot be reached: {str(error).splitlines()[0]}. Check the bucket's"
+            " name, the network, and that this machine may read it (gcloud auth"
+            " application-default login, or its service account)"
+        ) from error
+
+
 def write(path: epath.Path, content: bytes) -> None:
     """Writes a file atomically, and creates its folder.
 
     Raises:
       StorageError: it cannot be written.
     """
+    if is_url(path):
+        # A bucket shows an object only when it is whole.
+        try:
+            path.write_bytes(content)
+        # TensorFlow's errors are not OSErrors.
+        except Exception as error:
+            raise StorageError(
+                f"{path} cannot be written ({error}); check that the bucket exists and that this"
+                " machine may write to it"
+            ) from error
+        return
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

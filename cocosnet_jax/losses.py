@@ -4,18 +4,21 @@ The functions return unweighted terms; `cocosnet_jax.steps` weights them.
 
 Three terms are computed per group of consecutive samples and averaged over groups, because the
 samples of a group share a divisor. The release trains data-parallel, and a group corresponds to one
-of its replicas. For the other terms grouping makes no difference.
+of its replicas. For the other terms grouping makes no difference. The divisors depend on the data
+alone: `Shares` holds them per sample, so a group may be split among several small batches.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from cocosnet_jax.encode import Inputs
 from cocosnet_jax.nn.norms import unit_length
 from cocosnet_jax.nn.resize import average_pool, nearest
 from cocosnet_jax.nn.streaming import map_rows
+from cocosnet_jax.settings import Settings
 
 # VGG features by layer name.
 Features = Mapping[str, Float[Array, "b _ _ _"]]
@@ -48,21 +51,71 @@ def mean_abs(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]
     return jnp.mean(jnp.abs(wide(a) - wide(b)))
 
 
+class Shares(NamedTuple):
+    """Weights of the samples in those terms whose divisor the samples of a group share.
+
+    Attributes:
+      self_reference: q, of `self_reference_weights`.
+      mask: of `mask_shares`; None without the mask's loss.
+    """
+
+    self_reference: Float[Array, "*b"]
+    mask: Float[Array, "*b"] | None = None
+
+
 def in_groups(x: Float[Array, "b"], group_size: int) -> Float[Array, "groups size"]:
     """Splits a batch into groups of consecutive samples; a smaller batch becomes one group."""
     return x.reshape(-1, min(group_size, len(x)))
 
 
-def self_reference_weights(
-    self_reference: Float[Array, "b"], group_size: int
-) -> Float[Array, "b 1 1 1"]:
+def self_reference_weights(self_reference: Float[Array, "b"], group_size: int) -> Float[Array, "b"]:
     """q: splits the weight of a group among its samples that are their own exemplar.
 
     Scaled so that a batch smaller than a group adds as much to a loss as a full group.
     """
     groups = in_groups(self_reference, group_size)
     q = groups / (groups.sum(1, keepdims=True) + 1e-5) * (groups.shape[1] / group_size)
-    return q.reshape(-1, 1, 1, 1)
+    return q.reshape(-1)
+
+
+def mask_positions(
+    label: Int[Array, "b height width"],
+    exemplar_label: Int[Array, "b height width"],
+    side: int,
+    classes: int,
+) -> Bool[Array, "b n"]:
+    """Which of the input's positions count in the warped mask's loss.
+
+    Positions of class 0, which is unknown, and of classes that the exemplar lacks do not count.
+
+    Args:
+      label: class map of the input.
+      exemplar_label: class map of the exemplar.
+      side: h = w, of the positions.
+      classes: C.
+    """
+    label, exemplar_label = (
+        nearest(x, side, side).reshape(len(x), -1) for x in (label, exemplar_label)
+    )
+    present = (jnp.arange(classes) == exemplar_label[..., None]).any(1).at[:, 0].set(False)
+    return jnp.take_along_axis(present, label, 1)
+
+
+def mask_shares(
+    counts: Float[Array, "b"], group_size: int, dtype: jnp.dtype | type
+) -> Float[Array, "b"]:
+    """Size of a sample's group, divided by the number of the group's positions that count.
+
+    Args:
+      counts: number of positions of each sample that count (`mask_positions`).
+      group_size: samples that share a divisor.
+      dtype: of the result.
+    """
+    groups = in_groups(counts, group_size)
+    # The release computes this divisor in float32, even if all else is float64.
+    divisors = groups.sum(1, keepdims=True).astype(jnp.float32) + jnp.float32(1e-5)
+    shares = groups.shape[1] / divisors.astype(dtype)
+    return jnp.broadcast_to(shares, groups.shape).reshape(-1)
 
 
 def alignment(
@@ -96,13 +149,38 @@ def discriminator_features(
     return sum(terms, jnp.zeros(())) / len(fake)
 
 
-def pseudo_exemplar(
-    fake: Features, truth: Features, self_reference: Float[Array, "b"], group_size: int
-) -> Float[Array, ""]:
-    """VGG feature distance to the truth, for samples that are their own exemplar (equation 8)."""
-    q = self_reference_weights(self_reference, group_size)
+def mask_counts(settings: Settings, inputs: Inputs) -> Float[Array, "b"] | None:
+    """The number of positions of each sample that count in the mask's loss; None without it."""
+    if not settings.loss.mask:
+        return None
+    assert inputs.label is not None
+    assert inputs.exemplar_label is not None
+    side = inputs.label.shape[1] // settings.model.warp_stride
+    classes = settings.data.channels
+    positions = mask_positions(inputs.label, inputs.exemplar_label, side, classes)
+    return positions.sum(1).astype(inputs.image.dtype)
+
+
+def group_shares(settings: Settings, inputs: Inputs) -> Shares:
+    """The shares of the samples of a batch of whole groups."""
+    counts, r = mask_counts(settings, inputs), settings.loss.group_size
+    return Shares(
+        self_reference_weights(inputs.self_reference, r),
+        None if counts is None else mask_shares(counts, r, counts.dtype),
+    )
+
+
+def pseudo_exemplar(fake: Features, truth: Features, q: Float[Array, "b"]) -> Float[Array, ""]:
+    """VGG feature distance to the truth, for samples that are their own exemplar (equation 8).
+
+    Args:
+      fake: features of the output.
+      truth: features of the truth.
+      q: weights of the samples (`self_reference_weights`).
+    """
+    of_samples = q.reshape(-1, 1, 1, 1)
     terms = (
-        weight * jnp.mean(jnp.abs(wide(fake[layer]) - wide(truth[layer])) * q)
+        weight * jnp.mean(jnp.abs(wide(fake[layer]) - wide(truth[layer])) * of_samples)
         for layer, weight in PSEUDO_EXEMPLAR_WEIGHTS.items()
     )
     return sum(terms, jnp.zeros(()))
@@ -159,43 +237,38 @@ def warped_mask(
     mask: Float[Array, "b h w classes"],
     label: Int[Array, "b height width"],
     exemplar_label: Int[Array, "b height width"],
-    group_size: int,
+    shares: Float[Array, "b"],
 ) -> Float[Array, ""]:
-    """Cross-entropy of the warped mask, mean over groups.
-
-    Positions of class 0, which is unknown, and of classes that the exemplar lacks at h x w have
-    no weight.
+    """Cross-entropy of the warped mask where `mask_positions` count, mean over groups.
 
     Args:
       mask: (b, h, w, C), a distribution over classes at each position.
       label: (b, H, W), class map of the input.
       exemplar_label: (b, H, W), class map of the exemplar.
-      group_size: samples that share a divisor, the number of their positions with weight.
+      shares: weights of the samples (`mask_shares`).
     """
     b, h, w, classes = mask.shape
     mask = wide(mask)
+    weights = mask_positions(label, exemplar_label, h, classes).astype(mask.dtype)
     label = nearest(label, h, w).reshape(b, -1)
-    exemplar_label = nearest(exemplar_label, h, w).reshape(b, -1)
-    one_hot = jnp.arange(classes) == exemplar_label[..., None]
-    present = one_hot.any(1).at[:, 0].set(False)
-    weights = jnp.take_along_axis(present, label, 1).astype(mask.dtype)
     picked = jnp.take_along_axis(mask.reshape(b, -1, classes), label[..., None], -1)[..., 0]
-    entropy = in_groups((-jnp.log(picked + 1e-10) * weights).sum(1), group_size).sum(1)
-    count = in_groups(weights.sum(1), group_size).sum(1)
-    # The release computes this divisor in float32, even if all else is float64.
-    divisor = (count.astype(jnp.float32) + jnp.float32(1e-5)).astype(mask.dtype)
-    return jnp.mean(entropy / divisor)
+    entropy = (-jnp.log(picked + 1e-10) * weights).sum(1)
+    return jnp.mean(entropy * shares)
 
 
 def self_warp(
     warped: Float[Array, "b height width 3"],
     truth: Float[Array, "b height width 3"],
-    self_reference: Float[Array, "b"],
-    group_size: int,
+    q: Float[Array, "b"],
 ) -> Float[Array, ""]:
-    """Distance of the warped exemplar to the truth, for samples that are their own exemplar."""
-    q = self_reference_weights(self_reference, group_size)
-    return jnp.mean(jnp.abs(wide(warped) - wide(truth)) * q)
+    """Distance of the warped exemplar to the truth, for samples that are their own exemplar.
+
+    Args:
+      warped: the warped exemplar.
+      truth: the photograph of the input.
+      q: weights of the samples (`self_reference_weights`).
+    """
+    return jnp.mean(jnp.abs(wide(warped) - wide(truth)) * q.reshape(-1, 1, 1, 1))
 
 
 def cycle_consistency(

@@ -40,7 +40,7 @@ _CHECK_FOR = flags.DEFINE_integer(
     0,
     "check flags and settings for a run on this many devices, and end",
 )
-_DISTRIBUTED = command.define_distributed()
+_JOIN = command.define_distributed()
 _MEASURING = command.define_measuring()
 
 
@@ -57,16 +57,18 @@ def main() -> int:
     # Slow imports, after the checks of the settings.
     import jax
 
-    from cocosnet_jax import distributed, mesh
+    from cocosnet_jax import mesh
 
     if devices := _CHECK_FOR.value:
         settings = settings.on_devices(devices)
         batch = settings.train.batch_size
-        mesh.check_batch(batch, devices, group_size=settings.loss.group_size)
+        accumulate = settings.train.accumulate
+        group_size = settings.loss.group_size
+        mesh.check_batch(batch, devices, group_size=group_size, accumulate=accumulate)
         print(f"batches of {batch}, {batch // devices} on each of {devices} device(s)")
         return 0
 
-    distributed.join(_DISTRIBUTED.value)
+    _JOIN()
     settings = settings.on_devices(jax.device_count())
 
     # Slower ones, TensorFlow among them.

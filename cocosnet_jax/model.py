@@ -78,7 +78,7 @@ class CoCosNet(nn.Module):
 
         Args:
           inputs: the batch.
-          key: of the noise that replaces masks.
+          key: of the noise that replaces masks: one, or one for each sample.
           give_mask: whether the correspondence network gets masks, or noise.
           train: whether norms use and update batch statistics and spectral vectors.
           with_truth: whether to adapt the truth x_B as well, for the alignment loss.

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from cocosnet_jax import rng
+from cocosnet_jax import accumulation, rng
 from cocosnet_jax.fit import compile_to_fit
-from cocosnet_jax.mesh import replicated, split
+from cocosnet_jax.mesh import replicated, split, split_small
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, create_state
 from cocosnet_jax.steps import Metrics, train_step
@@ -30,9 +30,13 @@ def initial_state(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Train
 def jitted_step(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Any:
     """Returns the jitted training step, (state, VGG weights, batch) -> (state, losses).
 
-    The state is donated. The random key is derived from `state.step`.
+    The state is donated. The random key is derived from `state.step`. With `train.accumulate` the
+    batch consists of small batches (`mesh.to_global`).
     """
-    step = train_step(settings, steps_per_epoch)
+    accumulates = settings.train.accumulate > 1
+    make = accumulation.train_step if accumulates else train_step
+    step = make(settings, steps_per_epoch)
+    rows = split_small(mesh) if accumulates else split(mesh)
 
     def step_with_key(
         state: TrainState, weights: VggWeights, batch: Batch
@@ -46,7 +50,7 @@ def jitted_step(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Any:
     return jax.jit(
         step_with_key,
         donate_argnums=0,
-        in_shardings=(replicated(mesh), replicated(mesh), split(mesh)),
+        in_shardings=(replicated(mesh), replicated(mesh), rows),
         # If XLA chose another sharding of the state, the next step would be compiled again.
         out_shardings=replicated(mesh),
         compiler_options=options,
@@ -67,5 +71,6 @@ def compile_step(
         mesh,
         settings.data.image_size,
         "set config.data.image_size to {size}, or a smaller config.train.batch_size, or"
-        " config.model.rematerialise=blocks, or config.model.dtype=bfloat16",
+        " a higher config.train.accumulate, or config.model.rematerialise=blocks, or"
+        " config.model.dtype=bfloat16",
     )

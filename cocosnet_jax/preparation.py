@@ -6,6 +6,8 @@ from cocosnet_jax import data, distributed, interrupt
 from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.settings import DataSettings
 
+_LONG = 7 * 24  # hours that writing records may take
+
 
 def prepare_data(settings: DataSettings) -> Dataset:
     """Writes the dataset's records if they are missing; the lead process goes first.
@@ -29,11 +31,11 @@ def prepare_data(settings: DataSettings) -> Dataset:
             _say_notes(dataset)
     finally:
         # If the data have problems, all other processes stop with the same error.
-        distributed.wait_for_all("the first has prepared its data")
+        distributed.wait_for_all("the first has prepared its data", hours=_LONG)
     if not distributed.is_lead():
         # In a shared folder, the records exist; otherwise each host writes its own.
         dataset = data.prepare(settings)
-    distributed.wait_for_all("all have prepared their data")
+    distributed.wait_for_all("all have prepared their data", hours=_LONG)
     return dataset
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from cocosnet_jax.errors import UserError
 
 # Version of the settings in files. Raise it whenever a field is added, removed or renamed.
-VERSION = 2
+VERSION = 3
 # Version -> renamed fields: `section.field` in files of earlier versions -> its new name.
 RENAMED: dict[int, dict[str, str]] = {}
 
@@ -371,6 +371,9 @@ class TrainSettings:
       batch_size: samples per step over all devices.
       batch_per_device: samples per step and device; if above 0, it replaces batch_size by
         batch_per_device times the number of devices.
+      accumulate: k, number of small batches that a step consists of, to save memory. They are
+        computed one after another, and the step equals one on the whole batch. Only batch norm sees
+        a difference: its statistics are those of a small batch.
       stop_after: stop after this many steps of the schedule; 0 runs all of it.
       log_every, images_every, checkpoint_every: steps between log lines, picture grids and
         checkpoints; images_every=0 writes no pictures.
@@ -387,6 +390,7 @@ class TrainSettings:
     seed: int = 0
     batch_size: int = 32
     batch_per_device: int = 0
+    accumulate: int = _free(1)
     stop_after: int = _free(0)
     log_every: int = _free(50)
     images_every: int = _free(1000)
@@ -400,6 +404,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for field in (
             "batch_size",
+            "accumulate",
             "log_every",
             "checkpoint_every",
             "keep_checkpoints",
@@ -458,6 +463,13 @@ class Settings:
                 f"config.train.batch_size is {batch}, which is not a multiple of"
                 f" config.loss.group_size={group}; set the batch size to {below} or"
                 f" {below + group}, or the group size to a divisor of {batch}"
+            )
+        if batch % self.train.accumulate and not self.train.batch_per_device:
+            divisors = [k for k in range(1, batch + 1) if batch % k == 0]
+            raise UserError(
+                f"config.train.accumulate is {self.train.accumulate}, but config.train.batch_size,"
+                f" {batch}, does not split into so many equal parts; set accumulate to one of"
+                f" {', '.join(map(str, divisors))}"
             )
         if self.loss.mask_schedule == "warm_up" and self.model.mask_input == "none":
             raise UserError(

@@ -51,6 +51,7 @@ def generator_losses(
     vgg_weights: vgg.VggWeights,
     discriminated: DiscriminatorOutputs,
     give_mask: Any,
+    shares: losses.Shares | None = None,
 ) -> Metrics:
     """All weighted terms of the correspondence and the translation network's objective.
 
@@ -61,8 +62,11 @@ def generator_losses(
       vgg_weights: for the terms that compare VGG features.
       discriminated: outputs of the discriminator for `translation` and the truth.
       give_mask: whether the correspondence network got masks.
+      shares: of the samples in their groups; None if the batch holds the whole groups.
     """
     weights, terms = settings.loss, {}
+    if shares is None:
+        shares = losses.group_shares(settings, inputs)
     correspondence = translation.correspondence
     if weights.alignment and correspondence is not None:
         assert correspondence.adapted_truth is not None
@@ -82,9 +86,7 @@ def generator_losses(
         targets = interleave(inputs.image, inputs.exemplar)
         truth, exemplar = separate(vgg.features(vgg_weights, targets, dtype=dtype))
     if weights.pseudo_exemplar:
-        terms["pseudo_exemplar"] = losses.pseudo_exemplar(
-            fake, truth, inputs.self_reference, weights.group_size
-        )
+        terms["pseudo_exemplar"] = losses.pseudo_exemplar(fake, truth, shares.self_reference)
     if weights.perceptual:
         layer = weights.perceptual_layer
         terms["perceptual"] = losses.perceptual(fake[layer], truth[layer], weights.perceptual_norm)
@@ -96,8 +98,9 @@ def generator_losses(
         assert translation.warped_mask is not None
         assert inputs.label is not None
         assert inputs.exemplar_label is not None
+        assert shares.mask is not None
         mask = losses.warped_mask(
-            translation.warped_mask, inputs.label, inputs.exemplar_label, weights.group_size
+            translation.warped_mask, inputs.label, inputs.exemplar_label, shares.mask
         )
         applies = give_mask if weights.mask_schedule == "warm_up" else True
         terms["mask"] = jnp.where(applies, mask, 0)
@@ -110,7 +113,7 @@ def generator_losses(
     if weights.self_warp:
         assert translation.warped_exemplar is not None
         terms["self_warp"] = losses.self_warp(
-            translation.warped_exemplar, inputs.image, inputs.self_reference, weights.group_size
+            translation.warped_exemplar, inputs.image, shares.self_reference
         )
     return {name: getattr(weights, name) * value for name, value in terms.items()}
 
@@ -122,16 +125,30 @@ def gradients(
     inputs: Inputs,
     key: jax.Array,
     give_mask: Any,
+    shares: losses.Shares | None = None,
+    first: Any = 0,
 ) -> tuple[dict[str, PyTree], dict[str, PyTree], Metrics, model.Translation]:
     """One joint forward pass and one gradient per player.
 
     The translation is computed once; the discriminator's loss sees it without its gradient.
+
+    Args:
+      settings: of the run.
+      state: parameters and variables.
+      vgg_weights: of the losses.
+      inputs: the batch, or a small part of it.
+      key: of the noise that replaces masks.
+      give_mask: whether the correspondence network gets masks.
+      shares: as `generator_losses` takes them.
+      first: number of the first sample in the whole batch.
 
     Returns:
       The gradients and the new variables of both players, the weighted losses, the translation.
     """
     generator, discriminator = model.build(settings), build_discriminator(settings)
     semantics = inputs.semantics.tensor()
+    numbers = first + jnp.arange(len(inputs.image))
+    sample_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
     def discriminate(
         params: PyTree, variables: PyTree, fake: Array
@@ -149,7 +166,7 @@ def gradients(
         translation, new_variables = generator.apply(
             {"params": params, **state.variables["generator"]},
             inputs,
-            key,
+            sample_keys,
             give_mask,
             train=True,
             with_truth=settings.loss.alignment > 0,
@@ -160,7 +177,7 @@ def gradients(
             state.params["discriminator"], state.variables["discriminator"], translation.image
         )
         terms = generator_losses(
-            settings, inputs, translation, vgg_weights, discriminated, give_mask
+            settings, inputs, translation, vgg_weights, discriminated, give_mask, shares
         )
         total = sum(terms.values(), jnp.zeros(()))
         return total, (terms, translation, new_variables, discriminator_variables)

@@ -71,7 +71,11 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "", inception
       UserError: batch size, weights, checkpoint or data are invalid, another run uses the folder,
         a loss is not finite, or the disk is full.
     """
-    mesh.check_batch(settings.train.batch_size, group_size=settings.loss.group_size)
+    mesh.check_batch(
+        settings.train.batch_size,
+        group_size=settings.loss.group_size,
+        accumulate=settings.train.accumulate,
+    )
     weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
     if settings.vgg.weights == "random":
         say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
@@ -134,8 +138,11 @@ def loop(
         start_step=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        accumulate=train.accumulate,
     )
-    batches: Iterator[Batch] = (mesh.to_global(devices, batch) for batch in host_batches)
+    batches: Iterator[Batch] = (
+        mesh.to_global(devices, batch, train.accumulate) for batch in host_batches
+    )
     weights = jax.device_put(weights, mesh.replicated(devices))
     show = hooks.Pictures(settings, run.dataset, folder, devices)
     watch = None
@@ -146,6 +153,16 @@ def loop(
         f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
         " (Ctrl-C now ends at once and loses nothing)"
     )
+    if train.accumulate > 1:
+        norms = (
+            settings.model.block_norm,
+            settings.model.feature_norm,
+            settings.model.generator_norm,
+        )
+        say(
+            f"a step has {train.accumulate} small batches of {train.batch_size // train.accumulate}"
+            + ("; batch norm takes the statistics of each" if "batch" in norms else "")
+        )
     began = time.monotonic()
     with interrupt.ctrl_c_ends_at_once():
         first = next(batches)

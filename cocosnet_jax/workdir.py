@@ -38,7 +38,9 @@ def check(workdir: str, settings: Settings) -> epath.Path:
       UserError: it belongs to another run, or cannot be written to.
     """
     folder = absolute(workdir)
-    if "://" not in workdir:
+    if files.is_url(workdir):
+        _check_bucket_writable(folder)
+    else:
         check_writable(folder, "workdir")
     file = folder / _FILE
     if not file.exists():
@@ -108,6 +110,21 @@ def check_writable(folder: epath.Path, flag: str) -> None:
         raise UserError(
             f"--{flag}={folder} cannot be written to: {error.strerror} in {existing}; choose"
             f" another --{flag} or change its permissions"
+        ) from error
+
+
+def _check_bucket_writable(folder: epath.Path) -> None:
+    """Raises UserError unless the workdir can be read from a bucket and written to it."""
+    probe = folder / f".cocosnet-{uuid.uuid4().hex}"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    # TensorFlow's errors are not OSErrors.
+    except Exception as error:
+        raise UserError(
+            f"--workdir={folder} cannot be written to: {str(error).splitlines()[0]}. Check the"
+            " bucket's name, and that this machine may write to it (gcloud auth"
+            " application-default login, or its service account)"
         ) from error
 
 

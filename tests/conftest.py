@@ -187,6 +187,8 @@ def assert_same_numbers(one, other):
 LONGEST = (
     "test_eight_devices.py",
     "test_two_processes.py",
+    "test_accumulation.py",
+    "test_bucket.py",
     "test_train.py",
     "test_release.py",
     "test_evaluation.py",

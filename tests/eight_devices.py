@@ -1,10 +1,17 @@
 """Takes two training steps on 8 devices and on 1, and prints the results, for test_eight_devices.
 
-In float64, where rounding cannot hide a mistake: the order of sums differs between the two.
+    python -m tests.eight_devices FOLDER [HOST:PORT,2,INDEX]
+
+One process with 8 devices comes first: it compares them with one, and keeps in FOLDER what one
+device computes. Two processes with 4 devices each then compare with that. In float64, where
+rounding cannot hide a mistake: the order of sums differs between these.
 """
 
 import dataclasses
 import json
+import pickle
+import sys
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -12,28 +19,41 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cocosnet_jax import mesh, partition, settings, steps
+from cocosnet_jax import distributed, mesh, partition, settings, steps
+from cocosnet_jax.configs import ade20k
 from cocosnet_jax.nn import blocks, conv, initial, streaming
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.types import Batch
 
-SETTINGS = settings.from_mapping(
-    {
-        "data": {"image_size": 64, "load_size": 64, "channels": 5, "exemplar_list": "random"},
-        # Batch norm, and losses in groups of 4, combine samples of several devices, each of which
-        # has one sample. Rematerialisation does not depend on devices, and takes long to compile.
-        "model": {"base_filters": 2, "feature_norm": "batch", "rematerialise": "nothing"},
-        "loss": {
-            "mask": 100.0,
-            "self_warp": 10.0,
-            "contextual": 0.0,
-            "perceptual": 0.0,
-            "pseudo_exemplar": 0.0,
-        },
-        "optimiser": {"ema": 0.9},
-        "vgg": {"weights": "random", "width": 2},
-    }
-)
+# The paper's recipe, narrow. Batch norm, and losses in groups of 4, combine samples of several
+# devices, each of which has one sample.
+RECIPE = {
+    "data": {"image_size": 64, "load_size": 64, "channels": 5, "exemplar_list": "random"},
+    # Rematerialisation does not depend on devices, and takes long to compile.
+    "model": {"base_filters": 2, "rematerialise": "nothing", "warped_mask": "direct"},
+    "loss": {
+        "mask": 100.0,
+        "mask_schedule": "always",
+        "self_warp": 10.0,
+        "contextual": 0.0,
+        "perceptual": 0.0,
+        "pseudo_exemplar": 0.0,
+    },
+    "optimiser": {"ema": 0.9},
+    "vgg": {"weights": "random", "width": 2},
+}
+
+
+def narrow(accumulate: int) -> settings.Settings:
+    """The recipe with a step of this many small batches of 8."""
+    config = ade20k.get_config()
+    for section, fields in RECIPE.items():
+        config[section].update(fields)
+    config.train.batch_size, config.train.accumulate = 8 * accumulate, accumulate
+    return settings.from_mapping(config.to_dict())
+
+
+SETTINGS = narrow(1)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -56,15 +76,20 @@ def batch(seed: int, samples: int, size: int) -> Batch:
     return Batch(images[0], images[1], labels[0], labels[1], itself)
 
 
-def run(devices: Mesh) -> tuple[Any, Any, Any, int]:
+def run(devices: Mesh, accumulate: int) -> tuple[Any, Any, Any, int]:
     """Losses of two steps, the states before and after, and how often the step was compiled."""
-    step = partition.jitted_step(SETTINGS, devices, 10)
-    state = partition.initial_state(SETTINGS, devices, 10)
+    config, samples = narrow(accumulate), 8 * accumulate
+    step = partition.jitted_step(config, devices, 10)
+    state = partition.initial_state(config, devices, 10)
+    # This process's part of each small batch.
+    processes = len({device.process_index for device in devices.devices.flat})
+    own = np.arange(samples).reshape(accumulate, processes, -1)[:, jax.process_index()].ravel()
     before = jax.device_get(state)
     weights = vgg_weights.load("random", 2)
     losses = []
     for number in range(2):
-        state, found = step(state, weights, mesh.to_global(devices, batch(number, 8, 64)))
+        rows = jax.tree.map(lambda x: x[own], batch(number, samples, 64))
+        state, found = step(state, weights, mesh.to_global(devices, rows, accumulate))
         losses.append(jax.device_get(found))
     return losses, before, jax.device_get(state), step._cache_size()
 
@@ -82,6 +107,55 @@ def rows_differ(many: Mesh, state: Any) -> float:
     return float(np.max(jax.tree.leaves(errors)))
 
 
+def largest(a: Any, b: Any) -> float:
+    """The largest difference of two trees."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    # NumPy's max, unlike Python's, propagates NaN.
+    return float(np.max([np.max(np.abs(x - y)) for x, y in pairs]))
+
+
+def compare(many: tuple[Any, ...], one: tuple[Any, ...]) -> dict[str, Any]:
+    """What many devices and one computed: losses of both, and how far apart the states are."""
+    (losses_many, _, state_many, compiled), (losses_one, before, state_one, _) = many, one
+    names = ("params", "variables", "ema")
+    return {
+        "compiled": compiled,
+        "types": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state_many)}),
+        "losses": [
+            {name: [float(found[name]), float(wanted[name])] for name in wanted}
+            for found, wanted in zip(losses_many, losses_one, strict=True)
+        ],
+        "differ": {n: largest(getattr(state_many, n), getattr(state_one, n)) for n in names},
+        "moved": {n: largest(getattr(before, n), getattr(state_one, n)) for n in names},
+    }
+
+
+def by_one_process(file: Path) -> dict[str, Any]:
+    """Compares 8 devices with one, and writes what one computes."""
+    many, one = mesh.make(), mesh.make(jax.devices()[:1])
+    wanted = {accumulate: run(one, accumulate) for accumulate in (1, 2)}
+    file.write_bytes(pickle.dumps(wanted))
+    numbered = batch(0, 16, 16)._replace(self_reference=np.arange(16))
+    return {
+        "devices": many.size,
+        "rows_shared_by": [mesh.for_rows(coarsest).size for coarsest in (2, 4, 8, 16)],
+        "rows_differ": rows_differ(mesh.make(jax.devices()[:4]), wanted[1][1]),
+        "samples": mesh.to_local(mesh.to_global(many, numbered).self_reference).tolist(),
+        "compared": {"1": compare(run(many, 1), wanted[1])},
+    }
+
+
+def by_two_processes(file: Path) -> dict[str, Any]:
+    """Compares the 8 devices of two processes with what one computed."""
+    many = mesh.make()
+    wanted = pickle.loads(file.read_bytes())
+    return {
+        "devices": many.size,
+        "processes": jax.process_count(),
+        "compared": {str(k): compare(run(many, k), wanted[k]) for k in wanted},
+    }
+
+
 # Smaller draws of random numbers, for networks that are much smaller than in real runs.
 @mock.patch.object(initial, "DRAW", 2**16)
 # Several blocks for each device, also in non-local blocks.
@@ -89,40 +163,13 @@ def rows_differ(many: Mesh, state: Any) -> float:
 @mock.patch.object(blocks, "DENSE_POSITIONS", 1024)
 @mock.patch.object(conv, "_convolve_patches", convolve)
 def main() -> None:
-    """Runs both and prints a line of JSON."""
+    """Runs and prints a line of JSON."""
+    folder, *processes = sys.argv[1:]
     jax.config.update("jax_enable_x64", True)
-    many = mesh.make()
-    one = mesh.make(jax.devices()[:1])
-    losses_many, _, state_many, compiled = run(many)
-    losses_one, before, state_one, _ = run(one)
-
-    def largest(a: Any, b: Any) -> float:
-        pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-        # NumPy's max, unlike Python's, propagates NaN.
-        return float(np.max([np.max(np.abs(x - y)) for x, y in pairs]))
-
-    names = ("params", "variables", "ema")
-    numbered = batch(0, 16, 16)._replace(self_reference=np.arange(16))
-    print(
-        json.dumps(
-            {
-                "devices": many.size,
-                "rows_shared_by": [mesh.for_rows(coarsest).size for coarsest in (2, 4, 8, 16)],
-                "rows_differ": rows_differ(mesh.make(jax.devices()[:4]), before),
-                "samples": mesh.to_local(mesh.to_global(many, numbered).self_reference).tolist(),
-                "compiled": compiled,
-                "types": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state_many)}),
-                "losses": [
-                    {name: [float(found[name]), float(wanted[name])] for name in wanted}
-                    for found, wanted in zip(losses_many, losses_one, strict=True)
-                ],
-                "differ": {
-                    n: largest(getattr(state_many, n), getattr(state_one, n)) for n in names
-                },
-                "moved": {n: largest(getattr(before, n), getattr(state_one, n)) for n in names},
-            }
-        )
-    )
+    if processes:
+        distributed.join(processes[0])
+    found = (by_two_processes if processes else by_one_process)(Path(folder) / "one.pickle")
+    distributed.say(json.dumps(found))
 
 
 if __name__ == "__main__":

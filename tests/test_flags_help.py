@@ -14,8 +14,8 @@ MEASURING = ("inception", "lpips", "lpips-vgg", "format")
 PROGRAMS = {
     "main": (
         [
-            *("workdir", "mode", "distributed", "init_from", "keypoints", "checkpoint"),
-            "check_for",
+            *("workdir", "mode", "distributed", "join_timeout", "init_from", "keypoints"),
+            *("checkpoint", "check_for"),
             *MEASURING,
         ],
         True,
@@ -23,7 +23,17 @@ PROGRAMS = {
     "evaluate": (
         [
             *("generated", "real", "unpaired", "labels", "exemplars", "exemplar-labels", "list"),
-            *("others", "vgg", "size", "output", "batch", "compare", "distributed", *MEASURING),
+            *(
+                "others",
+                "vgg",
+                "size",
+                "output",
+                "batch",
+                "compare",
+                "distributed",
+                "join_timeout",
+                *MEASURING,
+            ),
         ],
         False,
     ),

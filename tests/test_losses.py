@@ -88,13 +88,22 @@ def test_contextual_layer_by_rows_equals_all_rows_at_once(monkeypatch):
         np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-14)
 
 
+def warped_mask(mask, label, exemplar_label, group_size):
+    """The loss of a batch of whole groups."""
+    _, side, _, classes = mask.shape
+    positions = losses.mask_positions(label, exemplar_label, side, classes)
+    counts = positions.sum(1).astype(mask.dtype)
+    shares = losses.mask_shares(counts, group_size, mask.dtype)
+    return losses.warped_mask(mask, label, exemplar_label, shares)
+
+
 def test_warped_mask_has_no_weight_where_a_class_is_unknown_or_missing():
     mask = RNG.random((1, 2, 2, 4))
     mask /= mask.sum(-1, keepdims=True)
     # At 2 x 2: classes 1, 2 / 0, 3; the exemplar has 0, 1 and 3 there.
     label = np.kron([[1, 2], [0, 3]], np.ones((2, 2), int))[None]
     exemplar = np.kron([[1, 1], [3, 0]], np.ones((2, 2), int))[None]
-    got = losses.warped_mask(jnp.asarray(mask), jnp.asarray(label), jnp.asarray(exemplar), 4)
+    got = warped_mask(jnp.asarray(mask), jnp.asarray(label), jnp.asarray(exemplar), 4)
     expected = -(np.log(mask[0, 0, 0, 1] + 1e-10) + np.log(mask[0, 1, 1, 3] + 1e-10))
     assert float(got) == pytest.approx(
         expected / float(np.float32(2) + np.float32(1e-5)), rel=1e-12
@@ -103,7 +112,8 @@ def test_warped_mask_has_no_weight_where_a_class_is_unknown_or_missing():
 
 def test_samples_that_are_their_own_exemplar_share_the_loss():
     warped, truth = RNG.normal(size=(2, 3, 4, 4, 3))
-    got = losses.self_warp(warped, truth, jnp.asarray([0.0, 1.0, 1.0]), 3)
+    q = losses.self_reference_weights(jnp.asarray([0.0, 1.0, 1.0]), 3)
+    got = losses.self_warp(warped, truth, q)
     per_sample = np.abs(warped - truth).mean((1, 2, 3))
     assert float(got) == pytest.approx((per_sample[1] + per_sample[2]) / (2 + 1e-5) / 3, rel=1e-12)
 
@@ -125,9 +135,9 @@ def terms_of_groups(samples, itself, group_size):
 
     def terms(q, fake, real, warped, truth, mask, labels):
         return [
-            losses.pseudo_exemplar(fake, real, q, group_size),
-            losses.self_warp(warped, truth, q, group_size),
-            losses.warped_mask(mask, *labels, group_size),
+            losses.pseudo_exemplar(fake, real, losses.self_reference_weights(q, group_size)),
+            losses.self_warp(warped, truth, losses.self_reference_weights(q, group_size)),
+            warped_mask(mask, *labels, group_size),
         ]
 
     q = np.array(itself, np.float64)
@@ -174,7 +184,8 @@ def test_feature_matching_leaves_out_logits():
 def test_pseudo_exemplar_weights():
     names = ["relu1_2", "relu2_2", "relu3_2", "relu4_2", "relu5_2"]
     fake, truth = ({k: RNG.normal(size=(2, 2, 2, 3)) for k in names} for _ in "ab")
-    got = losses.pseudo_exemplar(fake, truth, jnp.asarray([0.0, 1.0]), 2)
+    q = losses.self_reference_weights(jnp.asarray([0.0, 1.0]), 2)
+    got = losses.pseudo_exemplar(fake, truth, q)
     expected = sum(
         w * np.abs(fake[k][1] - truth[k][1]).mean() / 2 / (1 + 1e-5)
         for k, w in zip(names, [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1], strict=True)

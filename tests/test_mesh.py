@@ -1,3 +1,5 @@
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +15,14 @@ def test_mesh_is_all_devices_on_one_auto_axis():
     assert found.axis_names == ("data",)
     assert found.size == jax.device_count()
     assert found.axis_types == (AxisType.Auto,)
+
+
+def test_the_rows_of_a_process_are_consecutive(monkeypatch):
+    """The order of JAX's mesh alternates between the hosts of a TPU slice."""
+    near = [mock.Mock(jax.Device, id=i, process_index=p) for i, p in enumerate((0, 1, 0, 1))]
+    ring = mock.Mock(devices=np.array(near))
+    monkeypatch.setattr(jax, "make_mesh", lambda *_, **__: ring)
+    assert [device.id for device in mesh.make(near).devices] == [0, 2, 1, 3]
 
 
 def test_rows_go_to_the_devices_and_back():

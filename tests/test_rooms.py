@@ -25,6 +25,7 @@ FLOORS = (
     ("model", "metrics"),
     ("losses", "state", "preparation"),
     ("steps", "weights_file"),
+    ("accumulation",),
     ("checkpoint", "partition"),
     ("workdir", "fine_tuning", "pretrained"),
     ("hooks", "inference", "features", "validation", "yardsticks", "subjects"),

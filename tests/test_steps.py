@@ -47,7 +47,7 @@ def test_the_weight_of_pseudo_exemplars_does_not_depend_on_the_batch(group_size,
 
     def distance(drawn, truth):
         features = (vgg.features(weights, image) for image in (drawn, truth))
-        return losses.pseudo_exemplar(*features, jnp.ones(1), 1)
+        return losses.pseudo_exemplar(*features, losses.self_reference_weights(jnp.ones(1), 1))
 
     distances = jax.jit(distance)(drawn, truth)
     for count in (1, 4, 32):
@@ -123,7 +123,7 @@ def test_noise_has_the_size_of_the_mask_that_it_replaces(mask_input, give_mask, 
         return network.apply(
             variables,
             inputs,
-            key,
+            jax.random.split(key, 2),
             give if give_mask == "traced" else give_mask,
             train=True,
             with_truth=True,
@@ -156,7 +156,8 @@ def test_the_mask_loss_ends_with_the_warm_up(schedule, after):
             config, inputs, translation, weights, NO_DISCRIMINATOR, given
         )["mask"]
 
-    whole = 5 * losses.warped_mask(mask, inputs.label, inputs.exemplar_label, 4)
+    shares = losses.group_shares(config, inputs)
+    whole = 5 * losses.warped_mask(mask, inputs.label, inputs.exemplar_label, shares.mask)
     assert whole > 1
     # One epoch of three steps.
     np.testing.assert_allclose([loss(2), loss(3)], [whole, after * whole], rtol=1e-5)

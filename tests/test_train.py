@@ -279,7 +279,7 @@ def loop(tmp_path, monkeypatch):
     )
     folder = epath.Path(tmp_path)
     monkeypatch.setattr(train.pipeline, "training_batches", lambda *_, **__: iter(int, 1))
-    monkeypatch.setattr(train.mesh, "to_global", lambda _, batch: batch)
+    monkeypatch.setattr(train.mesh, "to_global", lambda _, batch, k: batch)
 
     def run(step, **changes):
         monkeypatch.setattr(train.partition, "compile_step", lambda *_: step)

@@ -114,6 +114,36 @@ def test_resumed_by_two_processes(stopped, resumed):
     assert max(int(path.name) for path in (workdir / "checkpoints").iterdir()) == last
 
 
+# Two more runs.
+@pytest.mark.parity
+def test_what_is_measured_does_not_depend_on_the_number_of_processes(program, tmp_path):
+    """Networks that do not learn, so that their numbers are equal to the last digit."""
+
+    def arguments(name):
+        return [
+            *arguments_of(program, tmp_path / name, 1),
+            "--config.train.evaluate_every=1",
+            "--config.train.evaluate_images=3",
+            "--config.train.keep_best=swd",
+            "--config.optimiser.generator_rate=0.0",
+            "--config.optimiser.discriminator_rate=0.0",
+        ]
+
+    one = program.run("main", *arguments("one"))
+    two = program.run_by_two(*arguments("two"))
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+
+    def measured(done):
+        return [line for line in done.stdout.splitlines() if ", validation: " in line]
+
+    assert len(measured(one)) == 2
+    assert measured(one) == measured(two)
+    texts = [(tmp_path / name / "best.json").read_text() for name in ("one", "two")]
+    assert texts[0] == texts[1]
+    assert "best so far: swd" in two.stdout
+    assert [path.name for path in (tmp_path / "two/best").iterdir()] == ["1"]
+
+
 def test_processes_end_together_on_a_wrong_setting(program, tmp_path):
     arguments = program.train_arguments(
         tmp_path / "run", data__source="/nowhere", train__evaluation_batch_size=2

@@ -31,6 +31,7 @@ def training_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    accumulate: int = 1,
 ) -> Iterator[Batch]:
     """Endless training batches, from `start_step` on.
 
@@ -48,6 +49,8 @@ def training_batches(
       process_index: this process, of `process_count`; it gets the rows from
         process_index * batch_size / process_count on.
       process_count: number of processes that share a batch.
+      accumulate: number of small batches, each of consecutive samples, that a batch consists of.
+        The process gets its rows of the first, then those of the second, and so on.
 
     Returns:
       An iterator of `Batch` with NumPy leaves.
@@ -56,7 +59,7 @@ def training_batches(
       UserError: an exemplar list does not match the data, or the batch size is not a multiple of
         `process_count`.
     """
-    rows = _rows("config.train.batch_size", batch_size, process_index, process_count)
+    rows = rows_of("config.train.batch_size", batch_size, process_index, process_count, accumulate)
     settings, split, pairs = dataset.settings, dataset.split("train"), dataset.training
     size = settings.image_size
     geometric = settings.distortion == "geometric"
@@ -150,7 +153,7 @@ def evaluation_batches(
     Raises:
       UserError: as `training_batches`.
     """
-    rows = _rows("config.train.evaluation_batch_size", batch_size, process_index, process_count)
+    rows = rows_of("config.train.evaluation_batch_size", batch_size, process_index, process_count)
     pairs = dataset.evaluation(split)
     images, chosen = pairs.images, list(pairs.references)
 
@@ -185,17 +188,18 @@ def evaluation_batches(
     )
 
 
-def _rows(
-    field: str, batch_size: int, process_index: int, process_count: int
+def rows_of(
+    field: str, batch_size: int, process_index: int, process_count: int, accumulate: int = 1
 ) -> Int64[np.ndarray, "rows"]:
-    """The rows of a batch that a process loads."""
-    if batch_size % process_count:
+    """The rows of a batch that a process loads: its part of each small batch."""
+    if batch_size % (process_count * accumulate):
         raise UserError(
             f"{field} is {batch_size}, but it must be a multiple of the number of processes,"
             f" {process_count}"
+            + (f", times config.train.accumulate, {accumulate}" * (accumulate > 1))
         )
-    share = batch_size // process_count
-    return np.arange(process_index * share, (process_index + 1) * share, dtype=np.int64)
+    rows = np.arange(batch_size, dtype=np.int64).reshape(accumulate, process_count, -1)
+    return rows[:, process_index].reshape(-1)
 
 
 def _draw_exemplar(

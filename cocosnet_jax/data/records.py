@@ -51,7 +51,13 @@ def decode(
 
 
 def open_builder(builder_class: type[PairBuilder], settings: DataSettings) -> PairBuilder:
-    """Makes a builder of that class for these settings."""
+    """Makes a builder of that class for these settings.
+
+    Raises:
+      UserError: the data are in a bucket that cannot be used.
+    """
+    if files.is_url(settings.data_dir):
+        files.check_bucket(settings.data_dir)
     with _quiet_absl():
         return builder_class(
             config=pair_config(settings),

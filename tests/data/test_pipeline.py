@@ -106,6 +106,41 @@ def test_processes_share_the_batch_of_one(prepared):
         )
 
 
+def test_small_batches_are_parts_of_the_large_one(prepared):
+    """Each of two processes has its rows of the first small batch, then of the second."""
+    [whole] = batches(prepared, 1, seed=0, batch_size=8)
+    for index, rows in enumerate(([0, 1, 4, 5], [2, 3, 6, 7])):
+        [part] = batches(
+            prepared, 1, seed=0, batch_size=8, process_index=index, process_count=2, accumulate=2
+        )
+        assert_equal(part, jax.tree.map(lambda x: x[rows], whole))
+
+
+def test_more_processes_than_images(prepared):
+    """A batch goes through several epochs, and evaluation gives some processes copies only."""
+    dataset = data.open(prepared)
+    count, processes = len(dataset.training), 16
+    assert count < processes
+    size = 2 * processes
+    parts = [
+        batches(prepared, 1, seed=0, batch_size=size, process_index=i, process_count=processes)[0]
+        for i in range(processes)
+    ]
+    [whole] = batches(prepared, 1, seed=0, batch_size=size)
+    assert_equal(whole, jax.tree.map(lambda *rows: np.concatenate(rows), *parts))
+    own, keys = [], []
+    for index in range(processes):
+        [(batch, valid, names)] = pipeline.evaluation_batches(
+            dataset, batch_size=processes, process_index=index, process_count=processes
+        )
+        assert batch.image.shape == (1, 32, 32, 3)
+        own.append(bool(valid[0]))
+        keys += [name for name in names if name]
+    images = len(dataset.evaluation())
+    assert own == [index < images for index in range(processes)]
+    assert len(set(keys)) == len(keys) == images
+
+
 def test_a_batch_that_processes_cannot_share_is_refused(prepared):
     with pytest.raises(
         UserError,
