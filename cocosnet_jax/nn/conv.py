@@ -198,7 +198,6 @@ def _dot(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _unit(x: Float[Array, "k"]) -> Float[Array, "k"]:
-    # XLA compiles the sum of squares in three parts, but a product in one.
     return x * (1 / jnp.maximum(jnp.sqrt(_dot(x, x)), SPECTRAL_EPS))
 
 
