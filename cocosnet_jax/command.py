@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cocosnet_jax import flags_help
+from cocosnet_jax import compile_cache, flags_help
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
@@ -161,6 +161,7 @@ def run(main: Callable[[], int | None], doc: str | None) -> None:
         # Hides tracebacks of background threads, whose errors are also raised in this thread.
         others = re.compile(r"[/\\](orbax|clu)[/\\]")
         logging.get_absl_handler().addFilter(lambda record: not others.search(record.pathname))
+        compile_cache.enable()
         return main()
 
     try:

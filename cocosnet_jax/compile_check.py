@@ -57,7 +57,7 @@ def main() -> None:
 
     from cocosnet_jax import mesh
 
-    devices = jax.devices() if _TOPOLOGY.value == "here" else _slice(_TOPOLOGY.value)
+    devices = jax.devices() if _TOPOLOGY.value == "here" else slice_devices(_TOPOLOGY.value)
     settings = settings.on_devices(len(devices))
     kind = devices[0].device_kind
     batch = settings.train.batch_size
@@ -92,7 +92,7 @@ def main() -> None:
     )
 
 
-def _slice(topology: str) -> list[Any]:
+def slice_devices(topology: str) -> list[Any]:
     """Returns the devices of a TPU slice, which this machine need not have."""
     import jax
     from jax.experimental import topologies
@@ -244,6 +244,8 @@ class _Heartbeat:
 
 def run() -> None:
     """The command `cocosnet-compile-check`."""
+    # Kept programs are not used: the time to compile is part of the result.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     command.run(main, __doc__)
 
 

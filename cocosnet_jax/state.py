@@ -57,7 +57,9 @@ def learning_rate(base: float, s: OptimiserSettings, steps_per_epoch: int) -> op
     def schedule(step: Any) -> Any:
         # As a float of the enabled precision: a quotient of integers would always be float32.
         decayed = jnp.maximum(step // steps_per_epoch - s.constant_epochs, 0) * 1.0
-        return base * jnp.maximum(1 - decayed / max(s.decay_epochs, 1), 0.0)
+        rate = base * jnp.maximum(1 - decayed / max(s.decay_epochs, 1), 0.0)
+        # Without the barrier, XLA computes the rate again for each parameter.
+        return jax.lax.optimization_barrier(rate)
 
     return schedule
 

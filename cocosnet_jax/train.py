@@ -12,6 +12,7 @@ import jax
 from etils import epath
 
 from cocosnet_jax import (
+    compile_cache,
     fine_tuning,
     hooks,
     interrupt,
@@ -149,6 +150,8 @@ def loop(
     if train.evaluate_every:
         network = run.inception.params if run.inception else None
         watch = Watch(settings, run.dataset, folder, devices, network)
+    if kept := compile_cache.folder():
+        say(f"compiled programs are kept in {kept}, for the next start")
     say(
         f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
         " (Ctrl-C now ends at once and loses nothing)"

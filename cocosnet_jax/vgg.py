@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.conv import convolve
+from cocosnet_jax.nn.resize import max_pool
 
 Network = Literal["VGG-16", "VGG-19"]
 # Convolutions per stage; a stage ends in 2x2 max pooling.
@@ -101,6 +102,6 @@ def features(
                 found[f"relu{i}_{j}"] = x
             if len(found) == len(wanted):
                 return found
-        x = nn.max_pool(x, (2, 2), (2, 2))
+        x = max_pool(x)
     missing = ", ".join(sorted(wanted - set(found)))
     raise ValueError(f"{weights.network} has no layer {missing}")

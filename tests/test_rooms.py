@@ -17,7 +17,7 @@ FILES = {
 # From the bottom up. A room imports from lower floors and, if it is a folder, from itself: no two
 # rooms of one floor import each other, and nothing imports an entry point.
 FLOORS = (
-    ("errors", "types", "rng"),
+    ("errors", "types", "rng", "compile_cache"),
     ("settings", "files", "distributed"),
     ("nn", "mesh", "fit", "pictures", "interrupt", "integrity"),
     ("encode",),

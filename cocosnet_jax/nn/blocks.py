@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.norms import BatchNorm, instance_norm
+from cocosnet_jax.nn.resize import max_pool
 from cocosnet_jax.nn.streaming import DENSE_POSITIONS, Side, attend
 
 
@@ -77,7 +78,7 @@ class NonLocalBlock(nn.Module):
             return conv(y, train=train)
 
         def pool(y: Float[Array, "b h w k"]) -> Float[Array, "b m k"]:
-            return nn.max_pool(y, (2, 2), (2, 2)).reshape(b, -1, y.shape[-1])
+            return max_pool(y).reshape(b, -1, y.shape[-1])
 
         theta = project(x, max(c // 8, 1), "theta").reshape(b, h * w, -1)
         phi = pool(project(x, max(c // 8, 1), "phi"))

@@ -174,17 +174,60 @@ def _reflect_pad_forward(x: Array) -> tuple[Array, None]:
 
 
 def _reflect_pad_backward(_: None, grad: Array) -> tuple[Array]:
-    b, h, w, c = grad.shape
-    x = jax.ShapeDtypeStruct((b, h - 2, w - 2, c), grad.dtype)
-    [to_x] = jax.linear_transpose(_pad_by_slices, x)(grad)
-    return (to_x,)
+    # The transpose of `_pad_by_slices` would pad each slice to the whole size: XLA compiles four
+    # programs for it instead of two.
+    return (_fold(_fold(grad, 2), 1),)
+
+
+def _fold(grad: Array, axis: int) -> Array:
+    """Adds the gradients of the first and the last pixel to those of the pixels they repeat."""
+    size = grad.shape[axis] - 2
+    places = jnp.arange(size).reshape([-1 if i == axis else 1 for i in range(grad.ndim)])
+    to_x = jax.lax.slice_in_dim(grad, 1, size + 1, axis=axis)
+    for outer, inner in zip((0, size + 1), _mirrored(size), strict=True):
+        edge = jax.lax.slice_in_dim(grad, outer, outer + 1, axis=axis)
+        to_x = to_x + jnp.where(places == inner, edge, 0)
+    return to_x
 
 
 reflect_pad.defvjp(_reflect_pad_forward, _reflect_pad_backward)
 
 
+def _dot(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def _unit(x: Float[Array, "k"]) -> Float[Array, "k"]:
-    return x / jnp.maximum(jnp.sqrt(jnp.sum(jnp.square(x))), SPECTRAL_EPS)
+    return x * (1 / jnp.maximum(jnp.sqrt(_dot(x, x)), SPECTRAL_EPS))
+
+
+@jax.custom_vjp
+def _as_singular_value(
+    sigma: Float[Array, ""],
+    matrix: Float[Array, "rest cout"],
+    u: Float[Array, "cout"],
+    v: Float[Array, "rest"],
+) -> Float[Array, ""]:
+    """Returns sigma, which is v^T matrix u, with its gradient for the matrix alone."""
+    del matrix, u, v
+    return sigma
+
+
+def _singular_value_forward(
+    sigma: Array, matrix: Array, u: Array, v: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    del matrix
+    return sigma, (u, v)
+
+
+def _singular_value_backward(
+    vectors: tuple[Array, Array], grad: Array
+) -> tuple[None, Array, None, None]:
+    u, v = vectors
+    return None, grad * v[:, None] * u, None, None
+
+
+_as_singular_value.defvjp(_singular_value_forward, _singular_value_backward)
 
 
 class Conv(nn.Module):
@@ -242,15 +285,17 @@ class Conv(nn.Module):
         u = self.variable("spectral", "u", blank, matrix.shape[1:])
         v = self.variable("spectral", "v", blank, matrix.shape[:1])
         fixed = jax.lax.stop_gradient(matrix)
-        highest = jax.lax.Precision.HIGHEST
         new_u, new_v = u.value, v.value
         if train:
-            new_v = _unit(jnp.dot(fixed, new_u, precision=highest))
-            new_u = _unit(jnp.dot(new_v, fixed, precision=highest))
+            new_v = _unit(_dot(fixed, new_u))
+            rows = _dot(new_v, fixed)
+            new_u = _unit(rows)
             if not self.is_initializing():
                 u.value, v.value = new_u, new_v
+        else:
+            rows = _dot(new_v, fixed)
         # Recomputed in the backward pass, sigma would be fused with sums of the kernel's gradient,
         # and the gradients' all-reduces would wait for one another.
         new_u, new_v = (checkpoint_name(vector, SPECTRAL) for vector in (new_u, new_v))
-        sigma = jnp.dot(new_v, jnp.dot(matrix, new_u, precision=highest), precision=highest)
+        sigma = _as_singular_value(_dot(rows, new_u), matrix, new_u, new_v)
         return checkpoint_name(sigma, SPECTRAL)

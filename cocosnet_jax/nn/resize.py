@@ -48,6 +48,38 @@ def average_pool(x: Float[Array, "b height width c"], side: int) -> Float[Array,
     return nn.avg_pool(x, (side, side), (side, side))
 
 
+@jax.custom_vjp
+def max_pool(x: Float[Array, "b height width c"]) -> Float[Array, "b h w c"]:
+    """The maxima of 2 x 2 blocks; an odd last row or column is left out.
+
+    XLA's own gradient is a scatter on CPUs, which is slow to compile and to run.
+    """
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
+def _max_pool_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    highest = max_pool(x)
+    return highest, (x, highest)
+
+
+def _max_pool_backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array]:
+    x, highest = residuals
+    b, h, w, c = highest.shape
+    blocks = x[:, : 2 * h, : 2 * w].reshape(b, h, 2, w, 2, c)
+    # The first of a block's highest pixels gets the gradient.
+    first = jnp.full(highest.shape, 3)
+    for place in (2, 1, 0):
+        first = jnp.where(blocks[:, :, place // 2, :, place % 2] == highest, place, first)
+    places = jnp.arange(4).reshape(2, 1, 2, 1)
+    chosen = first[:, :, None, :, None] == places
+    to_x = jnp.where(chosen, grad[:, :, None, :, None], 0).reshape(b, 2 * h, 2 * w, c)
+    odd = ((0, 0), (0, x.shape[1] - 2 * h), (0, x.shape[2] - 2 * w), (0, 0))
+    return (jnp.pad(to_x, odd),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
 def to_patches(x: Float[Array, "b height width c"], side: int) -> Float[Array, "b h w k"]:
     """Flattens each side x side patch to a vector of side * side * c numbers."""
     b, height, width, c = x.shape

@@ -30,6 +30,24 @@ def test_instance_norm_is_biased_over_positions(x):
         )
 
 
+@pytest.mark.parametrize(
+    ("norm", "axes", "correction"),
+    [(norms.positional_norm, -1, 1), (norms.instance_norm, (1, 2), 0)],
+)
+def test_gradients_equal_those_of_the_formula(x, norm, axes, correction):
+    def formula(x):
+        variance = x.var(axes, ddof=correction, keepdims=True)
+        return (x - x.mean(axes, keepdims=True)) / jnp.sqrt(variance + 1e-5)
+
+    weights = np.random.default_rng(1).normal(size=x.shape)
+    with jax.enable_x64(True):
+        ours, theirs = (
+            jax.grad(lambda x, f=f: jnp.vdot(f(x), weights))(jnp.asarray(x))
+            for f in (norm, formula)
+        )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
 def test_bfloat16_statistics_are_float32(x):
     # 8 bits of mantissa would lose the deviation of values around 1000.
     y = jnp.asarray(1000 + 4 * np.round(x), jnp.bfloat16)

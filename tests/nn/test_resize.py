@@ -1,0 +1,19 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cocosnet_jax.nn.resize import max_pool
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+def test_max_pool_and_its_gradient_equal_linens(size):
+    rng = np.random.default_rng(0)
+    # Few values, so that blocks have several highest pixels: the first gets the gradient.
+    x = jnp.asarray(rng.integers(0, 3, (2, *size, 3)), jnp.float32)
+    pull = jnp.asarray(rng.normal(size=(2, size[0] // 2, size[1] // 2, 3)), jnp.float32)
+    ours, backward = jax.vjp(max_pool, x)
+    theirs, their_backward = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(backward(pull)[0], their_backward(pull)[0])
