@@ -6,13 +6,14 @@ r"""Speed and memory of the whole model: translation and training step.
 
 prints a table with a line per combination: seconds to compile, seconds per image (the fastest
 call), peak memory of the process (on GPUs, of the device), memory as XLA plans it (arguments,
-results and temporary), operations and bytes as XLA counts them,
-and the share of the time that these would take at the machine's full speed, which is measured in
-the same run: for operations by a large matrix product, for bytes by a large copy. The larger share
-shows what limits a pass. XLA counts the body of a loop only once, so above 256 x 256 its figures
-include little of the correlation and the non-local block, and with `--accumulate=8` they are those
-of one of eight small batches. On CPUs, XLA's bytes include those that
-caches serve, and their share may exceed 1.
+results and temporary), operations of matrix products and convolutions (`cocosnet_jax.operations`),
+bytes as XLA counts them, and the share of the time that these would take at the machine's full
+speed, which is measured in the same run: for operations by a large matrix product, for bytes by a
+large copy. The larger share shows what limits a pass. The last column is MFU, operations by the
+data sheet's bfloat16 peak, where that is known. XLA counts the bytes of a loop's body only once, so
+above 256 x 256 they include little of the correlation and the non-local block, and with
+`--accumulate=8` they are those of one of eight small batches. On CPUs, XLA's bytes include those
+that caches serve, and their share may exceed 1.
 
 Weights are random. Each line is measured in its own process, so that peak memory is its own. A line
 that does not fit in memory says so. `--jsonl=FILE` appends the figures to a file.
@@ -34,7 +35,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from cocosnet_jax import encode, mesh, partition, settings, steps
+    from cocosnet_jax import encode, mesh, operations, partition, settings, steps
     from cocosnet_jax.fit import GIB, compile_to_fit, planned
     from cocosnet_jax.pretrained import vgg as vgg_weights
 
@@ -58,9 +59,14 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     if case["pass"] == "train":
         weights = jax.device_put(vgg_weights.load("random"), mesh.replicated(one))
         compiled = partition.compile_step(s, one, 1000, (state, weights, batch))
+        products = partition.products(s, one, 1000, (state, weights, batch))
     else:
         predict = jax.jit(steps.predict_step(s))
         compiled = compile_to_fit(predict, (state, batch), one, size, "set --sizes to {size}")
+        products = operations.count(
+            predict.trace(state, batch).jaxpr, jax.devices()[0].platform
+        ).products
+    assert products is not None
     figures: dict[str, Any] = {"compile_s": time.perf_counter() - began}
     figures["learned"] = {
         name: sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -94,12 +100,14 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
     n = 8192 if jax.default_backend() != "cpu" else 2048
     square = jnp.ones((n, n), case["dtype"])
+    peak_rate = operations.peak(jax.devices()[0])
     line = jnp.ones(GIB // 4, jnp.float32)
     return figures | {
         "seconds": best / b,
         "peak_gib": peak / GIB,
         "planned_gib": planned(compiled)[1] / GIB,
-        "tflop": cost["flops"] / b / 1e12,
+        "tflop": products / b / 1e12,
+        "mfu": peak_rate and products / best / peak_rate,
         "moved_gib": cost["bytes accessed"] / b / GIB,
         "machine_tflops": 2 * n**3 / fastest(lambda a: a @ a, square) / 1e12,
         # Read and written.
@@ -137,9 +145,8 @@ def main() -> None:
     print(f"{arguments.config}, batch {arguments.batch}")
     print(
         "| pass | size | type | correlation | remat | small batches | compile s | s per image"
-        " | peak GiB | planned GiB | TFLOP | GiB moved | share of operations | share of bytes |\n"
-        + "|---" * 14
-        + "|",
+        " | peak GiB | planned GiB | TFLOP | GiB moved | share of operations | share of bytes"
+        " | MFU |\n" + "|---" * 15 + "|",
         flush=True,
     )
     combinations = itertools.product(
@@ -167,15 +174,16 @@ def main() -> None:
             figures = pool.apply(measure_or_error, (case,))
         shown = f"| {name} | {size} | {dtype} | {correlation} | {remat} | {accumulate} | "
         if "error" in figures:
-            shown += figures["error"] + " |" * 8
+            shown += figures["error"] + " |" * 9
         else:
             operations = figures["tflop"] / figures["machine_tflops"] / figures["seconds"]
             moved = figures["moved_gib"] / figures["machine_gib_per_s"] / figures["seconds"]
+            mfu = "" if figures["mfu"] is None else f"{figures['mfu']:.1%}"
             shown += (
                 f"{figures['compile_s']:.0f} | {figures['seconds']:.2f} |"
                 f" {figures['peak_gib']:.1f} | {figures['planned_gib']:.2f} |"
-                f" {figures['tflop']:.2f} |"
-                f" {figures['moved_gib']:.1f} | {operations:.2f} | {moved:.2f} |"
+                f" {figures['tflop']:.2f} | {figures['moved_gib']:.1f} |"
+                f" {operations:.2f} | {moved:.2f} | {mfu} |"
             )
         print(shown, flush=True)
         if arguments.jsonl:

@@ -83,6 +83,10 @@ def main() -> None:
         )
         compiled = partition.compile_step(settings, mesh.make(devices), _STEPS_PER_EPOCH, shapes)
     print(f"compiled in {time.monotonic() - began:.0f} s")
+    if products := partition.products(settings, mesh.make(devices), _STEPS_PER_EPOCH, shapes):
+        # XLA's count below takes a loop's body once.
+        tflop = products / len(devices) / 1e12
+        print(f"products per chip and step, with all iterations of loops: {tflop:.2f} TFLOP")
     sides = re.fullmatch(r"v5e:(\d+)x(\d+)", _TOPOLOGY.value)
     parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes[0].params))
     print(

@@ -1,7 +1,6 @@
 """Output of a run in progress: log lines, TensorBoard and pictures."""
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,17 +9,24 @@ import numpy as np
 from clu import metric_writers
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Bool, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from cocosnet_jax import mesh, pictures
+from cocosnet_jax.alarms import Alarms, of_losses
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.distributed import is_lead, say
 from cocosnet_jax.errors import StorageError
-from cocosnet_jax.settings import Settings
+from cocosnet_jax.metrics import health
+from cocosnet_jax.settings import LossSettings, Settings
 from cocosnet_jax.state import TrainState
-from cocosnet_jax.steps import Metrics, PredictStep, predict_step
-from cocosnet_jax.types import Batch
+from cocosnet_jax.steps import Metrics, predict_step
+from cocosnet_jax.types import Batch, Outputs
+from cocosnet_jax.watching import Speed, describe
+
+# Side of the largest grid whose match is measured: it takes memory beside the training's, 150 MB
+# for each picture of 512 x 512 and each side, and four times as much at 1024 x 1024.
+MOST_MATCHED = 128
 
 
 class TensorBoard:
@@ -60,15 +66,27 @@ class TensorBoard:
 
 
 class Pictures:
-    """Translates the first batch of validation images and writes the results as a picture."""
+    """Translates the first batch of validation images and writes the results as a picture.
 
-    def __init__(self, settings: Settings, dataset: Dataset, folder: epath.Path, devices: Mesh):
+    Measures on the same batch whether the networks are healthy (`metrics.health`).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        folder: epath.Path,
+        devices: Mesh,
+        alarms: Alarms,
+    ):
         self._settings = settings
         self._dataset = dataset
         self._folder = folder / "pictures"
         self._devices = devices
-        self._predict: PredictStep = jax.jit(
-            predict_step(settings), out_shardings=mesh.split(devices)
+        self._alarms = alarms
+        self._predict = jax.jit(
+            predict_and_measure(settings),
+            out_shardings=(mesh.split(devices), mesh.replicated(devices)),
         )
         self._batch: Batch | None = None
         self._valid = np.zeros(0, bool)
@@ -76,7 +94,13 @@ class Pictures:
     def __call__(self, step: int, state: TrainState, board: TensorBoard) -> None:
         if self._batch is None:
             self._batch, self._valid = self._first_batch()
-        outputs = self._predict(state, mesh.to_global(self._devices, self._batch))
+        valid = jax.make_array_from_process_local_data(mesh.split(self._devices), self._valid)
+        batch = mesh.to_global(self._devices, self._batch)
+        outputs, numbers = self._predict(state, batch, valid)
+        # Not a number without pairs of different photographs.
+        found = {name: float(x) for name, x in numbers.items() if np.isfinite(x)}
+        board.scalars(step, {f"health/{name}": value for name, value in found.items()})
+        self._alarms.look(step, found)
         if not is_lead():
             return
         outputs = jax.tree.map(mesh.to_local, outputs)
@@ -100,29 +124,56 @@ class Pictures:
         return batch, valid
 
 
+def predict_and_measure(
+    settings: Settings,
+) -> Callable[[TrainState, Batch, Bool[Array, "b"]], tuple[Outputs, dict[str, Float[Array, ""]]]]:
+    """(state, batch, valid) -> (outputs without matches, numbers of `health.measure`)."""
+    side = settings.data.image_size // settings.model.warp_stride
+    predict = predict_step(settings, with_match=side <= MOST_MATCHED)
+
+    def step(
+        state: TrainState, batch: Batch, valid: Bool[Array, "b"]
+    ) -> tuple[Outputs, dict[str, Float[Array, ""]]]:
+        outputs = predict(state, batch)
+        return outputs._replace(matches=None), health.measure(batch, outputs, valid)
+
+    return step
+
+
 class Progress:
     """Collects losses, and logs their means and the speed since the last log line."""
 
-    def __init__(self, start: int, last: int, batch_size: int):
-        """Starts after step `start` of a run that ends at step `last`."""
+    def __init__(self, start: int, last: int, speed: Speed, weights: LossSettings, alarms: Alarms):
+        """Starts after step `start` of a run that ends at step `last`.
+
+        Args:
+          start: see above.
+          last: see above.
+          speed: measures where the time goes.
+          weights: of the losses.
+          alarms: look at what is logged.
+        """
         self._last = last
-        self._batch_size = batch_size
+        self._speed, self._weights, self._alarms = speed, weights, alarms
         # Of the latest steps, up to `_step`; they stay on the device until they are read.
         self._losses: list[Any] = []
         self._step = start
-        self._logged_step, self._logged_time = start, 0.0
+        self._logged_step = start
 
     def add(self, losses: Metrics) -> None:
-        """Adds the losses of the next step."""
+        """Adds the losses of the next step, once the step before it has ended."""
+        self._speed.clock.dispatched(losses)
         self._losses.append(losses)
         self._step += 1
 
     def start_clock(self) -> None:
         """Starts measuring speed, after the first step, which includes compilation."""
-        self._logged_step, self._logged_time = self._step, time.monotonic()
+        self._logged_step = self._step
+        self._speed.clock.start()
 
     def not_finite(self) -> str:
         """Describes the first loss that is not finite; empty if all are finite."""
+        self._speed.clock.wait()
         self._losses = jax.device_get(self._losses)
         first = self._step - len(self._losses) + 1
         for step, losses in enumerate(self._losses, first):
@@ -135,18 +186,21 @@ class Progress:
         """Logs mean losses and speed since the last call, as a line and to TensorBoard."""
         recent, self._losses = jax.device_get(self._losses), []
         mean = {name: float(np.mean([losses[name] for losses in recent])) for name in recent[0]}
-        step, now = self._step, time.monotonic()
-        steps, seconds = step - self._logged_step, now - self._logged_time
-        self._logged_step, self._logged_time = step, now
+        step, steps = self._step, self._step - self._logged_step
+        self._logged_step = step
         line = f"step {step}/{self._last} ({100 * step // self._last} %)"
+        looked = of_losses(mean, self._weights)
         if steps:
-            rate = steps * self._batch_size / seconds
-            left = (self._last - step) * seconds / steps
-            line += f"  {rate:.3g} images/s  {_clock(left)} left"
-            board.scalars(step, {"images_per_second": rate})
+            speed = self._speed.report(steps)
+            left = (self._last - step) * speed["seconds_per_step"]
+            line += f"  {describe(speed)}  {_clock(left)} left"
+            looked["data_share"] = speed["data_share"]
+            board.scalars(step, speed)
         line += "  " + "  ".join(f"{name} {value:.4g}" for name, value in mean.items())
         board.scalars(step, {f"loss/{name}": value for name, value in mean.items()})
+        board.scalars(step, {f"health/{name}": value for name, value in looked.items()})
         say(line)
+        self._alarms.look(step, looked)
 
 
 def _clock(seconds: float) -> str:

@@ -1,11 +1,12 @@
 """Initial state and training step on a mesh: initialised, jitted and compiled for its devices."""
 
+import functools
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from cocosnet_jax import accumulation, rng
+from cocosnet_jax import accumulation, operations, rng
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.mesh import replicated, split, split_small
 from cocosnet_jax.settings import Settings
@@ -27,6 +28,8 @@ def initial_state(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Train
     return jax.jit(create, out_shardings=replicated(mesh))(rng.key(settings.train.seed, "init"))
 
 
+# Kept, so that whoever counts its operations does not trace it a second time.
+@functools.lru_cache(maxsize=1)
 def jitted_step(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Any:
     """Returns the jitted training step, (state, VGG weights, batch) -> (state, losses).
 
@@ -74,3 +77,17 @@ def compile_step(
         " a higher config.train.accumulate, or config.model.rematerialise=blocks, or"
         " config.model.dtype=bfloat16",
     )
+
+
+def products(
+    settings: Settings, mesh: Mesh, steps_per_epoch: int, arguments: tuple[Any, ...]
+) -> float | None:
+    """Operations of a step's matrix products and convolutions, over all devices; None if unknown.
+
+    Costs little after `compile_step` with the same arguments.
+    """
+    try:
+        traced = jitted_step(settings, mesh, steps_per_epoch).trace(*arguments)
+        return operations.count(traced.jaxpr, mesh.devices.flat[0].platform).products
+    except operations.UnknownTripCountError:
+        return None

@@ -25,6 +25,9 @@ VERSION = 3
 # Version -> renamed fields: `section.field` in files of earlier versions -> its new name.
 RENAMED: dict[int, dict[str, str]] = {}
 
+# Most steps that `train.profile` traces.
+PROFILED_STEPS = 100
+
 # Maps a setting's value to the part that must not change; None if all of it may change.
 Kept = Callable[[Any], Any] | None
 
@@ -385,6 +388,9 @@ class TrainSettings:
       evaluate_images: number of these pairs.
       keep_best: metric, such as `warp_accuracy` or `pck@0.1`, whose best checkpoint is kept in the
         workdir's `best` folder; empty keeps none.
+      profile: steps to trace into the workdir's folder `profile`, FIRST:LAST; empty traces none.
+      hang_minutes: minutes without a step after which the stacks of all threads are written, unless
+        20 mean steps take longer; 0 never writes them.
     """
 
     seed: int = 0
@@ -400,6 +406,8 @@ class TrainSettings:
     evaluate_every: int = _free(0)
     evaluate_images: int = _free(64)
     keep_best: str = _free("")
+    profile: str = _free("")
+    hang_minutes: float = _free(30.0)
 
     def __post_init__(self) -> None:
         for field in (
@@ -416,6 +424,22 @@ class TrainSettings:
         for field in ("seed", "batch_per_device", "stop_after", "images_every", "evaluate_every"):
             value = getattr(self, field)
             _require(value >= 0, f"train.{field}", value, "0 or more")
+        _require(
+            0 <= self.hang_minutes < math.inf,
+            "train.hang_minutes",
+            self.hang_minutes,
+            "0 or more",
+        )
+        if self.profile:
+            steps = re.fullmatch(r"(\d+):(\d+)", self.profile)
+            first, last = map(int, steps.groups()) if steps else (0, 0)
+            _require(
+                1 <= first <= last < first + PROFILED_STEPS,
+                "train.profile",
+                self.profile,
+                "FIRST:LAST, the numbers of the first and the last step to trace, such as 20:24;"
+                f" at most {PROFILED_STEPS} steps, because traces are large",
+            )
         if self.keep_best and not self.evaluate_every:
             raise UserError(
                 f"config.train.keep_best is {self.keep_best!r}, but nothing is measured: set"

@@ -17,10 +17,12 @@ from cocosnet_jax import (
     hooks,
     interrupt,
     mesh,
+    operations,
     partition,
     workdir,
     yardsticks,
 )
+from cocosnet_jax.alarms import Alarms
 from cocosnet_jax.best import Watch
 from cocosnet_jax.checkpoint import Checkpoints, Restored
 from cocosnet_jax.data import pipeline
@@ -30,10 +32,13 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.preparation import prepare_data
 from cocosnet_jax.pretrained import inception as inception_files
 from cocosnet_jax.pretrained import vgg as vgg_weights
+from cocosnet_jax.profiling import Profile
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, all_finite, parameter_table
 from cocosnet_jax.types import Batch
 from cocosnet_jax.vgg import VggWeights
+from cocosnet_jax.watchdog import Watchdog
+from cocosnet_jax.watching import Goodput, Speed
 
 
 class Run(NamedTuple):
@@ -45,6 +50,7 @@ class Run(NamedTuple):
       folder: the workdir.
       steps_per_epoch: determines learning rate and mask warm-up.
       last: the last step.
+      began: when this start began, in seconds since 1970.
       inception: weights of FID's Inception, for measuring during training; None without them.
     """
 
@@ -53,6 +59,7 @@ class Run(NamedTuple):
     folder: epath.Path
     steps_per_epoch: int
     last: int
+    began: float
     inception: inception_files.Inception | None = None
 
 
@@ -72,6 +79,7 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "", inception
       UserError: batch size, weights, checkpoint or data are invalid, another run uses the folder,
         a loss is not finite, or the disk is full.
     """
+    began = time.time()
     mesh.check_batch(
         settings.train.batch_size,
         group_size=settings.loss.group_size,
@@ -91,7 +99,7 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "", inception
     steps_per_epoch = max(1, len(dataset.training) // settings.train.batch_size)
     total = settings.epochs * steps_per_epoch
     last = min(total, settings.train.stop_after or total)
-    run = Run(settings, dataset, folder, steps_per_epoch, last, network)
+    run = Run(settings, dataset, folder, steps_per_epoch, last, began, network)
     with workdir.in_use(folder) if is_lead() else contextlib.nullcontext():
         checkpoints = Checkpoints(folder, settings)
         start, state = _first_state(run, checkpoints, origin)
@@ -145,7 +153,8 @@ def loop(
         mesh.to_global(devices, batch, train.accumulate) for batch in host_batches
     )
     weights = jax.device_put(weights, mesh.replicated(devices))
-    show = hooks.Pictures(settings, run.dataset, folder, devices)
+    alarms = Alarms()
+    show = hooks.Pictures(settings, run.dataset, folder, devices, alarms)
     watch = None
     if train.evaluate_every:
         network = run.inception.params if run.inception else None
@@ -172,18 +181,33 @@ def loop(
         step_fn = partition.compile_step(
             settings, devices, run.steps_per_epoch, (state, weights, first)
         )
+        products = None
+        if operations.peak(jax.devices()[0]):
+            products = partition.products(
+                settings, devices, run.steps_per_epoch, (state, weights, first)
+            )
         if watch:
             watch.begin(start, state)
-    batches = itertools.chain([first], batches)
-    progress = hooks.Progress(start, run.last, train.batch_size)
+    speed = Speed(train.batch_size, Goodput(folder, start, run.began), products)
+    batches = speed.clock.batches(itertools.chain([first], batches))
+    progress = hooks.Progress(start, run.last, speed, settings.loss, alarms)
     board = hooks.TensorBoard(folder / "tensorboard")
-    with interrupt.Interruption() as interruption, contextlib.closing(board):
+    profile = Profile(train.profile, folder, start, run.last)
+    with (
+        interrupt.Interruption() as interruption,
+        contextlib.closing(board),
+        contextlib.closing(profile),
+        Watchdog(folder, train.hang_minutes) as watchdog,
+    ):
         for step in range(start + 1, run.last + 1):
             batch = next(batches)
+            profile.before(step)
             # All arguments are on the devices; an accidental transfer would slow down every step.
             with jax.transfer_guard("disallow"):
                 state, losses = step_fn(state, weights, batch)
             progress.add(losses)
+            profile.after(step, losses)
+            watchdog.beat()
             if step == start + 1:
                 jax.block_until_ready(losses)
                 say(f"compiled, first step done after {time.monotonic() - began:.0f} s")
@@ -192,20 +216,23 @@ def loop(
                     # Only now are the settings final: until the first step has fit in memory, the
                     # user may change them and start again.
                     workdir.claim(folder, settings)
+                    speed.save(start)
             stop = step == run.last or interruption.signal or checkpoints.preempted(step)
             save = stop or checkpoints.due(step)
             log = stop or step % train.log_every == 0
             measure = watch and (step % train.evaluate_every == 0 or step == run.last)
-            if save or log or measure:
+            draw = train.images_every and (step % train.images_every == 0 or step == run.last)
+            if save or log or measure or draw:
                 _stop_if(progress.not_finite(), checkpoints)
             # Checked before saving, so that the newest checkpoint is always good.
             if (save or measure) and not all_finite(state):
                 _stop_if(f"a parameter is not finite at step {step}", checkpoints)
             if save:
                 checkpoints.save(step, state, force=bool(stop))
+                speed.save(step)
             if log:
                 progress.log(board)
-            if train.images_every and (step % train.images_every == 0 or step == run.last):
+            if draw:
                 show(step, state, board)
             if watch and measure:
                 # Two checkpoints are not written at a time.

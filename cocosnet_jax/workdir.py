@@ -6,6 +6,9 @@ checkpoints/    see `cocosnet_jax.checkpoint`
 best/           the best checkpoint, and best.json its number; see `cocosnet_jax.best`
 tensorboard/    losses, speed and pictures
 pictures/       the same pictures as PNG files
+goodput.json    time of the steps up to each checkpoint; see `cocosnet_jax.watching`
+profile/        traces of steps (`train.profile`)
+stacks_*.txt    what the threads of a process did when it hung; see `cocosnet_jax.watchdog`
 evaluation/     results of `--mode=evaluate`
 """
 

@@ -47,6 +47,7 @@ PROGRAMS = {
         True,
     ),
     "compile_check": (["topology"], True),
+    "doctor": (["workdir"], True),
     "translate": (
         [
             *("checkpoint", "input", "exemplar", "exemplar-label", "list", "output", "warped"),

@@ -17,9 +17,10 @@ FILES = {
 # From the bottom up. A room imports from lower floors and, if it is a folder, from itself: no two
 # rooms of one floor import each other, and nothing imports an entry point.
 FLOORS = (
-    ("errors", "types", "rng", "compile_cache"),
+    ("errors", "types", "rng", "compile_cache", "operations", "watchdog"),
     ("settings", "files", "distributed"),
     ("nn", "mesh", "fit", "pictures", "interrupt", "integrity"),
+    ("alarms", "profiling", "watching"),
     ("encode",),
     ("correspondence", "generator", "discriminator", "vgg", "warp", "data"),
     ("model", "metrics"),
@@ -29,14 +30,14 @@ FLOORS = (
     ("checkpoint", "partition"),
     ("workdir", "fine_tuning", "pretrained"),
     ("hooks", "inference", "features", "validation", "yardsticks", "subjects"),
-    ("search", "best", "measure", "translations", "translated", "api", "portable"),
+    ("search", "best", "measure", "translations", "translated", "api", "portable", "checkup"),
     ("report",),
     ("evaluation", "train"),
     ("configs", "flags_help"),
     ("command",),
     (
         *("main", "evaluate", "prepare", "retrieve", "convert", "export", "translate"),
-        *("compile_check", "apps"),
+        *("compile_check", "doctor", "apps"),
     ),
     ("page",),
     ("demo",),

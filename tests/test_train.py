@@ -1,10 +1,13 @@
 import dataclasses
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 from unittest import mock
 
@@ -16,6 +19,7 @@ from etils import epath
 from PIL import Image
 
 from cocosnet_jax import (
+    alarms,
     checkpoint,
     hooks,
     interrupt,
@@ -286,7 +290,9 @@ def loop(tmp_path, monkeypatch):
         changed = dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
         checkpoints = Checkpoints(folder, changed)
         try:
-            begun = train.Run(changed, mock.Mock(Dataset), folder, steps_per_epoch=10, last=8)
+            begun = train.Run(
+                changed, mock.Mock(Dataset), folder, steps_per_epoch=10, last=8, began=time.time()
+            )
             weights = vgg_weights.load("random", 2)
             train.loop(begun, checkpoints, 0, test_checkpoint.state_of(0, config), weights)
         finally:
@@ -441,3 +447,61 @@ def test_a_bad_state_is_never_saved_even_if_the_losses_look_good(loop, tmp_path)
     with pytest.raises(UserError, match=r"a parameter is not finite at step 6; checkpoint 4"):
         loop(good_until(loss=99, parameter=5))
     assert checkpoint.restore_for_inference(tmp_path).step == 4
+
+
+def test_slow_data_are_said_once_and_the_time_is_split(loop, monkeypatch, tmp_path, capsys):
+    def slow():
+        while True:
+            time.sleep(0.1)
+            yield 1
+
+    monkeypatch.setattr(train.pipeline, "training_batches", lambda *_, **__: slow())
+    loop(good_until(loss=99, parameter=99), log_every=2)
+    out = capsys.readouterr().out
+    assert out.count("data are slower than the devices") == 1
+    assert re.search(r"step 8/8 \(100 %\)  .* s/step \(data \d+ %, host \d+ %, device", out)
+    assert "MFU" not in out
+    steps = json.loads((tmp_path / "goodput.json").read_text())["seconds"]
+    assert list(steps) == ["0", "2", "4", "6", "8"]
+    seconds = list(steps.values())
+    assert seconds[0] == 0
+    assert seconds == sorted(seconds)
+
+
+def test_a_saturated_discriminator_is_said(loop, monkeypatch, capsys):
+    good = good_until(loss=99, parameter=99)
+
+    @jax.transfer_guard("allow")
+    def step(state, weights, batch):
+        state, losses = good(state, weights, batch)
+        zero = losses["alignment"] * 0
+        return state, losses | {
+            "adversarial": zero + 30,
+            "discriminator_fake": zero,
+            "discriminator_real": zero,
+        }
+
+    patient = [alarm._replace(steps=min(alarm.steps, 4)) for alarm in alarms.ALARMS]
+    monkeypatch.setattr(alarms, "ALARMS", patient)
+    loop(step, log_every=2)
+    assert capsys.readouterr().out.count("the discriminator is saturated") == 1
+
+
+def test_a_step_that_hangs_is_written_down(loop, tmp_path, capfd):
+    good = good_until(loss=99, parameter=99)
+
+    def stuck_step(state, weights, batch):
+        if int(state.step) == 4:
+            time.sleep(1.5)
+        return good(state, weights, batch)
+
+    loop(jax.transfer_guard("allow")(stuck_step), hang_minutes=0.6 / 60, checkpoint_every=50)
+    assert "in stuck_step" in (tmp_path / "stacks_0.txt").read_text()
+    # On a loaded machine, saving may take as long.
+    assert "warning: no step has ended for" in capfd.readouterr().err
+
+
+def test_some_steps_are_traced(loop, tmp_path, capsys):
+    loop(good_until(loss=99, parameter=99), profile="3:4")
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert "trace of steps" in capsys.readouterr().out

@@ -175,29 +175,34 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def keras_file() -> Path:
+    """Where Keras keeps its VGG-19, whether it is there or not."""
+    folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
+    return folder / KERAS_URL.rpartition("/")[2]
+
+
 def _fetched() -> Path:
     """Keras's VGG-19 in Keras's cache, fetched unless it is there already and whole.
 
     Raises:
       UserError: it cannot be fetched, or not be kept.
     """
-    folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
-    name = KERAS_URL.rpartition("/")[2]
+    path = keras_file()
     try:
         import keras  # comes with TensorFlow; slow to import
 
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path.parent):
             return Path(
                 keras.utils.get_file(
-                    name, KERAS_URL, cache_subdir=str(folder), file_hash=KERAS_HASH
+                    path.name, KERAS_URL, cache_subdir=str(path.parent), file_hash=KERAS_HASH
                 )
             )
     # Keras raises a bare Exception without a network, and what the file system raises.
     except Exception as error:
         raise UserError(
-            f"config.vgg.weights=keras: {name} cannot be fetched ({error}). On a machine with a"
-            f" network, fetch {KERAS_URL} (md5 {KERAS_HASH}); copy it to {folder / name}, or copy"
+            f"config.vgg.weights=keras: {path.name} cannot be fetched ({error}). On a machine with"
+            f" a network, fetch {KERAS_URL} (md5 {KERAS_HASH}); copy it to {path}, or copy"
             " it anywhere and set config.vgg.weights to that file"
         ) from error
 
