@@ -1,18 +1,24 @@
 """Takes two training steps on 8 devices and on 1, and prints the results, for test_eight_devices.
 
+The run on 8 devices is also saved, resumed on 1, and compared after its next step.
+
 In float64, where rounding cannot hide a mistake: the order of sums differs between the two.
 """
 
 import dataclasses
 import json
+import tempfile
 from typing import Any
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from cocosnet_jax import mesh, partition, settings, steps
+from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.nn import blocks, conv, initial, streaming
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.types import Batch
@@ -56,8 +62,8 @@ def batch(seed: int, samples: int, size: int) -> Batch:
     return Batch(images[0], images[1], labels[0], labels[1], itself)
 
 
-def run(devices: Mesh) -> tuple[Any, Any, Any, int]:
-    """Losses of two steps, the states before and after, and how often the step was compiled."""
+def run(devices: Mesh) -> tuple[Any, Any, Any, Any]:
+    """Losses of two steps, the states before and after (this on the devices), and the step."""
     step = partition.jitted_step(SETTINGS, devices, 10)
     state = partition.initial_state(SETTINGS, devices, 10)
     before = jax.device_get(state)
@@ -66,7 +72,25 @@ def run(devices: Mesh) -> tuple[Any, Any, Any, int]:
     for number in range(2):
         state, found = step(state, weights, mesh.to_global(devices, batch(number, 8, 64)))
         losses.append(jax.device_get(found))
-    return losses, before, jax.device_get(state), step._cache_size()
+    return losses, before, state, step
+
+
+def next_step(step: Any, devices: Mesh, state: Any) -> Any:
+    """The state after one more step."""
+    weights = vgg_weights.load("random", 2)
+    return jax.device_get(step(state, weights, mesh.to_global(devices, batch(2, 8, 64)))[0])
+
+
+def resumed(state: Any, devices: Mesh) -> Any:
+    """A state that was saved where it is, and restored on other devices."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(epath.Path(folder), SETTINGS)
+        checkpoints.save(2, state, force=True)
+        checkpoints.wait()
+        step, found = checkpoints.restore(mesh.replicated(devices))
+        checkpoints.close()
+    assert step == 2
+    return found
 
 
 def rows_differ(many: Mesh, state: Any) -> float:
@@ -93,11 +117,13 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     many = mesh.make()
     one = mesh.make(jax.devices()[:1])
-    losses_many, _, state_many, compiled = run(many)
-    losses_one, before, state_one, _ = run(one)
+    losses_many, _, state_many, step_many = run(many)
+    losses_one, before, state_one, step_one = run(one)
+    after_resumed = next_step(step_one, one, resumed(state_many, one))
+    after_one = next_step(step_one, one, jax.tree.map(jnp.copy, state_one))
 
     def largest(a: Any, b: Any) -> float:
-        pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        pairs = zip(*map(jax.tree.leaves, jax.device_get((a, b))), strict=True)
         # NumPy's max, unlike Python's, propagates NaN.
         return float(np.max([np.max(np.abs(x - y)) for x, y in pairs]))
 
@@ -110,7 +136,7 @@ def main() -> None:
                 "rows_shared_by": [mesh.for_rows(coarsest).size for coarsest in (2, 4, 8, 16)],
                 "rows_differ": rows_differ(mesh.make(jax.devices()[:4]), before),
                 "samples": mesh.to_local(mesh.to_global(many, numbered).self_reference).tolist(),
-                "compiled": compiled,
+                "compiled": step_many._cache_size(),
                 "types": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state_many)}),
                 "losses": [
                     {name: [float(found[name]), float(wanted[name])] for name in wanted}
@@ -118,6 +144,9 @@ def main() -> None:
                 ],
                 "differ": {
                     n: largest(getattr(state_many, n), getattr(state_one, n)) for n in names
+                },
+                "differ_resumed": {
+                    n: largest(getattr(after_resumed, n), getattr(after_one, n)) for n in names
                 },
                 "moved": {n: largest(getattr(before, n), getattr(state_one, n)) for n in names},
             }
