@@ -1,7 +1,8 @@
 """Measures a run during training, and keeps the checkpoint that is best by one metric.
 
 `best/STEP/` is a checkpoint like any other. `best.json` has the metric and the numbers of the best
-checkpoints so far, so that a resumed run can compare with them.
+checkpoints so far, so that a resumed run can compare with them. It is written first, then the
+checkpoint, and only then is the previous one deleted: killed at any moment, a run has both or one.
 """
 
 import json
@@ -32,22 +33,53 @@ class Best:
     """The best checkpoint by `train.keep_best`. All processes must call every method."""
 
     def __init__(self, workdir: epath.Path, settings: Settings):
-        """Opens the folder, and reads the number of the best checkpoint so far."""
+        """Opens the folder, and reads the number of the best checkpoint so far.
+
+        Renames a damaged checkpoint to `STEP.damaged`: the next one that is measured is the best.
+
+        Raises:
+          UserError: `best.json` cannot be read.
+        """
         self._metric = settings.train.keep_best
         self._file = workdir / f"{FOLDER}.json"
-        self._checkpoints = Checkpoints(workdir, settings, FOLDER, keep=1)
-        self._numbers: dict[str, float] = {}
-        if self._file.exists():
+        self._checkpoints = Checkpoints(workdir, settings, FOLDER, keep_all=True)
+        self._checkpoints.move_damaged_aside()
+        metric, numbers = self._read()
+        self._numbers = numbers if metric == self._metric else {}
+        if self.step is not None:
+            # The previous best one is still there if the run was killed before its deletion.
+            self._delete_all_but(self.step)
+        elif self._checkpoints.steps:
+            by = f"by {metric}" if metric else f"of unknown number ({self._file.name} is missing)"
+            say(f"the best checkpoint {by} is replaced by the first measured")
+
+    def _read(self) -> tuple[str, dict[str, float]]:
+        """Metric and numbers in the file; empty without one."""
+        if not self._file.exists():
+            return "", {}
+        try:
             content = json.loads(self._file.read_text())
-            if content["metric"] == self._metric:
-                self._numbers = content["numbers"]
-            else:
-                say(f"the best checkpoint by {content['metric']} is replaced by the first measured")
+            return content["metric"], {x: float(y) for x, y in content["numbers"].items()}
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self._file} cannot be read ({error}); restore it from a copy, or delete it: then"
+                f" the next checkpoint that is measured replaces the one in {self._file.stem}/"
+            ) from error
+
+    @property
+    def step(self) -> int | None:
+        """The best checkpoint's step; None if there is none, or its metric is another one."""
+        measured = [step for step in self._checkpoints.steps if str(step) in self._numbers]
+        return max(measured, key=lambda step: self._merit(self._numbers[str(step)]), default=None)
 
     @property
     def number(self) -> float | None:
-        """The best checkpoint's number; None if there is none, or its metric is another one."""
-        return self._numbers.get(str(self._checkpoints.latest_step))
+        """The best checkpoint's number, None as for `step`."""
+        return None if self.step is None else self._numbers[str(self.step)]
+
+    def _merit(self, number: float) -> float:
+        """A number of the metric, so that more is better."""
+        return -number if self._metric.startswith(_LESS_IS_BETTER) else number
 
     def check(self, numbers: Mapping[str, float]) -> None:
         """Raises UserError if the metric is not among the measured ones."""
@@ -61,11 +93,7 @@ class Best:
         """Whether these numbers are better than the best checkpoint's."""
         if math.isnan(numbers[self._metric]):
             return False
-        if self.number is None:
-            return True
-        if self._metric.startswith(_LESS_IS_BETTER):
-            return numbers[self._metric] < self.number
-        return numbers[self._metric] > self.number
+        return self.number is None or self._merit(numbers[self._metric]) > self._merit(self.number)
 
     def save(self, step: int, state: TrainState, numbers: Mapping[str, float]) -> None:
         """Saves a checkpoint as the best one. The previous one is deleted when it is complete.
@@ -78,13 +106,17 @@ class Best:
         if is_lead():
             content = {"metric": self._metric, "numbers": self._numbers}
             files.write(self._file, json.dumps(content, indent=2).encode())
-        newest = self._checkpoints.latest_step
-        if newest is not None and newest >= step:
-            # A run that resumed from an older checkpoint repeats steps.
-            self._checkpoints.delete(newest)
+        # A run that resumed from an older checkpoint repeats steps: this one may be there already,
+        # or a later one.
         self._checkpoints.save(step, state, force=True)
         self._checkpoints.wait()
+        self._delete_all_but(step)
         say(f"step {step} is the best so far: {self._metric} {numbers[self._metric]:.4f}")
+
+    def _delete_all_but(self, best: int) -> None:
+        for step in self._checkpoints.steps:
+            if step != best:
+                self._checkpoints.delete(step)
 
     def close(self) -> None:
         """Closes the folder."""
@@ -114,11 +146,14 @@ class Watch:
         Raises:
           UserError: the dataset has a file of points that does not fit.
         """
+        self._every = settings.train.evaluate_every
         self._measure = Validation(settings, dataset, devices, network)
         self._best = Best(folder, settings) if settings.train.keep_best else None
 
     def begin(self, step: int, state: TrainState) -> None:
-        """Measures the state that the run starts from.
+        """Measures the state that the run starts from, and saves it if it is the best so far.
+
+        A run that was stopped or killed at this step may not have come to that.
 
         Raises:
           UserError: `train.keep_best` is not a metric of this run.
@@ -129,12 +164,17 @@ class Watch:
         if "fid" in numbers and (warning := fid.few_pictures(self._measure.count, inception.WIDTH)):
             say(f"warning: {warning}")
         _show(step, numbers)
+        if step and step % self._every == 0:
+            self._offer(step, state, numbers)
 
     def __call__(self, step: int, state: TrainState, board: TensorBoard) -> None:
         """Measures the state, which must be finite, and saves it if it is the best so far."""
         numbers = self._measure(state)
         _show(step, numbers)
         board.scalars(step, {f"validation/{name}": value for name, value in numbers.items()})
+        self._offer(step, state, numbers)
+
+    def _offer(self, step: int, state: TrainState, numbers: Mapping[str, float]) -> None:
         if self._best and self._best.improves(numbers):
             self._best.save(step, state, numbers)
 

@@ -1,10 +1,11 @@
 """Saves and restores checkpoints with Orbax.
 
-A workdir's `checkpoints/STEP/` contains two items: `state`, the arrays of a TrainState, and
-`settings`, the JSON that translation, export and a resumed run read first. A checkpoint gets its
-name only when it is complete.
+A workdir's `checkpoints/STEP/` contains three items: `state`, the arrays of a TrainState;
+`settings`, the JSON that translation, export and a resumed run read first; and `checksums` of both.
+A checkpoint gets its name only when it is complete, and older ones are deleted only after that.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -48,18 +49,19 @@ class Checkpoints:
     """
 
     def __init__(
-        self, workdir: epath.Path, settings: Settings, name: str = FOLDER, keep: int | None = None
+        self, workdir: epath.Path, settings: Settings, name: str = FOLDER, keep_all: bool = False
     ):
-        """Opens `workdir`/`name` or creates it; `keep` replaces `train.keep_checkpoints`."""
+        """Opens `workdir`/`name` or creates it; `keep_all` overrules `train.keep_checkpoints`."""
         every = settings.train.checkpoint_every
         self._settings = settings
+        self._keep = None if keep_all else settings.train.keep_checkpoints
         self._saving = 0  # Step of the newest save, which may be in progress.
         self._manager = ocp.CheckpointManager(
             absolute(workdir) / name,
-            item_names=("state", "settings"),
+            item_names=("state", "settings", "checksums"),
             options=ocp.CheckpointManagerOptions(
                 should_save_fn=lambda step, _: step % every == 0,
-                max_to_keep=keep or settings.train.keep_checkpoints,
+                max_to_keep=self._keep,
                 cleanup_tmp_directories=True,  # Left by interrupted writes.
             ),
         )
@@ -69,8 +71,20 @@ class Checkpoints:
         """The newest checkpoint's step, or None."""
         return self._manager.latest_step()
 
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
     def due(self, step: int) -> bool:
-        """Whether `save` writes at this step: because of the interval, or of a preemption."""
+        """Whether `save` writes at this step: because of the interval, or of a preemption.
+
+        Raises:
+          UserError: the previous checkpoint cannot be written; earlier ones are intact.
+        """
+        if not self._manager.is_saving_in_progress():
+            # Raises the error of a save that has ended, which would else come with the next one.
+            self.wait()
         return self._manager.should_save(step)
 
     def preempted(self, step: int) -> bool:
@@ -83,21 +97,20 @@ class Checkpoints:
         Raises:
           UserError: this or the previous checkpoint cannot be written; earlier ones are intact.
         """
-        if force and step == self.latest_step:
+        if step in self.steps or not (force or self.due(step)):
             return False
+        self.wait()
+        self._saving = step
+        settings = settings_lib.to_file(self._settings)
+        # The first process writes JSON.
+        checksums = integrity.checksums(state, settings) if distributed.is_lead() else {}
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            settings=ocp.args.JsonSave(settings_lib.to_file(self._settings)),
+            settings=ocp.args.JsonSave(settings),
+            checksums=ocp.args.JsonSave(checksums),
         )
-        try:
-            self._manager.check_for_errors()
-            if not force and not self._manager.should_save(step):
-                return False
-            self._manager.wait_until_finished()
-            self._saving = step
-            return self._manager.save(step, args=arguments, force=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._write_error(error) from error
+        self._try(lambda: self._manager.save(step, args=arguments, force=True))
+        return True
 
     def delete(self, step: int) -> None:
         """Deletes the checkpoint of a step."""
@@ -105,11 +118,14 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until saved checkpoints are on disk; raises UserError if that fails."""
-        try:
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._write_error(error) from error
+        self._try(self._manager.wait_until_finished)
+        self._try(self._manager.check_for_errors)
+
+    def move_damaged_aside(self) -> None:
+        """See `integrity.move_damaged_aside`."""
+        if self.steps:
+            integrity.move_damaged_aside(self._manager.directory)
+            self._manager.reload()
 
     def restore(self, sharding: Sharding) -> tuple[int, TrainState]:
         """Returns the newest undamaged state and its step; there must be a checkpoint.
@@ -128,34 +144,39 @@ class Checkpoints:
         if differences:
             raise _another_model(newest, differences)
         wanted = abstract_state(self._settings, sharding)
-        _check_arrays(newest, wanted)
+        integrity.check_shapes(newest, wanted)
         if damaged:
-            if distributed.is_lead():
-                for damaged_step in damaged:
-                    integrity.move_aside(folder / str(damaged_step))
-            distributed.wait_for_all(f"damaged checkpoints of {folder} are moved aside")
+            integrity.move_aside(folder, damaged)
             self._manager.reload()
         try:
             arguments = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
-            return step, self._manager.restore(step, args=arguments)["state"]
+            state = self._manager.restore(step, args=arguments)["state"]
         # Orbax raises many kinds of errors.
         except Exception as error:
             raise integrity.read_error(newest, error) from error
+        if self._keep is not None and len(self.steps) == self._keep + 1:
+            # Its deletion had begun, or was about to, when the run was killed.
+            self.delete(self.steps[0])
+        return step, state
 
     def close(self) -> None:
         """Waits as `wait` does, and releases resources."""
         self.wait()
         self._manager.close()
 
-    def _write_error(self, error: Exception) -> StorageError:
-        folder = self._manager.directory
-        complete = integrity.steps(folder)
-        kept = f"step {complete[0]} is intact" if complete else "there is no earlier one"
-        return StorageError(
-            f"checkpoint of step {self._saving} cannot be written to {folder}:"
-            f" {integrity.reason(error)}; {kept}. Free some space or choose another --workdir, then"
-            " run the same command again"
-        )
+    def _try(self, call: Callable[[], object]) -> None:
+        """Calls Orbax, and raises its errors as a StorageError."""
+        try:
+            call()
+        except (OSError, ValueError, RuntimeError) as error:
+            folder = self._manager.directory
+            complete = integrity.steps(folder)
+            kept = f"step {complete[0]} is intact" if complete else "there is no earlier one"
+            raise StorageError(
+                f"checkpoint of step {self._saving} cannot be written to {folder}:"
+                f" {integrity.reason(error)}; {kept}. Free some space or choose another --workdir,"
+                " then run the same command again"
+            ) from error
 
 
 class Restored(NamedTuple):
@@ -206,7 +227,7 @@ def restore_for_inference(
         wanted["ema"] = everything.ema
     if everything.ema is None or all_networks:
         wanted["params"] = {name: everything.params[name] for name in players}
-    _check_arrays(folder, wanted)
+    integrity.check_shapes(folder, wanted)
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     try:
         state = checkpointer.restore(
@@ -296,19 +317,3 @@ def _settings_of(folder: epath.Path) -> Settings:
             f"checkpoint {folder} is from another version of this program ({error}); use that"
             " version, or another checkpoint"
         ) from error
-
-
-def _check_arrays(folder: epath.Path, wanted: PyTree) -> None:
-    """Raises UserError unless a checkpoint has all arrays of `wanted`, with the same shapes."""
-    stored = {name: array.shape for name, array in integrity.arrays(folder).items()}
-    leaves = jax.tree_util.tree_flatten_with_path(wanted)[0]
-    shapes = {jax.tree_util.keystr(path, simple=True, separator="."): x.shape for path, x in leaves}
-    wrong = [name for name, shape in shapes.items() if stored.get(name) != shape]
-    if wrong:
-        name = wrong[0]
-        raise UserError(
-            f"checkpoint {folder} does not match its own settings: {len(wrong)} arrays differ, such"
-            f" as {name}, which is {stored.get(name, 'missing')}, not {shapes[name]}. It is from"
-            " another version of this program, or has other optimisers; use that version, or start"
-            " a new run from its weights with --init_from"
-        )

@@ -50,6 +50,11 @@ class TensorBoard:
         if self._writer:
             self._try(self._writer.write_images, step, {name: image[None]})
 
+    def flush(self) -> None:
+        """Writes what is waiting in memory."""
+        if self._writer:
+            self._try(self._writer.flush)
+
     def close(self) -> None:
         """Waits until everything is written."""
         if self._writer:

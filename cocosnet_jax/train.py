@@ -106,6 +106,8 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "", inception
         if start >= last:
             say(f"nothing to do: {folder} has {start} of {last} steps")
             return 0
+        if is_lead():
+            workdir.check_space(folder, settings, sum(x.nbytes for x in jax.tree.leaves(state)))
         try:
             return loop(run, checkpoints, start, state, weights)
         finally:
@@ -227,9 +229,9 @@ def loop(
             # Checked before saving, so that the newest checkpoint is always good.
             if (save or measure) and not all_finite(state):
                 _stop_if(f"a parameter is not finite at step {step}", checkpoints)
-            if save:
-                checkpoints.save(step, state, force=bool(stop))
-                speed.save(step)
+            if stop and step < run.last:
+                # At once: the machine may be about to be taken away.
+                checkpoints.save(step, state, force=True)
             if log:
                 progress.log(board)
             if draw:
@@ -238,6 +240,11 @@ def loop(
                 # Two checkpoints are not written at a time.
                 checkpoints.wait()
                 watch(step, state, board)
+            if save:
+                # Last: a run that is killed and resumes from this checkpoint has lost none of it.
+                board.flush()
+                checkpoints.save(step, state, force=bool(stop))
+                speed.save(step)
             if stop:
                 break
         checkpoints.wait()

@@ -15,16 +15,17 @@ evaluation/     results of `--mode=evaluate`
 import contextlib
 import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 
 from etils import epath
 
-from cocosnet_jax import files
+from cocosnet_jax import distributed, files, integrity
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.checkpoint import absolute
 from cocosnet_jax.data.labels import label_maps
-from cocosnet_jax.errors import UserError
+from cocosnet_jax.errors import StorageError, UserError
 from cocosnet_jax.settings import Settings
 
 _FILE = "settings.json"
@@ -46,16 +47,19 @@ def check(workdir: str, settings: Settings) -> epath.Path:
     else:
         check_writable(folder, "workdir")
     file = folder / _FILE
-    if not file.exists():
-        return folder
-    differences = settings_lib.differences(_read(file), settings, "on_resume")
-    if differences:
+    if file.exists() and (
+        differences := settings_lib.differences(_read(file), settings, "on_resume")
+    ):
         lines = [f"{field}: {values}" for field, values in differences.items()]
         raise UserError(
             f"--workdir={workdir} contains a run with other settings. Restore them, or choose"
             f" another --workdir, where --init_from={workdir} can start from this run's weights."
             " Different settings (in the workdir, now):\n  " + "\n  ".join(lines)
         )
+    # Another user's run may have made these.
+    for name in ("checkpoints", "best"):
+        if "://" not in workdir and (folder / name).exists():
+            check_writable(folder / name, "workdir")
     return folder
 
 
@@ -63,6 +67,10 @@ def _read(file: epath.Path) -> Settings:
     """Reads settings; raises UserError if the file is damaged or from another version."""
     try:
         return settings_lib.from_json(file.read_text())
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read: {error.strerror}; change its permissions"
+        ) from error
     except ValueError as error:
         raise UserError(
             f"{file} is damaged: it is not JSON ({error}); restore it from a copy, or choose"
@@ -99,7 +107,8 @@ def check_colours(folder: epath.Path, settings: Settings) -> None:
 def check_writable(folder: epath.Path, flag: str) -> None:
     """Raises UserError unless a folder, or its nearest existing parent, can be written to."""
     existing = folder
-    while not existing.exists() and existing != existing.parent:
+    # Unlike Path.exists, this takes a folder in one that cannot be entered for missing.
+    while not os.path.exists(existing) and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"--{flag}={folder}: {existing} is a file; choose another --{flag}")
@@ -138,13 +147,20 @@ def in_use(folder: epath.Path) -> Iterator[None]:
     Buckets, and file systems without locks, are not locked.
 
     Raises:
-      UserError: another run uses the folder.
+      UserError: another run uses the folder, or it cannot be written to.
     """
     if "://" in os.fspath(folder):
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK, "a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = open(folder / _LOCK, "a+")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(
+            f"{folder / _LOCK} cannot be written: {error.strerror}; change its permissions, or"
+            " choose another --workdir"
+        ) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -159,6 +175,45 @@ def in_use(folder: epath.Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def check_space(folder: epath.Path, settings: Settings, size: int) -> None:
+    """Checks that the disk has room for the checkpoints of a run; says so where it gets narrow.
+
+    Args:
+      folder: the workdir, which exists.
+      settings: of the run.
+      size: of a checkpoint in bytes.
+
+    Raises:
+      StorageError: not even one fits.
+    """
+    if files.is_url(folder):
+        return
+    free = shutil.disk_usage(folder).free
+    # A checkpoint is deleted only when its successor is complete.
+    wanted = {"checkpoints": settings.train.keep_checkpoints + 1}
+    if settings.train.keep_best:
+        wanted["best"] = 2
+    missing = sum(
+        max(0, count - len(integrity.steps(folder / name))) for name, count in wanted.items()
+    )
+    have = f"the disk of {folder} has {_gigabytes(free)} free"
+    if free < size:
+        raise StorageError(
+            f"{have}, but a checkpoint of this model takes {_gigabytes(size)}; free some space, or"
+            " choose another --workdir"
+        )
+    if free < missing * size:
+        distributed.say(
+            f"warning: {have}; its checkpoints will take {_gigabytes(missing * size)} more. Free"
+            " some space, or lower config.train.keep_checkpoints, which is"
+            f" {settings.train.keep_checkpoints}"
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"
 
 
 def claim(folder: epath.Path, settings: Settings) -> None:

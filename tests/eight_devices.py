@@ -3,23 +3,27 @@
     python -m tests.eight_devices FOLDER [HOST:PORT,2,INDEX]
 
 One process with 8 devices comes first: it compares them with one, and keeps in FOLDER what one
-device computes. Two processes with 4 devices each then compare with that. In float64, where
-rounding cannot hide a mistake: the order of sums differs between these.
+device computes. It also saves the run on 8 devices, and resumes it on one. Two processes with 4
+devices each then compare with that. In float64, where rounding cannot hide a mistake: the order of
+sums differs between these.
 """
 
 import dataclasses
 import json
 import pickle
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from cocosnet_jax import distributed, mesh, partition, settings, steps
+from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.configs import ade20k
 from cocosnet_jax.nn import blocks, conv, initial, streaming
 from cocosnet_jax.pretrained import vgg as vgg_weights
@@ -76,11 +80,15 @@ def batch(seed: int, samples: int, size: int) -> Batch:
     return Batch(images[0], images[1], labels[0], labels[1], itself)
 
 
-def run(devices: Mesh, accumulate: int) -> tuple[Any, Any, Any, int]:
+def jitted(devices: Mesh, accumulate: int) -> Any:
+    """The training step."""
+    return partition.jitted_step(narrow(accumulate), devices, 10)
+
+
+def run(step: Any, devices: Mesh, accumulate: int) -> tuple[Any, Any, Any, int]:
     """Losses of two steps, the states before and after, and how often the step was compiled."""
-    config, samples = narrow(accumulate), 8 * accumulate
-    step = partition.jitted_step(config, devices, 10)
-    state = partition.initial_state(config, devices, 10)
+    samples = 8 * accumulate
+    state = partition.initial_state(narrow(accumulate), devices, 10)
     # This process's part of each small batch.
     processes = len({device.process_index for device in devices.devices.flat})
     own = np.arange(samples).reshape(accumulate, processes, -1)[:, jax.process_index()].ravel()
@@ -92,6 +100,24 @@ def run(devices: Mesh, accumulate: int) -> tuple[Any, Any, Any, int]:
         state, found = step(state, weights, mesh.to_global(devices, rows, accumulate))
         losses.append(jax.device_get(found))
     return losses, before, jax.device_get(state), step._cache_size()
+
+
+def next_step(step: Any, devices: Mesh, state: Any) -> Any:
+    """The state after one more step."""
+    weights = vgg_weights.load("random", 2)
+    return jax.device_get(step(state, weights, mesh.to_global(devices, batch(2, 8, 64)))[0])
+
+
+def resumed(state: Any, before: Mesh, after: Mesh) -> Any:
+    """A state that was saved on the devices `before`, and restored on those `after`."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(epath.Path(folder), SETTINGS)
+        checkpoints.save(2, jax.device_put(state, mesh.replicated(before)), force=True)
+        checkpoints.wait()
+        step, found = checkpoints.restore(mesh.replicated(after))
+        checkpoints.close()
+    assert step == 2
+    return found
 
 
 def rows_differ(many: Mesh, state: Any) -> float:
@@ -107,6 +133,10 @@ def rows_differ(many: Mesh, state: Any) -> float:
     return float(np.max(jax.tree.leaves(errors)))
 
 
+# What training changes, apart from the optimisers.
+NAMES = ("params", "variables", "ema")
+
+
 def largest(a: Any, b: Any) -> float:
     """The largest difference of two trees."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
@@ -117,7 +147,6 @@ def largest(a: Any, b: Any) -> float:
 def compare(many: tuple[Any, ...], one: tuple[Any, ...]) -> dict[str, Any]:
     """What many devices and one computed: losses of both, and how far apart the states are."""
     (losses_many, _, state_many, compiled), (losses_one, before, state_one, _) = many, one
-    names = ("params", "variables", "ema")
     return {
         "compiled": compiled,
         "types": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state_many)}),
@@ -125,23 +154,30 @@ def compare(many: tuple[Any, ...], one: tuple[Any, ...]) -> dict[str, Any]:
             {name: [float(found[name]), float(wanted[name])] for name in wanted}
             for found, wanted in zip(losses_many, losses_one, strict=True)
         ],
-        "differ": {n: largest(getattr(state_many, n), getattr(state_one, n)) for n in names},
-        "moved": {n: largest(getattr(before, n), getattr(state_one, n)) for n in names},
+        "differ": {n: largest(getattr(state_many, n), getattr(state_one, n)) for n in NAMES},
+        "moved": {n: largest(getattr(before, n), getattr(state_one, n)) for n in NAMES},
     }
 
 
 def by_one_process(file: Path) -> dict[str, Any]:
     """Compares 8 devices with one, and writes what one computes."""
     many, one = mesh.make(), mesh.make(jax.devices()[:1])
-    wanted = {accumulate: run(one, accumulate) for accumulate in (1, 2)}
+    step = {accumulate: jitted(one, accumulate) for accumulate in (1, 2)}
+    wanted = {accumulate: run(step[accumulate], one, accumulate) for accumulate in (1, 2)}
     file.write_bytes(pickle.dumps(wanted))
+    found = run(jitted(many, 1), many, 1)
+    after_resumed = next_step(step[1], one, resumed(found[2], many, one))
+    after_one = next_step(step[1], one, jax.device_put(wanted[1][2], mesh.replicated(one)))
     numbered = batch(0, 16, 16)._replace(self_reference=np.arange(16))
     return {
         "devices": many.size,
         "rows_shared_by": [mesh.for_rows(coarsest).size for coarsest in (2, 4, 8, 16)],
         "rows_differ": rows_differ(mesh.make(jax.devices()[:4]), wanted[1][1]),
         "samples": mesh.to_local(mesh.to_global(many, numbered).self_reference).tolist(),
-        "compared": {"1": compare(run(many, 1), wanted[1])},
+        "compared": {"1": compare(found, wanted[1])},
+        "differ_resumed": {
+            n: largest(getattr(after_resumed, n), getattr(after_one, n)) for n in NAMES
+        },
     }
 
 
@@ -152,7 +188,7 @@ def by_two_processes(file: Path) -> dict[str, Any]:
     return {
         "devices": many.size,
         "processes": jax.process_count(),
-        "compared": {str(k): compare(run(many, k), wanted[k]) for k in wanted},
+        "compared": {str(k): compare(run(jitted(many, k), many, k), wanted[k]) for k in wanted},
     }
 
 

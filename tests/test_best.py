@@ -32,7 +32,7 @@ def offered(workdir, numbers, metric="warp_accuracy"):
     for step, number in numbers.items():
         if kept.improves({metric: number}):
             kept.save(step, at(step), {metric: number})
-    found = kept._checkpoints.latest_step, kept.number
+    found = kept.step, kept.number
     kept.close()
     return found
 
@@ -49,31 +49,31 @@ def test_the_best_checkpoint_is_one_like_any_other(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """No checkpoint is written; only the step of the last one is known."""
-    newest: dict[str, int] = {}
+    """No checkpoint is written; only its step is known."""
+    there: dict[str, list[int]] = {}
 
     class Checkpoints:
-        def __init__(self, workdir, settings, name, keep):
-            self.folder = str(workdir / name)
-
-        @property
-        def latest_step(self):
-            return newest.get(self.folder)
+        def __init__(self, workdir, settings, name, keep_all):
+            assert keep_all
+            self.steps = there.setdefault(str(workdir / name), [])
 
         def save(self, step, state, *, force):
             assert force
-            assert newest.get(self.folder, -1) < step
-            newest[self.folder] = step
+            if step not in self.steps:
+                self.steps.append(step)
+                # The previous one is there until this one is.
+                assert len(self.steps) <= 2
 
         def delete(self, step):
-            assert newest.pop(self.folder) == step
+            self.steps.remove(step)
 
         def wait(self):
             pass
 
-        close = wait
+        move_damaged_aside = close = wait
 
     monkeypatch.setattr(best, "Checkpoints", Checkpoints)
+    return there
 
 
 @pytest.mark.usefixtures("quick")
@@ -108,6 +108,48 @@ def test_a_number_whose_checkpoint_was_not_finished_does_not_count(tmp_path):
     assert offered(tmp_path, {4: 0.7}) == (4, 0.7)
 
 
+def test_killed_before_the_previous_one_was_deleted(quick, tmp_path):
+    offered(tmp_path, {1: 0.5, 3: 0.9})
+    [there] = quick.values()
+    for step in (1, 12):
+        there.append(step)
+        assert offered(tmp_path, {}) == (3, 0.9)
+        assert there == [3]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_step_that_is_there_already_only_gets_its_number(tmp_path):
+    offered(tmp_path, {8: 0.5}, "cycle_error")
+    assert offered(tmp_path, {4: 0.25, 8: 0.5}, "pck@0.1") == (8, 0.5)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"metric": "pck@0.1"}', '{"metric": 1, "numbers": 2}']
+)
+def test_numbers_that_cannot_be_read_are_an_error_that_says_what_to_do(tmp_path, text, capsys):
+    offered(tmp_path, {1: 0.5})
+    file = tmp_path / "best.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=rf"^{file} cannot be read \(.*restore .* or delete it"):
+        offered(tmp_path, {2: 0.1})
+    file.unlink()
+    assert offered(tmp_path, {2: 0.1}) == (2, 0.1)
+    assert "of unknown number (best.json is missing) is replaced" in capsys.readouterr().out
+
+
+def test_a_damaged_best_checkpoint_is_kept_under_another_name(tmp_path, capsys):
+    offered(tmp_path, {1: 0.5})
+    (tmp_path / "best/1/state/_METADATA").unlink()
+    assert offered(tmp_path, {}) == (None, None)
+    said = capsys.readouterr().err
+    assert said == (
+        f"checkpoint 1 (state/_METADATA is missing) in {tmp_path}/best is damaged; it is renamed\n"
+    )
+    assert offered(tmp_path, {2: 0.25}) == (2, 0.25)
+    assert sorted(path.name for path in (tmp_path / "best").iterdir()) == ["1.damaged", "2"]
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_metric_that_is_not_measured_is_said(tmp_path):
     kept = best.Best(epath.Path(tmp_path), keeping("fame"))
@@ -140,13 +182,21 @@ def test_a_run_is_watched(tmp_path, monkeypatch, capsys):
     for step in (1, 2):
         watch(step, at(step), board)
     watch.close()
-    assert list(json.loads((tmp_path / "best.json").read_text())["numbers"]) == ["1"]
+
+    # A run that was killed before step 3 was measured, or saved as the best, resumes there.
+    numbers = iter([0.75])
+    watch = best.Watch(keeping("pck@0.1"), None, epath.Path(tmp_path), None)
+    watch.begin(3, at(3))
+    watch.close()
+    assert list(json.loads((tmp_path / "best.json").read_text())["numbers"]) == ["1", "3"]
     said = capsys.readouterr().out.splitlines()
     assert said == [
         "step 0, validation: pck@0.1 0.125",
         "step 1, validation: pck@0.1 0.25",
         "step 1 is the best so far: pck@0.1 0.2500",
         "step 2, validation: pck@0.1 0.125",
+        "step 3, validation: pck@0.1 0.75",
+        "step 3 is the best so far: pck@0.1 0.7500",
     ]
     assert board.written[2] == {
         "validation/pck@0.1": 0.125,

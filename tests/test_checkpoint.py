@@ -261,6 +261,7 @@ def test_a_damaged_step_that_is_asked_for_is_an_error(written, tmp_path):
 def test_another_version_is_not_damage(written, tmp_path):
     """Its settings or its arrays are whole, and other ones."""
     shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    remove("checksums")(tmp_path / "checkpoints/7")
     file = tmp_path / "checkpoints/7/settings/metadata"
     known = file.read_text()
     file.write_text(known.replace('"seed"', '"speed"'))
@@ -286,26 +287,33 @@ def test_storage_out_of_reach_is_not_damage(written, monkeypatch):
 
 
 FULL_DISK = """
-import resource, sys
+import dataclasses, resource, sys, time
 from etils import epath
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import UserError
 from tests import test_checkpoint as t
 
-checkpoints = Checkpoints(epath.Path(sys.argv[1]), t.SETTINGS)
+train = dataclasses.replace(t.SETTINGS.train, keep_checkpoints=1)
+checkpoints = Checkpoints(epath.Path(sys.argv[1]), dataclasses.replace(t.SETTINGS, train=train))
 checkpoints.save(2, t.state_of(2))
 checkpoints.wait()
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     checkpoints.save(4, t.state_of(4))
-    checkpoints.close()
+    # No checkpoint is due at this step: the error does not wait for the next one.
+    for _ in range(600):
+        checkpoints.due(5)
+        time.sleep(0.1)
 except UserError as error:
     print("UserError:", error)
 """
 
 
 def test_full_disk_is_an_error_and_the_last_checkpoint_stays(tmp_path):
-    """A limit on file sizes stands for the disk: the write fails in the background all the same."""
+    """A limit on file sizes stands for the disk: the write fails in the background all the same.
+
+    Only one checkpoint is kept, and it is not deleted before the next one is complete.
+    """
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path)],
         cwd=ROOT,

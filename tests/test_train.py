@@ -351,6 +351,44 @@ def test_a_run_is_measured_at_intervals_and_at_its_end(loop, watched):
     assert watched == [0, 3, 6, 8, "closed"]
 
 
+@pytest.fixture
+def happened(monkeypatch, watched):
+    """What a run does at its steps, in order."""
+    save = Checkpoints.save
+
+    def saves(self, step, state, **options):
+        if done := save(self, step, state, **options):
+            watched.append(f"saved {step}")
+        return done
+
+    monkeypatch.setattr(Checkpoints, "save", saves)
+    monkeypatch.setattr(hooks.Pictures, "__call__", lambda _, step, *__: watched.append("picture"))
+    monkeypatch.setattr(hooks.TensorBoard, "flush", lambda _: watched.append("flushed"))
+    return watched
+
+
+def test_a_step_is_saved_after_all_else_of_it_is_written(loop, happened):
+    """A run that is killed once it is saved resumes after it, and repeats nothing of it."""
+    loop(good_until(loss=99, parameter=99), evaluate_every=4, images_every=4)
+    of_four = happened[happened.index("saved 2") + 1 : happened.index("saved 4") + 1]
+    assert of_four == ["picture", 4, "flushed", "saved 4"]
+    assert happened[-5:] == ["picture", 8, "flushed", "saved 8", "closed"]
+
+
+def test_a_step_is_saved_first_where_the_run_is_told_to_stop(loop, happened):
+    """The machine may be taken away; `Watch.begin` measures what was not measured any more."""
+    good = good_until(loss=99, parameter=99)
+
+    def step(state, weights, batch):
+        if len(happened) and happened[-1] == "saved 2":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return good(state, weights, batch)
+
+    loop(step, evaluate_every=3, images_every=3)
+    after = happened[happened.index("saved 2") + 1 :]
+    assert after == ["saved 3", "picture", 3, "flushed", "closed"]
+
+
 def test_what_is_not_finite_is_not_measured(loop, watched):
     with pytest.raises(UserError, match="a parameter is not finite at step 7"):
         loop(good_until(loss=99, parameter=7), evaluate_every=7)
