@@ -1,0 +1,155 @@
+"""Does it still learn? A short run, whose end is compared with a recorded band.
+
+    python -m benchmarks.learning [--seed=100] [--without=pseudo_exemplar]
+
+trains `configs/ablations.py:full` with an untrained narrow VGG, which needs no file, on drawn
+scenes of 64 x 64, translates scenes that were not trained on and measures them. The exit status is
+1 if a number is outside of its band. `--without` leaves a term of the objective out, to see the
+check fail.
+
+    python -m benchmarks.learning --record --seeds=0,1,2,3,4
+
+records the bands in `benchmarks/learning.json`, after a change that is meant to move them. A band
+is the interval in which a run of another seed lies with a probability of 99 %, if the numbers of
+seeds are normally distributed: mean +- t s sqrt(1 + 1 / n), with Student's t of n - 1 degrees of
+freedom. Better than the band is outside, too: then record it anew.
+"""
+
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import tqdm
+from absl import flags
+from etils import epath
+
+from benchmarks import short_run
+from cocosnet_jax import command, files
+from cocosnet_jax import settings as settings_lib
+from cocosnet_jax.apps import drawn_pairs
+from cocosnet_jax.configs import ablations
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.preparation import prepare_data
+from cocosnet_jax.pretrained import vgg
+from cocosnet_jax.settings import Settings
+from cocosnet_jax.yardsticks import Yardsticks
+
+_SEED = flags.DEFINE_integer("seed", 100, "of the run that is compared", lower_bound=0)
+_RECORD = flags.DEFINE_bool("record", False, "train --seeds and record their bands")
+_SEEDS = flags.DEFINE_list("seeds", "0,1,2,3,4", "of the runs that are recorded")
+_BANDS = flags.DEFINE_string(
+    "bands", str(Path(__file__).with_suffix(".json")), "file of the recorded bands"
+)
+_WITHOUT = flags.DEFINE_enum(
+    "without",
+    None,
+    [field.name for field in dataclasses.fields(settings_lib.LossSettings) if field.type is float],
+    "term of the objective to leave out",
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "as config.data.data_dir")
+
+SCENES = 64
+PROBABILITY = 0.99
+# What is compared -> digits.
+NUMBERS = {"warp_accuracy": 3, "pck@0.1": 3, "error_to_truth": 1, "swd": 1}
+
+
+def main() -> int:
+    """Trains and compares, or records."""
+    seeds = [_SEED.value]
+    if _RECORD.value:
+        if _WITHOUT.value:
+            raise UserError("--record and --without are both given; leave out one of them")
+        if len(set(_SEEDS.value)) < 3 or not all(seed.isdecimal() for seed in _SEEDS.value):
+            raise UserError(f"--seeds={','.join(_SEEDS.value)} must be three numbers or more")
+        seeds = [int(seed) for seed in dict.fromkeys(_SEEDS.value)]
+    else:
+        bands = read(Path(_BANDS.value))
+        if _SEED.value in bands["seeds"]:
+            raise UserError(f"--seed={_SEED.value} is one of the recorded runs; name another one")
+    found = [measured(seed) for seed in seeds]
+    if not _RECORD.value:
+        return report(found[0], bands)
+    bands = {"seeds": seeds, "bands": {name: band([x[name] for x in found]) for name in NUMBERS}}
+    files.write(epath.Path(_BANDS.value), (json.dumps(bands, indent=2) + "\n").encode())
+    report(found[0], bands)
+    print(f"recorded: {_BANDS.value}")
+    return 0
+
+
+def measured(seed: int) -> dict[str, float]:
+    """Trains with a seed, and measures."""
+    settings = recipe(seed)
+    dataset = prepare_data(settings.data)
+    weights = vgg.load(settings.vgg.weights, settings.vgg.width)
+    steps = settings.epochs * ablations.EPOCH
+    with (
+        # A folder of an earlier call would have what earlier code trained.
+        tempfile.TemporaryDirectory() as folder,
+        tqdm.tqdm(total=steps, desc=f"seed {seed}", unit=" steps", file=sys.stdout) as bar,
+    ):
+        trained = short_run.train(
+            settings, dataset, weights, epath.Path(folder), ablations.EPOCH, bar.update
+        )
+    pairs = drawn_pairs.draw_pairs(SCENES, settings.data.image_size)
+    return short_run.measured(settings, trained.state, pairs, Yardsticks())
+
+
+def recipe(seed: int) -> Settings:
+    """The settings of a run."""
+    config = ablations.get_config()
+    config.data.data_dir = _DATA_DIR.value
+    config.vgg.weights, config.vgg.width = "random", 16
+    config.train.seed = seed
+    if _WITHOUT.value:
+        config.loss[_WITHOUT.value] = 0.0
+    return settings_lib.from_mapping(config.to_dict())
+
+
+def band(values: Sequence[float]) -> dict[str, float]:
+    """Mean, standard deviation over seeds, and the band's ends."""
+    n = len(values)
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    half = float(scipy.stats.t.ppf((1 + PROBABILITY) / 2, n - 1)) * deviation * (1 + 1 / n) ** 0.5
+    found = {"mean": mean, "deviation": deviation, "low": mean - half, "high": mean + half}
+    return {name: round(value, 5) for name, value in found.items()}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The recorded bands.
+
+    Raises:
+      UserError: there are none, or the file is damaged.
+    """
+    try:
+        bands = json.loads(path.read_text())
+        for name in NUMBERS:
+            float(bands["bands"][name]["low"]), float(bands["bands"][name]["high"])
+        return dict(bands) | {"seeds": list(bands["seeds"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--bands={path} has no bands ({error!r}); record them by --record"
+        ) from error
+
+
+def report(found: Mapping[str, float], bands: Mapping[str, Any]) -> int:
+    """Prints the numbers beside their bands; returns the exit status."""
+    status = 0
+    for name, digits in NUMBERS.items():
+        low, high = bands["bands"][name]["low"], bands["bands"][name]["high"]
+        inside = low <= found[name] <= high
+        status |= not inside
+        told = "" if inside else "   outside"
+        band_text = f"{low:.{digits}f} to {high:.{digits}f}"
+        print(f"{name:<16}{found[name]:>8.{digits}f}   band {band_text}{told}")
+    return int(status)
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)
