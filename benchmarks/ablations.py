@@ -14,6 +14,7 @@ A run that fails is named at the end, the others go on, and the exit status is 1
 Programs are compiled once per variant, for all seeds; the folder keeps them.
 """
 
+import argparse
 import dataclasses
 import json
 import os
@@ -25,11 +26,10 @@ from typing import Any, NamedTuple
 
 import jax
 import tqdm
-from absl import flags
 from etils import epath
 
 from benchmarks import ablation_table, short_run
-from cocosnet_jax import checkpoint, command, files, workdir, yardsticks
+from cocosnet_jax import checkpoint, files, workdir, yardsticks
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.apps import drawn_pairs
 from cocosnet_jax.configs import ablations
@@ -37,17 +37,6 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.preparation import prepare_data
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.settings import Settings
-
-_FOLDER = flags.DEFINE_string("folder", "runs/ablations", "of the runs and the table")
-_RESULTS = flags.DEFINE_string("results", "", "JSON of all numbers; FOLDER/ablations.json")
-_VGG = flags.DEFINE_string("vgg", "", "VGG of the losses and of the metrics, as config.vgg.weights")
-_SEEDS = flags.DEFINE_list("seeds", "0,1,2", "of the runs")
-_VARIANTS = flags.DEFINE_list("variants", ",".join(ablations.VARIANTS), "which to train")
-_SCENES = flags.DEFINE_integer(
-    "scenes", 64, "validation scenes to measure, with two exemplars each", lower_bound=8
-)
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "as config.data.data_dir")
-_MEASURING = command.define_measuring()
 
 
 class Run(NamedTuple):
@@ -73,22 +62,28 @@ Do = Callable[[Run, Callable[[int], object]], Mapping[str, float]]
 
 def main() -> int:
     """Trains what is not finished, and writes the table after every run."""
-    runs = plan(_VARIANTS.value, _SEEDS.value, _VGG.value, _DATA_DIR.value)
-    folder = checkpoint.absolute(_FOLDER.value)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", default="runs/ablations", help="of the runs and the table")
+    parser.add_argument("--results", help="JSON of all numbers; FOLDER/ablations.json")
+    parser.add_argument("--vgg", default="", help="of losses and metrics, as config.vgg.weights")
+    parser.add_argument("--lpips", default="", help="LPIPS's heads, where --vgg is VGG-16")
+    parser.add_argument("--inception", default="", help="pytorch-fid's Inception, for FID and KID")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--variants", default=",".join(ablations.VARIANTS), help="which to train")
+    parser.add_argument("--scenes", type=int, default=32, help="to measure, in two styles each")
+    parser.add_argument("--data_dir", default="", help="as config.data.data_dir")
+    given = parser.parse_args()
+    runs = plan(given.variants.split(","), given.seeds.split(","), given.vgg, given.data_dir)
+    folder = checkpoint.absolute(given.folder)
     workdir.check_writable(folder, "folder")
-    results = checkpoint.absolute(_RESULTS.value or folder / "ablations.json")
-    measuring = _MEASURING()
-    networks = yardsticks.load(
-        measuring.inception,
-        # Untrained weights judge nothing.
-        "" if _VGG.value == "random" else _VGG.value,
-        measuring.lpips,
-        measuring.lpips_vgg,
-    )
+    results = checkpoint.absolute(given.results or folder / "ablations.json")
+    # Untrained weights judge nothing.
+    judge = "" if given.vgg == "random" else given.vgg
+    networks = yardsticks.load(given.inception, judge, given.lpips)
     how = {
-        "scenes": _SCENES.value,
+        "scenes": given.scenes,
         "epoch": ablations.EPOCH,
-        "vgg": networks.vgg_name or _VGG.value,
+        "vgg": networks.vgg_name or given.vgg,
         "lpips": networks.lpips_name,
         "inception": networks.inception_name if networks.inception else "",
         "full": settings_lib.to_file(variant_settings("full")),
@@ -97,15 +92,16 @@ def main() -> int:
     remaining = [run for run in runs if not find(done, run)]
     print(f"{len(runs) - len(remaining)} of {len(runs)} runs are in {results}", flush=True)
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    failed = []
     with workdir.in_use(folder):
-        do = make(folder, networks, _VGG.value, _SCENES.value) if remaining else None
-        failed = do_all(remaining, do, how, done, results) if do else []
-    text = ablation_table.table(read(results, how), ablations.VARIANTS)
+        if remaining:
+            do = make(folder, networks, given.vgg, given.scenes)
+            failed = do_all(remaining, do, how, done, results)
+    text = ablation_table.table(done, ablations.VARIANTS)
     files.write(folder / "ablations.md", text.encode())
     print(f"\n{text}\nwritten: {folder / 'ablations.md'}, {results}")
     for name in failed:
-        print(f"failed: {name}: {folder / name / 'failed.txt'}", file=sys.stderr)
+        print(f"failed: {name}: {results.parent / name / 'failed.txt'}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -247,11 +243,13 @@ def read(results: epath.Path, how: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise UserError(
             f"--results={results} is no file of this program ({error!r}); name another one"
         ) from error
-    full = [settings_lib.from_file(x.pop("full")) for x in (found, dict(how) | {})]
+    # As settings, so that fields that were added since have their defaults.
+    full = [settings_lib.from_file(x["full"]) for x in (found, how)]
     wrong = {
-        name: f"{value!r}, {how[name]!r}" for name, value in found.items() if value != how[name]
+        name: f"{value!r}, {how[name]!r}"
+        for name, value in found.items()
+        if name != "full" and value != how[name]
     }
-    # Written like this, fields that were added since have their default on both sides.
     wrong |= settings_lib.differences(*full)
     if wrong:
         lines = [f"{name}: {values}" for name, values in wrong.items()]
@@ -270,4 +268,4 @@ def write(results: epath.Path, how: Mapping[str, Any], done: Sequence[Mapping[st
 
 
 if __name__ == "__main__":
-    command.run(main, __doc__)
+    short_run.run(main)

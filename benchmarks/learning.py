@@ -15,6 +15,7 @@ seeds are normally distributed: mean +- t s sqrt(1 + 1 / n), with Student's t of
 freedom. Better than the band is outside, too: then record it anew.
 """
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -26,33 +27,18 @@ from typing import Any
 import numpy as np
 import scipy.stats
 import tqdm
-from absl import flags
 from etils import epath
 
 from benchmarks import short_run
-from cocosnet_jax import command, files
+from cocosnet_jax import files
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.apps import drawn_pairs
 from cocosnet_jax.configs import ablations
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.preparation import prepare_data
 from cocosnet_jax.pretrained import vgg
-from cocosnet_jax.settings import Settings
+from cocosnet_jax.settings import LossSettings, Settings
 from cocosnet_jax.yardsticks import Yardsticks
-
-_SEED = flags.DEFINE_integer("seed", 100, "of the run that is compared", lower_bound=0)
-_RECORD = flags.DEFINE_bool("record", False, "train --seeds and record their bands")
-_SEEDS = flags.DEFINE_list("seeds", "0,1,2,3,4", "of the runs that are recorded")
-_BANDS = flags.DEFINE_string(
-    "bands", str(Path(__file__).with_suffix(".json")), "file of the recorded bands"
-)
-_WITHOUT = flags.DEFINE_enum(
-    "without",
-    None,
-    [field.name for field in dataclasses.fields(settings_lib.LossSettings) if field.type is float],
-    "term of the objective to leave out",
-)
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "as config.data.data_dir")
 
 SCENES = 64
 PROBABILITY = 0.99
@@ -62,37 +48,49 @@ NUMBERS = {"warp_accuracy": 3, "pck@0.1": 3, "error_to_truth": 1, "swd": 1}
 
 def main() -> int:
     """Trains and compares, or records."""
-    seeds = [_SEED.value]
-    if _RECORD.value:
-        if _WITHOUT.value:
-            raise UserError("--record and --without are both given; leave out one of them")
-        if len(set(_SEEDS.value)) < 3 or not all(seed.isdecimal() for seed in _SEEDS.value):
-            raise UserError(f"--seeds={','.join(_SEEDS.value)} must be three numbers or more")
-        seeds = [int(seed) for seed in dict.fromkeys(_SEEDS.value)]
-    else:
-        bands = read(Path(_BANDS.value))
-        if _SEED.value in bands["seeds"]:
-            raise UserError(f"--seed={_SEED.value} is one of the recorded runs; name another one")
-    found = [measured(seed) for seed in seeds]
-    if not _RECORD.value:
-        return report(found[0], bands)
-    bands = {"seeds": seeds, "bands": {name: band([x[name] for x in found]) for name in NUMBERS}}
-    files.write(epath.Path(_BANDS.value), (json.dumps(bands, indent=2) + "\n").encode())
-    report(found[0], bands)
-    print(f"recorded: {_BANDS.value}")
+    terms = [field.name for field in dataclasses.fields(LossSettings) if field.type is float]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=100, help="of the run that is compared")
+    parser.add_argument("--without", choices=terms, default="", help="term to leave out")
+    parser.add_argument("--record", action="store_true", help="train --seeds, record their bands")
+    parser.add_argument("--seeds", default="0,1,2,3,4", help="of the runs that are recorded")
+    parser.add_argument("--bands", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--data_dir", default="", help="as config.data.data_dir")
+    given = parser.parse_args()
+    if given.record:
+        return record(given.seeds.split(","), given.bands, given.data_dir)
+    bands = read(given.bands)
+    if given.seed in bands["seeds"]:
+        raise UserError(f"--seed={given.seed} is one of the recorded runs; name another one")
+    return report(measured(recipe(given.seed, given.without, given.data_dir)), bands)
+
+
+def record(seeds: Sequence[str], path: Path, data_dir: str) -> int:
+    """Trains with all seeds, and writes their bands."""
+    if len(set(seeds)) < 3 or not all(seed.isdecimal() for seed in seeds):
+        raise UserError(f"--seeds={','.join(seeds)} must be three different numbers or more")
+    found = [measured(recipe(int(seed), "", data_dir)) for seed in seeds]
+    bands = {
+        "seeds": [int(seed) for seed in seeds],
+        "bands": {name: band([x[name] for x in found]) for name in NUMBERS},
+    }
+    files.write(epath.Path(path), (json.dumps(bands, indent=2) + "\n").encode())
+    print(json.dumps(bands["bands"], indent=2))
+    print(f"recorded: {path}")
     return 0
 
 
-def measured(seed: int) -> dict[str, float]:
-    """Trains with a seed, and measures."""
-    settings = recipe(seed)
+def measured(settings: Settings) -> dict[str, float]:
+    """Trains and measures."""
     dataset = prepare_data(settings.data)
     weights = vgg.load(settings.vgg.weights, settings.vgg.width)
     steps = settings.epochs * ablations.EPOCH
     with (
         # A folder of an earlier call would have what earlier code trained.
         tempfile.TemporaryDirectory() as folder,
-        tqdm.tqdm(total=steps, desc=f"seed {seed}", unit=" steps", file=sys.stdout) as bar,
+        tqdm.tqdm(
+            total=steps, desc=f"seed {settings.train.seed}", unit=" steps", file=sys.stdout
+        ) as bar,
     ):
         trained = short_run.train(
             settings, dataset, weights, epath.Path(folder), ablations.EPOCH, bar.update
@@ -101,14 +99,14 @@ def measured(seed: int) -> dict[str, float]:
     return short_run.measured(settings, trained.state, pairs, Yardsticks())
 
 
-def recipe(seed: int) -> Settings:
-    """The settings of a run."""
+def recipe(seed: int, without: str, data_dir: str) -> Settings:
+    """The settings of a run, without one term if it is named."""
     config = ablations.get_config()
-    config.data.data_dir = _DATA_DIR.value
+    config.data.data_dir = data_dir
     config.vgg.weights, config.vgg.width = "random", 16
     config.train.seed = seed
-    if _WITHOUT.value:
-        config.loss[_WITHOUT.value] = 0.0
+    if without:
+        config.loss[without] = 0.0
     return settings_lib.from_mapping(config.to_dict())
 
 
@@ -152,4 +150,4 @@ def report(found: Mapping[str, float], bands: Mapping[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main, __doc__)
+    short_run.run(main)

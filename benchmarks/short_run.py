@@ -9,6 +9,7 @@ processes as well).
 import dataclasses
 import functools
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -215,3 +216,15 @@ def _translate(
     return images, found | {
         name: warped[name] for name in ("warp_accuracy", "warp_accuracy_by_chance")
     }
+
+
+def run(main: Callable[[], int]) -> None:
+    """Exits with the status of `main`; what the user can mend is one line."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again", file=sys.stderr)
+        sys.exit(130)
