@@ -5,10 +5,10 @@ r"""The paper's ablations (table 4, figures 9, 18 and 19), small: drawn scenes, 
 trains and measures all variants. An epoch of that program has `EPOCH` steps, so that the mask's
 warm-up and the fall of the learning rate fit into a short run.
 
-`full` is `configs/drawn.py` with L_reg, so it has every term of the paper's objective: the release's
-networks, which take the label map of the input alone. L_reg weighs a tenth of L_feat, as in the
-release's recipe for edges. Two terms are not the paper's (`loss.mask`, which the paper has during
-its warm-up alone, and `loss.self_warp`). Without them, so few steps teach no correspondence.
+`full` is `configs/drawn.py` with L_reg, so it has every term of the paper's objective, and the
+release's networks, which take the label map of the input alone. L_reg weighs a tenth of L_feat, as
+in the release's recipe for edges. Two terms are not the paper's: `loss.mask`, which it has during
+its warm-up alone, and `loss.self_warp`. So few steps teach little correspondence without them.
 
 The other variants change `full` as `CHANGES` says. `paper` and `released` are the two whole recipes
 of `configs/ade20k.py` instead, with the weights of `full` where those of the terms are not part of
@@ -90,6 +90,7 @@ def _paper(config: ConfigDict) -> ConfigDict:
     perceptual, regularisation = config.loss.perceptual, config.loss.regularisation
     base.paper(config)
     config.data.self_pair_list = ""
+    config.model.warp_upsampling = "nearest"
     config.model.mask_input = "adaptor"
     config.model.mask_epochs = WARM_UP
     config.model.mask_at_inference = False
