@@ -1,9 +1,19 @@
-"""The table of `benchmarks.ablations`, from the numbers of its runs."""
+"""The table of `benchmarks.ablations`, from the numbers of its runs.
 
+    python -m benchmarks.ablation_table docs/learning/ablations.json
+
+prints it.
+"""
+
+import argparse
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from cocosnet_jax.configs import ablations
 
 # Number -> its column, digits.
 COLUMNS: dict[str, tuple[str, int]] = {
@@ -25,6 +35,18 @@ TRIVIAL: dict[str, dict[str, str]] = {
     "nearest colour": {"pck@0.1": "pck@0.1_by_nearest_colour"},
     "chance": {"pck@0.1": "pck@0.1_by_chance", "warp_accuracy": "warp_accuracy_by_chance"},
 }
+
+
+def main() -> None:
+    """Prints the table of a file."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("results", type=Path)
+    print(of_file(parser.parse_args().results), end="")
+
+
+def of_file(results: Path) -> str:
+    """The table of the runs that `benchmarks.ablations` has written into a file."""
+    return table(json.loads(results.read_text())["runs"], ablations.VARIANTS)
 
 
 def table(runs: Sequence[Mapping[str, Any]], variants: Sequence[str]) -> str:
@@ -75,3 +97,7 @@ def _cell(values: Sequence[float], digits: int) -> str:
 def _first(runs: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """A number that is the same in all runs that have it."""
     return next((run["numbers"][name] for run in runs if name in run["numbers"]), None)
+
+
+if __name__ == "__main__":
+    main()

@@ -33,10 +33,13 @@ from cocosnet_jax import checkpoint, files, workdir, yardsticks
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.apps import drawn_pairs
 from cocosnet_jax.configs import ablations
+from cocosnet_jax.data.drawn.splits import VALIDATION_SCENES
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.preparation import prepare_data
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.settings import Settings
+
+TABLE = "ablations.md"
 
 
 class Run(NamedTuple):
@@ -70,10 +73,12 @@ def main() -> int:
     parser.add_argument("--inception", default="", help="pytorch-fid's Inception, for FID and KID")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--variants", default=",".join(ablations.VARIANTS), help="which to train")
-    parser.add_argument("--scenes", type=int, default=32, help="to measure, in two styles each")
+    parser.add_argument("--scenes", type=int, default=32, help="to measure")
     parser.add_argument("--data_dir", default="", help="as config.data.data_dir")
     given = parser.parse_args()
     runs = plan(given.variants.split(","), given.seeds.split(","), given.vgg, given.data_dir)
+    if not 2 <= given.scenes <= VALIDATION_SCENES:
+        raise UserError(f"--scenes={given.scenes} must be 2 to {VALIDATION_SCENES}")
     folder = checkpoint.absolute(given.folder)
     workdir.check_writable(folder, "folder")
     results = checkpoint.absolute(given.results or folder / "ablations.json")
@@ -96,12 +101,11 @@ def main() -> int:
     with workdir.in_use(folder):
         if remaining:
             do = make(folder, networks, given.vgg, given.scenes)
-            failed = do_all(remaining, do, how, done, results)
-    text = ablation_table.table(done, ablations.VARIANTS)
-    files.write(folder / "ablations.md", text.encode())
-    print(f"\n{text}\nwritten: {folder / 'ablations.md'}, {results}")
+            failed = do_all(remaining, do, lambda: write(folder, results, how, done), done, folder)
+        write(folder, results, how, done)
+    print(f"\n{(folder / TABLE).read_text()}\nwritten: {folder / TABLE}, {results}")
     for name in failed:
-        print(f"failed: {name}: {results.parent / name / 'failed.txt'}", file=sys.stderr)
+        print(f"failed: {name}: {folder / name / 'failed.txt'}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -159,18 +163,18 @@ def make(folder: epath.Path, networks: yardsticks.Yardsticks, vgg: str, scenes: 
 def do_all(
     runs: Sequence[Run],
     do: Do,
-    how: dict[str, Any],
+    keep: Callable[[], None],
     done: list[dict[str, Any]],
-    results: epath.Path,
+    folder: epath.Path,
 ) -> list[str]:
-    """Does all runs, and adds each to the results as soon as it is finished.
+    """Does all runs, and keeps each as soon as it is finished.
 
     Args:
       runs: what to do, in this order.
       do: does one.
-      how: what the numbers are of, as `read` checks it.
-      done: finished runs, as `results` holds them; extended.
-      results: file of the numbers.
+      keep: writes `done`.
+      done: finished runs; extended.
+      folder: for the errors of those that failed.
 
     Returns:
       The names of those that failed.
@@ -188,7 +192,7 @@ def do_all(
                 failed.append(run.name)
                 bar.write(f"failed: {run.name}: {error}", file=sys.stderr)
                 text = error if isinstance(error, UserError) else traceback.format_exc()
-                files.write(results.parent / run.name / "failed.txt", f"{text}\n".encode())
+                files.write(folder / run.name / "failed.txt", f"{text}\n".encode())
                 bar.update(counted + run.settings.epochs * ablations.EPOCH - bar.n)
                 continue
             done.append(
@@ -200,7 +204,7 @@ def do_all(
                     "numbers": {name: round(value, 5) for name, value in numbers.items()},
                 }
             )
-            write(results, how, done)
+            keep()
     return failed
 
 
@@ -244,13 +248,13 @@ def read(results: epath.Path, how: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"--results={results} is no file of this program ({error!r}); name another one"
         ) from error
     # As settings, so that fields that were added since have their defaults.
-    full = [settings_lib.from_file(x["full"]) for x in (found, how)]
+    full, full_now = (settings_lib.from_file(x["full"]) for x in (found, how))
     wrong = {
         name: f"{value!r}, {how[name]!r}"
         for name, value in found.items()
         if name != "full" and value != how[name]
     }
-    wrong |= settings_lib.differences(*full)
+    wrong |= settings_lib.differences(full, full_now)
     if wrong:
         lines = [f"{name}: {values}" for name, values in wrong.items()]
         raise UserError(
@@ -260,11 +264,17 @@ def read(results: epath.Path, how: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(runs)
 
 
-def write(results: epath.Path, how: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> None:
-    """Writes all finished runs."""
+def write(
+    folder: epath.Path,
+    results: epath.Path,
+    how: Mapping[str, Any],
+    done: Sequence[Mapping[str, Any]],
+) -> None:
+    """Writes all finished runs, and their table."""
     order = {name: place for place, name in enumerate(ablations.VARIANTS)}
     runs = sorted(done, key=lambda run: (order[run["variant"]], run["seed"]))
     files.write(results, (json.dumps({"how": how, "runs": runs}, indent=1) + "\n").encode())
+    files.write(folder / TABLE, ablation_table.table(runs, ablations.VARIANTS).encode())
 
 
 if __name__ == "__main__":

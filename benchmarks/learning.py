@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import scipy.stats
 import tqdm
@@ -40,6 +41,8 @@ from cocosnet_jax.pretrained import vgg
 from cocosnet_jax.settings import LossSettings, Settings
 from cocosnet_jax.yardsticks import Yardsticks
 
+# Steps of an epoch: half of what the ablations take.
+EPOCH = 20
 SCENES = 64
 PROBABILITY = 0.99
 # What is compared -> digits.
@@ -69,7 +72,10 @@ def record(seeds: Sequence[str], path: Path, data_dir: str) -> int:
     """Trains with all seeds, and writes their bands."""
     if len(set(seeds)) < 3 or not all(seed.isdecimal() for seed in seeds):
         raise UserError(f"--seeds={','.join(seeds)} must be three different numbers or more")
-    found = [measured(recipe(int(seed), "", data_dir)) for seed in seeds]
+    with tempfile.TemporaryDirectory() as compiled:
+        # Seeds share their programs.
+        jax.config.update("jax_compilation_cache_dir", compiled)
+        found = [measured(recipe(int(seed), "", data_dir)) for seed in seeds]
     bands = {
         "seeds": [int(seed) for seed in seeds],
         "bands": {name: band([x[name] for x in found]) for name in NUMBERS},
@@ -84,7 +90,7 @@ def measured(settings: Settings) -> dict[str, float]:
     """Trains and measures."""
     dataset = prepare_data(settings.data)
     weights = vgg.load(settings.vgg.weights, settings.vgg.width)
-    steps = settings.epochs * ablations.EPOCH
+    steps = settings.epochs * EPOCH
     with (
         # A folder of an earlier call would have what earlier code trained.
         tempfile.TemporaryDirectory() as folder,
@@ -92,9 +98,7 @@ def measured(settings: Settings) -> dict[str, float]:
             total=steps, desc=f"seed {settings.train.seed}", unit=" steps", file=sys.stdout
         ) as bar,
     ):
-        trained = short_run.train(
-            settings, dataset, weights, epath.Path(folder), ablations.EPOCH, bar.update
-        )
+        trained = short_run.train(settings, dataset, weights, epath.Path(folder), EPOCH, bar.update)
     pairs = drawn_pairs.draw_pairs(SCENES, settings.data.image_size)
     return short_run.measured(settings, trained.state, pairs, Yardsticks())
 

@@ -63,7 +63,7 @@ def train(
     epoch: int,
     advance: Callable[[int], object],
 ) -> Trained:
-    """Trains from the newest checkpoint in the folder to the end of the schedule.
+    """Trains from the newest checkpoint to the end of the schedule, or to `train.stop_after`.
 
     Args:
       settings: of the run; a step's losses are kept by `train.checkpoint_every`, a multiple of
@@ -80,7 +80,9 @@ def train(
     workdir.check(str(folder), settings)
     workdir.claim(folder, settings)
     devices = mesh.make()
-    whole, seed, last = mesh.replicated(devices), settings.train.seed, settings.epochs * epoch
+    whole, seed = mesh.replicated(devices), settings.train.seed
+    total = settings.epochs * epoch
+    last = min(total, settings.train.stop_after or total)
     checkpoints = Checkpoints(folder, settings)
     start, losses = 0, []
     if checkpoints.latest_step is not None:

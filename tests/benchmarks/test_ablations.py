@@ -1,3 +1,4 @@
+import functools
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.configs import ablations as recipes
 from cocosnet_jax.configs import ade20k
 from cocosnet_jax.errors import UserError
+from tests.conftest import ROOT
 
 
 def fields(settings):
@@ -84,6 +86,12 @@ def test_table_has_mean_and_deviation_over_seeds():
     assert "SWD" not in lines[-1]
 
 
+def test_the_documentation_has_the_table_of_the_recorded_runs():
+    docs = ROOT / "docs"
+    text = ablation_table.of_file(docs / "learning/ablations.json")
+    assert text.split("\n\n")[0] in (docs / "learning.md").read_text()
+
+
 HOW = {"scenes": 64, "full": settings_lib.to_file(ablations.variant_settings("full"))}
 
 
@@ -104,20 +112,23 @@ def test_finished_runs_are_not_repeated_and_a_failed_one_is_named(tmp_path):
         done = ablations.read(results, HOW)
         return [one for one in runs if not ablations.find(done, one)], done
 
-    remaining, done = rest()
-    assert ablations.do_all(remaining, do, HOW, done, results) == ["no_domain-0"]
+    def do_rest():
+        remaining, done = rest()
+        keep = functools.partial(ablations.write, results.parent, results, HOW, done)
+        return ablations.do_all(remaining, do, keep, done, results.parent)
+
+    assert do_rest() == ["no_domain-0"]
     assert "no number" in (tmp_path / "no_domain-0/failed.txt").read_text()
-    remaining, done = rest()
-    assert [one.name for one in remaining] == ["no_domain-0"]
-    assert not ablations.do_all(remaining, do, HOW, done, results)
+    assert [one.name for one in rest()[0]] == ["no_domain-0"]
+    assert not do_rest()
     assert did == ["full-0", "no_domain-0", "full-1", "no_domain-1", "no_domain-0"]
     assert not rest()[0]
-    assert "| `no_domain` | 2 |" in ablation_table.table(rest()[1], recipes.VARIANTS)
+    assert "| `no_domain` | 2 |" in (tmp_path / ablations.TABLE).read_text()
 
 
 def test_results_of_other_settings_are_refused(tmp_path):
     results = epath.Path(tmp_path) / "results.json"
-    ablations.write(results, HOW, [])
+    ablations.write(results.parent, results, HOW, [])
     with pytest.raises(UserError, match="scenes: 64, 32"):
         ablations.read(results, HOW | {"scenes": 32})
     other = json.loads(json.dumps(HOW["full"]))
