@@ -97,12 +97,12 @@ WRONG = [
     ((), "--config is missing"),
     (
         ("--config=configs/none.py",),
-        "--config=configs/none.py is not a file; choose one of ade20k, ",
+        "--config=configs/none.py is not a file; choose one of ablations, ",
     ),
-    (("--config=README.md",), "--config=README.md is not a Python file; choose one of ade20k, "),
+    (("--config=README.md",), "--config=README.md is not a Python file; choose one of ablations, "),
     (
         ("--config=none:released",),
-        "--config=none is unknown; choose one of ade20k, ade20k_outdoor, ",
+        "--config=none is unknown; choose one of ablations, ade20k, ",
     ),
     (("--config=toy",), "--workdir is missing"),
     (("--config=toy", "--workdir", ""), "--workdir is missing"),

@@ -108,6 +108,7 @@ def test_a_file_of_ones_own_goes_before_a_path_of_ours(tmp_path):
 
 def test_known_configs_are_the_tasks():
     assert command.known_configs() == [
+        "ablations",
         "ade20k",
         "ade20k_outdoor",
         "celebahq_edge",

@@ -35,8 +35,8 @@ from PIL import Image
 
 from cocosnet_jax import checkpoint, command, files, pictures, workdir
 from cocosnet_jax.apps import named_points
-from cocosnet_jax.data.drawn.scene import Scene, draw_scene
-from cocosnet_jax.data.drawn.splits import SHARING, VALIDATION_SCENES, VALIDATION_SEED
+from cocosnet_jax.apps.drawn_pairs import EXEMPLARS, Pair, draw_pairs
+from cocosnet_jax.data.drawn.splits import VALIDATION_SCENES
 from cocosnet_jax.data.drawn.things import CLASS_COLOURS, NUM_CLASSES
 from cocosnet_jax.inference import Translator
 from cocosnet_jax.metrics import warp_accuracy
@@ -52,25 +52,10 @@ _SCENES = flags.DEFINE_integer(
     upper_bound=VALIDATION_SCENES,
 )
 
-EXEMPLARS = 2  # per scene
 ROWS = 6  # scenes in the picture
 BATCH = 8  # pairs that are translated at once
 # A row of the sheet: its exemplars have the classes of so much of the scene's area.
 COVER = 0.95
-
-
-class Pair(NamedTuple):
-    """What one translation is made of, and what is measured against.
-
-    Attributes:
-      scene: the input's layout in a style of its own; networks are given its label map alone.
-      exemplar: another layout in another style.
-      truth: the input's layout in the exemplar's style.
-    """
-
-    scene: Scene
-    exemplar: Scene
-    truth: Scene
 
 
 class Result(NamedTuple):
@@ -117,22 +102,6 @@ def main() -> None:
         "or paint one in a web page:\n\n"
         "    make page"
     )
-
-
-def draw_pairs(count: int, size: int) -> list[Pair]:
-    """Draws `count` scenes spread over the validation split, `EXEMPLARS` pairs of each in a row."""
-
-    def drawn(layout: int, style_of: int) -> Scene:
-        return draw_scene(VALIDATION_SEED + layout, VALIDATION_SEED + style_of // SHARING, size)
-
-    pairs = []
-    for number in tqdm.trange(count, desc="drawing", unit=" scenes", file=sys.stdout):
-        layout = number * VALIDATION_SCENES // count
-        scene = drawn(layout, layout)
-        for k in range(1, EXEMPLARS + 1):
-            other = (layout + k * VALIDATION_SCENES // (EXEMPLARS + 1)) % VALIDATION_SCENES
-            pairs.append(Pair(scene, drawn(other, other), drawn(layout, other)))
-    return pairs
 
 
 def translate(translator: Translator, pairs: list[Pair]) -> tuple[list[Result], dict[str, float]]:
