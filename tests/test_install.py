@@ -28,7 +28,7 @@ def test_every_program_is_a_command_named_after_its_module():
     }
     # Two modules are named demo: the page, and the program behind `make demo`.
     commands["cocosnet-apps-demo"] = "cocosnet_jax.apps.demo:run"
-    assert len(commands) == len(programs) == 15
+    assert len(commands) == len(programs) == 16
     assert PROJECT["project"]["scripts"] == commands
     for target in commands.values():
         module, function = target.split(":")
