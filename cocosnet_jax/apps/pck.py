@@ -256,6 +256,7 @@ def main() -> None:
     )
     folder = checkpoint.absolute(output)
     workdir.check_writable(folder, "output")
+    vgg_file = Path(given["vgg"].value).expanduser()
     weights = vgg_files.load(given["vgg"].value) if given["vgg"].value else None
     if weights is None:
         print("--vgg is not given: VGG's features are left out")
@@ -274,7 +275,7 @@ def main() -> None:
         "grid": first.size // first.settings.model.warp_stride,
         "averaged": given["averaged"].value,
         "exemplar_labels": inference.needs_exemplar_label(first.settings),
-        "vgg": given["vgg"].value and files.sha256(Path(given["vgg"].value)),
+        "vgg": f"{vgg_file.name}, sha256 {files.sha256(vgg_file)}" if vgg_file.is_file() else "",
         "confidence": confidence,
         "pck": landmarks.shares(counts),
     }
