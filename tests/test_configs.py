@@ -56,6 +56,26 @@ def test_drawn_has_the_drawings_channels_and_never_reads_an_exemplars_map():
     assert edges.loss == dataclasses.replace(labels.loss, mask=0.0)
 
 
+def test_small_is_the_recipe_of_drawn_scenes_for_photographs():
+    assert settings.differences(load("drawn"), load("small", "128")) == {
+        "data.dataset": "'drawn_scenes', 'folder'",
+        "data.channels": "14, 0",
+        "data.exemplar_probability": "0.4, 0.5",
+        "data.distortion": "'crop_flip', 'geometric'",
+        "data.self_pair_list": "'names', ''",
+        "model.base_filters": "10, 8",
+        "model.warp_stride": "4, 2",
+        "optimiser.constant_epochs": "20, 12",
+        "optimiser.decay_epochs": "13, 12",
+        "train.batch_size": "16, 8",
+        "train.evaluation_batch_size": "16, 8",
+    }
+    assert settings.differences(load("small", "128"), load("small")) == {
+        "data.image_size": "128, 64",
+        "data.load_size": "144, 72",
+    }
+
+
 def test_toy_has_the_toys_classes():
     assert load("toy").data.channels == toy_classes.NUM_CLASSES
     assert load("toy", "no_mask").model.mask_input == "none"

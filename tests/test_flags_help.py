@@ -78,6 +78,13 @@ PROGRAMS = {
     ),
     "apps.gallery": (["folder"], False),
     "apps.demo": (["folder", "scenes"], False),
+    "apps.pck": (
+        [
+            *("checkpoint", "source", "keypoints", "vgg", "output", "exemplars", "seed"),
+            *("averaged", "all"),
+        ],
+        False,
+    ),
     "apps.train_demo": (["workdir", "seed"], False),
 }
 

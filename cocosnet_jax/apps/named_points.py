@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cocosnet_jax.data.drawn.scene import Scene
-from cocosnet_jax.metrics import baselines
-from cocosnet_jax.metrics.pck import ALPHAS, Pck, correct
+from cocosnet_jax.metrics import baselines, by_class
+from cocosnet_jax.metrics.pck import ALPHAS, Pck
 from cocosnet_jax.types import Batch, Outputs
 
 ALPHA = 0.1
@@ -59,15 +59,14 @@ def _by_pixels(scene: Scene, exemplar: Scene) -> Float[np.ndarray, "points match
     probability that it is right), and the nearest pixel of the same class.
     """
     there = ~np.isnan([scene.points, exemplar.points]).any((0, 2))
+    points, truth = scene.points[there], exemplar.points[there]
+    shares = by_class.shares(points, truth, scene.label, exemplar.label)
     size = len(scene.label)
-    pixels = np.stack(np.meshgrid(*[np.arange(size, dtype=np.float32)] * 2), -1).reshape(-1, 2)
-    truth = jnp.asarray(exemplar.points[there][:, None])
-    right = np.asarray(correct(jnp.asarray(pixels[None]), truth, size))
-    rows = []
-    for point, near in zip(scene.points[there], right[ALPHAS.index(ALPHA)], strict=True):
+    hits = []
+    for point, wanted in zip(points, truth, strict=True):
         x, y = np.floor(point + 0.5).astype(int)
         gap = np.abs(exemplar.image.astype(int) - scene.image[y, x]).sum(-1)
-        same = (exemplar.label == scene.label[y, x]).ravel()
-        away = np.where(same, np.hypot(*(pixels - point).T), np.inf)
-        rows.append([near[np.argmin(gap)], near[same].mean(), near[np.argmin(away)]])
-    return np.array(rows, float).reshape(-1, len(_PIXEL_MATCHERS))
+        row, column = divmod(int(np.argmin(gap)), size)
+        hits.append(np.hypot(column - wanted[0], row - wanted[1]) <= ALPHA * size)
+    of_class = [shares[name][ALPHAS.index(ALPHA)] for name in (by_class.RANDOM, by_class.NEAREST)]
+    return np.column_stack([np.array(hits, float), *of_class])

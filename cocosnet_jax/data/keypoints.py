@@ -1,6 +1,6 @@
 """Points of images whose true correspondence is known, from a file `keypoints*.npz`.
 
-names   (n,)        images: keys of the dataset, with or without folder and extension
+names   (n,)        images: keys of the dataset, with or without folders and extension
 xy      (n, K, 2)   x and y of K points in pixels of the image; integers are pixel centres; NaN if
                     a point is absent
 points  (K,)        names of the points (optional)
@@ -48,13 +48,18 @@ class Keypoints:
       path: of the file.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, folder: Path | None = None):
         """Reads the file.
+
+        Args:
+          path: of the file.
+          folder: of the dataset; None for the file's own.
 
         Raises:
           UserError: it does not exist or has another content.
         """
         self.path = path
+        self._folder = folder or path.parent
         try:
             with np.load(path) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -91,16 +96,27 @@ class Keypoints:
         Raises:
           UserError: the size of the image is not known.
         """
-        path = PurePosixPath(key)
-        for name in (key, str(path.with_suffix("")), path.name, path.stem):
-            if name in self._rows:
-                row = self._rows[name]
-                size = self._size_of(key) if self._sizes is None else self._sizes[row]
-                return ((self._xy[row] + 0.5) * side / size - 0.5).astype(np.float32)
+        row = self._row(key)
+        if row is None:
+            return None
+        size = self._size_of(key) if self._sizes is None else self._sizes[row]
+        return ((self._xy[row] + 0.5) * side / size - 0.5).astype(np.float32)
+
+    def has(self, key: str) -> bool:
+        """Whether the file has points of an image."""
+        return self._row(key) is not None
+
+    def _row(self, key: str) -> int | None:
+        parts = PurePosixPath(key).parts
+        for start in range(len(parts)):
+            path = PurePosixPath(*parts[start:])
+            for name in (str(path), str(path.with_suffix(""))):
+                if name in self._rows:
+                    return self._rows[name]
         return None
 
     def _size_of(self, key: str) -> Any:
-        photograph = self.path.parent / key
+        photograph = self._folder / key
         if not photograph.is_file():
             raise UserError(
                 f"{self.path}: the size of {key} is not known, since {photograph} is not there: put"

@@ -1,0 +1,44 @@
+r"""Your own photographs with label maps, 64 x 64, narrow networks: what a CPU can train in hours.
+
+    python -m cocosnet_jax.prepare --config=configs/small.py --source=FOLDER --preview=sheet.png
+    python -m cocosnet_jax.main --config=configs/small.py --workdir=runs/own \
+        --config.data.source=FOLDER --config.data.channels=N --config.vgg.weights=vgg16.pth
+
+The first command prints N, the number of classes; docs/data.md says what the folder holds, and
+`configs/folder.py` has full networks. vgg16.pth is torchvision's VGG-16. `configs/small.py:128` is
+for pictures of 128 x 128, which take four times as long.
+
+Set `--config.data.flip=False` if classes distinguish left and right, as those of faces do: a
+photograph does not show that it was flipped, so flipped training teaches to match either eye.
+
+The recipe is that of `configs/drawn.py`, with two differences: as photographs have no second
+picture in the same style, an image is its own exemplar half of the time, distorted; and the
+correspondence has twice the resolution, 2 x 2 pixels per position. The correspondence network never
+sees the exemplar's label map. docs/learning.md says what a run has learned.
+"""
+
+from ml_collections import ConfigDict
+
+from cocosnet_jax.configs import base, drawn
+
+VARIANTS = ("64", "128")
+
+
+def get_config(variant: str = "64") -> ConfigDict:
+    """Returns one of `VARIANTS`, the side of the pictures."""
+    if variant not in VARIANTS:
+        raise base.unknown_variant("configs/small.py", variant, VARIANTS)
+    config = drawn.get_config()
+    config.data.dataset = "folder"
+    config.data.channels = 0  # Counted by `prepare`.
+    config.data.image_size = int(variant)
+    config.data.load_size = config.data.image_size * 9 // 8
+    config.data.self_pair_list = ""
+    config.data.distortion = "geometric"
+    config.data.exemplar_probability = 0.5
+    config.model.base_filters = 8
+    config.model.warp_stride = 2
+    config.optimiser.constant_epochs = 12
+    config.optimiser.decay_epochs = 12
+    config.train.batch_size = config.train.evaluation_batch_size = 8
+    return config
