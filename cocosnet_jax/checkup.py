@@ -193,7 +193,7 @@ def compilation_cache() -> Findings:
     """Where compiled programs are kept, so that a restart need not compile."""
     import jax
 
-    folder = jax.config.jax_compilation_cache_dir
+    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
     if not folder:
         text = "none: every start compiles anew; JAX_COMPILATION_CACHE_DIR=FOLDER names one"
         yield Finding("note", "compilation cache", text)

@@ -7,34 +7,38 @@ import jax
 import numpy as np
 import pytest
 
-from cocosnet_jax import alarms, checkpoint, data, hooks
-from cocosnet_jax.data import pipeline
+from cocosnet_jax import alarms, checkpoint, hooks
+from cocosnet_jax.data.drawn.scene import draw_scene
+from cocosnet_jax.data.drawn.splits import VALIDATION_SEED
 from cocosnet_jax.state import TrainState
+from cocosnet_jax.types import Batch
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """(change of the weights, of the batch) -> numbers."""
+def numbers():
+    """(change of the weights) -> numbers of four pairs of drawn scenes."""
     file = importlib.resources.files("cocosnet_jax.pretrained") / "drawn.safetensors"
     restored = checkpoint.restore_for_inference(str(file))
-    settings = dataclasses.replace(
-        restored.settings,
-        data=dataclasses.replace(
-            restored.settings.data,
-            data_dir=str(tmp_path_factory.mktemp("prepared")),
-            exemplar_list="random",
-            validation_exemplar_list="random",
-        ),
+    size = restored.settings.data.image_size
+    # Layouts and styles that were not trained on; an exemplar has another layout and style.
+    content, exemplar, truth = (
+        [draw_scene(VALIDATION_SEED + a + i, VALIDATION_SEED + b + i, size) for i in range(4)]
+        for a, b in ((0, 0), (50, 100), (0, 100))
     )
-    dataset = data.prepare(settings.data)
-    batch, valid, _ = next(pipeline.evaluation_batches(dataset, batch_size=2))
-    step = jax.jit(hooks.predict_and_measure(settings))
+    label, exemplar_label = (
+        np.stack([scene.label for scene in scenes])[..., None] for scenes in (content, exemplar)
+    )
+    images, exemplars = (
+        np.stack([scene.image for scene in scenes]) for scenes in (truth, exemplar)
+    )
+    batch = Batch(images, exemplars, label, exemplar_label, np.zeros(4, np.float32))
+    step = jax.jit(hooks.predict_and_measure(restored.settings))
 
-    def numbers(change=lambda state: state, **fields):
-        _, found = step(change(restored.state), batch._replace(**fields), valid)
+    def measure(change=lambda state: state):
+        _, found = step(change(restored.state), batch, np.ones(4, bool))
         return {name: float(value) for name, value in found.items()}
 
-    return numbers, batch
+    return measure
 
 
 def sounding(numbers):
@@ -45,8 +49,7 @@ def sounding(numbers):
     ]
 
 
-def test_a_trained_network_is_healthy(measured):
-    numbers, _ = measured
+def test_a_trained_network_is_healthy(numbers):
     found = numbers()
     assert sounding(found) == []
     assert found["like_truth"] > found["like_exemplar"] + 0.2
@@ -55,12 +58,15 @@ def test_a_trained_network_is_healthy(measured):
     assert found["match_entropy"] < 0.9
 
 
-def test_a_network_whose_features_are_constant_has_collapsed(measured):
-    numbers, _ = measured
-
+def test_a_network_whose_features_are_constant_has_collapsed(numbers):
     def constant(state: TrainState) -> TrainState:
-        ema = jax.tree.map(lambda x: x, state.ema)
-        ema["correspondence"] = jax.tree.map(np.zeros_like, ema["correspondence"])
-        return dataclasses.replace(state, ema=ema)
+        generator = dict(state.params["generator"])
+        # The projections before the comparison, without spectral norm.
+        projections = {
+            name: jax.tree.map(np.zeros_like, generator["correspondence"][name])
+            for name in ("theta", "phi")
+        }
+        generator["correspondence"] = {**generator["correspondence"], **projections}
+        return dataclasses.replace(state, params={"generator": generator})
 
     assert set(sounding(numbers(constant))) >= {"matched_places", "match_entropy"}

@@ -26,12 +26,12 @@ def time(monkeypatch):
 
 
 def run(time, clock, steps, *, data, dispatch, device, pause):
-    def batches():
+    def slow():
         while True:
             time.seconds += data
             yield 0
 
-    batches = clock.batches(batches())
+    batches = clock.batches(slow())
     for _ in range(steps):
         next(batches)
         time.seconds += dispatch
@@ -52,7 +52,7 @@ def test_time_is_split_and_nothing_is_lost(time):
 
 
 def test_the_step_just_begun_is_not_waited_for(monkeypatch):
-    waited = []
+    waited: list[object] = []
     monkeypatch.setattr(watching.jax, "block_until_ready", waited.append)
     clock = Clock()
     for step in range(3):

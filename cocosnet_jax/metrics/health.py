@@ -7,7 +7,7 @@ exemplar is the image itself, or another view of it, do not count: there a copy 
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 from cocosnet_jax.metrics.correspondence import used_share
 from cocosnet_jax.nn.resize import average_pool
@@ -59,7 +59,7 @@ def measure(batch: Batch, outputs: Outputs, valid: Bool[Array, "b"]) -> dict[str
 
 
 def edge_correlation(
-    a: Float[Array, "b height width 3"], b: Float[Array, "b height width 3"]
+    a: Shaped[Array, "b height width 3"], b: Shaped[Array, "b height width 3"]
 ) -> Float[Array, "b"]:
     """Pearson's correlation of where two images have edges, whatever their colours are.
 
@@ -67,8 +67,8 @@ def edge_correlation(
     1/32 of the image. Images without edges correlate with nothing (0).
 
     Args:
-      a: images in any range.
-      b: images in any range.
+      a: images in any range, numbers or bytes.
+      b: likewise.
     """
     a, b = (_edges(x) for x in (a, b))
     a, b = (x - x.mean((1, 2), keepdims=True) for x in (a, b))
@@ -76,7 +76,7 @@ def edge_correlation(
     return jnp.sum(a * b, (1, 2)) / jnp.maximum(lengths, 1e-6)
 
 
-def _edges(x: Float[Array, "b height width 3"]) -> Float[Array, "b cells cells"]:
+def _edges(x: Shaped[Array, "b height width 3"]) -> Float[Array, "b cells cells"]:
     grey = jnp.asarray(x, jnp.float32).mean(-1)
     down = jnp.diff(grey, axis=1, append=grey[:, -1:])
     right = jnp.diff(grey, axis=2, append=grey[:, :, -1:])

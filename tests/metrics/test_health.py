@@ -40,7 +40,7 @@ RANDOM = np.random.default_rng(1).integers(GRID**2, size=(2, GRID, GRID))
 
 def test_a_copy_of_the_exemplar(pictures):
     copy = measured(pictures, pictures[2:], RANDOM)
-    assert copy["like_exemplar"] == pytest.approx(1)
+    assert copy["like_exemplar"] == pytest.approx(1, abs=1e-4)
     assert abs(copy["like_truth"]) < 0.3
     # Another style: darker, less contrast, and red.
     true = measured(pictures, pictures[:2] * [0.5, 0.2, 0.1] + 20, RANDOM)
@@ -68,16 +68,16 @@ def test_collapsed_matches(pictures):
     identity = measured(pictures, pictures[:2], IDENTITY)
     assert identity["matched_places"] == identity["matched_in_place"] == 1
     # One row further is still in place, two are not.
-    for rows, share in ((1, 1), (2, 0)):
+    for rows, near in ((1, 1), (2, 0)):
         moved = measured(pictures, pictures[:2], np.roll(IDENTITY, rows, 0))
-        assert moved["matched_in_place"] == pytest.approx(share, abs=rows / GRID)
+        assert moved["matched_in_place"] == pytest.approx(near, abs=rows / GRID)
     chance = measured(pictures, pictures[:2], RANDOM)
     assert chance["matched_places"] == pytest.approx(1 - math.exp(-1), abs=0.06)
     # Of 9 places around each, fewer at the borders.
     assert chance["matched_in_place"] == pytest.approx(9 / GRID**2, abs=0.03)
     for entropy, share in ((0.0, 0.0), (math.log(GRID**2), 1.0), (math.log(GRID), 0.5)):
         numbers = measured(pictures, pictures[:2], RANDOM, entropy)
-        assert numbers["match_entropy"] == pytest.approx(share)
+        assert numbers["match_entropy"] == pytest.approx(share, abs=1e-4)
 
 
 def test_a_pictures_own_exemplar_and_fillers_do_not_count(pictures):
@@ -85,7 +85,7 @@ def test_a_pictures_own_exemplar_and_fillers_do_not_count(pictures):
     both = measured(pictures, translated, RANDOM)["like_exemplar"]
     for left_out in ({"own": (0, 1)}, {"valid": (True, False)}):
         numbers = measured(pictures, translated, RANDOM, **left_out)
-        assert numbers["like_truth"] == pytest.approx(1)
+        assert numbers["like_truth"] == pytest.approx(1, abs=1e-4)
         assert numbers["like_exemplar"] < both
     alone = measured(pictures, translated, RANDOM, own=(1, 1))
     assert all(math.isnan(value) for value in alone.values())
@@ -98,5 +98,6 @@ def test_a_network_without_exemplar_has_no_numbers(pictures):
 
 def test_a_match_may_be_missing(pictures):
     batch = Batch(pictures[:2], pictures[2:], pictures[:2], pictures[:2], np.zeros(2, np.float32))
-    found = health.measure(batch, Outputs(pictures[:2], pictures[:2], None), jnp.ones(2, bool))
+    image = np.float32(pictures[:2])
+    found = health.measure(batch, Outputs(image, image, None), jnp.ones(2, bool))
     assert found.keys() == {"like_exemplar", "like_truth"}
