@@ -220,7 +220,8 @@ class Life:
         moment: Moment | None,
     ):
         self._processes, self._killed, self._moment = processes, victims, moment
-        self.victims = "all" if len(victims) == len(processes) else f"process {victims}"
+        # Either all, or a single one.
+        self.victims = "all" if len(victims) == len(processes) else f"process {sum(victims)}"
         self._began, self._times = time.monotonic(), 0
         self.said: list[str] = []
         self.clock: dict[str, float] = {}

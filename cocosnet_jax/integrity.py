@@ -143,7 +143,7 @@ def by_name(state: PyTree) -> dict[str, Any]:
 
 
 def _checksum(array: ArrayLike) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _checksum_of_json(content: Any) -> int:
