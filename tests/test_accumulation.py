@@ -1,6 +1,7 @@
 """A step of small batches beside a step of one large batch."""
 
 import dataclasses
+from typing import Any
 from unittest import mock
 
 import flax.linen as nn
@@ -197,7 +198,8 @@ def moments(state):
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_small_batches_of_one_sample_equal_the_large_batch(dtype, record_property):
     double = dtype == "float64"
-    kind, changed = np.float64, {}
+    kind: Any = np.float64
+    changed: dict[str, Any] = {}
     if not double:
         kind, changed = np.float32, {"loss": NO_VGG, "dtype": dtype}
     with jax.enable_x64(double), mock.patch.object(conv, "_convolve_patches", convolve):

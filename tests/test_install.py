@@ -28,7 +28,7 @@ def test_every_program_is_a_command_named_after_its_module():
     }
     # Two modules are named demo: the page, and the program behind `make demo`.
     commands["cocosnet-apps-demo"] = "cocosnet_jax.apps.demo:run"
-    assert len(commands) == len(programs) == 16
+    assert len(commands) == len(programs) == 17
     assert PROJECT["project"]["scripts"] == commands
     for target in commands.values():
         module, function = target.split(":")
@@ -117,6 +117,7 @@ def test_known_configs_are_the_tasks():
         "drawn",
         "flickr",
         "folder",
+        "small",
         "toy",
     ]
     for name in command.known_configs():

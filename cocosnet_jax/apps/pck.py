@@ -242,7 +242,7 @@ def _open(names: Sequence[str], averaged: bool) -> dict[str, Translator]:
 
 def main() -> None:
     """Checks the flags and files, measures, writes and prints."""
-    given = flags.FLAGS
+    given: Any = flags.FLAGS
     names, output = given["checkpoint"].value, given["output"].value
     for flag in ("checkpoint", "source", "output"):
         if not given[flag].value:
