@@ -59,7 +59,8 @@ def test_eight_devices_compute_what_one_computes(in_one_process):
     assert found["devices"] == 8
     assert found["rows_shared_by"] == [1, 1, 8, 8]
     # Images are in [-1, 1]; the softmax over positions amplifies rounding.
-    assert found["rows_differ"] < 1e-8
+    error, rounding = found["rows_differ"]
+    assert error < 20 * rounding < 1e-6
     assert found["samples"] == list(range(16))
     assert_equal(found["compared"]["1"])
     for name, differ in found["differ_resumed"].items():
