@@ -123,7 +123,7 @@ def resumed(state: Any, before: Mesh, after: Mesh) -> Any:
 def rows_differ(many: Mesh, state: Any) -> tuple[float, float]:
     """The error of a 128 x 128 translation whose rows and positions are split over `many`.
 
-    The second number is the error where the exemplar's last bits change instead: what rounding does.
+    The second number is the error of the exemplar's last bits: what rounding does.
     """
     in_blocks = dataclasses.replace(SETTINGS.model, correlation="streaming")
     config = dataclasses.replace(SETTINGS, model=in_blocks)
