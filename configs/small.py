@@ -9,7 +9,7 @@ The first command prints N, the number of classes; docs/data.md says what the fo
 for pictures of 128 x 128, which take four times as long.
 
 Set `--config.data.flip=False` if classes distinguish left and right, as those of faces do: a
-photograph does not show that it was flipped, so flipped training teaches to match either eye.
+photograph does not show that it was flipped, so flipped training may teach to match either eye.
 
 The recipe is that of `configs/drawn.py`, with two differences: as photographs have no second
 picture in the same style, an image is its own exemplar half of the time, distorted; and the
