@@ -169,7 +169,7 @@ WRONG = [
     (("--config=configs/toy.py:x",), "configs/toy.py:x is unknown; configs/toy.py has the"),
     (
         ("--config=configs/toy.py", "--config.train.bach=3"),
-        "config.train.bach is unknown; config.train has batch_per_device, batch_size,",
+        "config.train.bach is unknown; config.train has accumulate, batch_per_device,",
     ),
     (
         ("--config=configs/toy.py", "--config.trian.seed=3"),

@@ -5,7 +5,7 @@ exemplar's label map, which the networks do not see.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from cocosnet_jax.metrics.pck import ALPHAS
 
@@ -15,8 +15,8 @@ NEAREST, RANDOM = "nearest_of_same_class", "random_of_same_class"
 def shares(
     points: Float[np.ndarray, "points 2"],
     truth: Float[np.ndarray, "points 2"],
-    label: Int[np.ndarray, "size size"],
-    exemplar_label: Int[np.ndarray, "size size"],
+    label: Integer[np.ndarray, "size size"],
+    exemplar_label: Integer[np.ndarray, "size size"],
 ) -> dict[str, Float[np.ndarray, "alphas points"]]:
     """The probability that each point is matched correctly (`pck.ALPHAS`).
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer, Shaped
 
 from cocosnet_jax import vgg
 from cocosnet_jax.data import points as points_lib
@@ -37,8 +37,8 @@ class Sample(NamedTuple):
       features: matcher -> vectors of the cells of the grid; the nearest one is the match.
     """
 
-    image: Int[np.ndarray, "size size 3"]
-    label: Int[np.ndarray, "size size planes"]
+    image: Integer[np.ndarray, "size size 3"]
+    label: Integer[np.ndarray, "size size planes"]
     points: Float[np.ndarray, "points 2"]
     features: Mapping[str, Float[np.ndarray, "h w _"]]
 
@@ -105,7 +105,7 @@ def of_pair(
     every = (jnp.asarray(np.where(seen[:, None], x, 0)[None], jnp.float32) for x in both)
     right["chance"] = np.asarray(_by_chance(*every, h, w, size))[:, 0, seen]
 
-    def of_all(values: Float[np.ndarray, "alphas seen"]) -> Float[np.ndarray, "alphas points"]:
+    def of_all(values: Shaped[np.ndarray, "alphas seen"]) -> Float[np.ndarray, "alphas points"]:
         spread = np.zeros((len(ALPHAS), len(seen)))
         spread[:, seen] = values
         return spread
@@ -115,7 +115,7 @@ def of_pair(
 
 @functools.partial(jax.jit, static_argnums=2)
 def vgg_cells(
-    weights: vgg.VggWeights, images: Int[Array, "b size size 3"], grid: int
+    weights: vgg.VggWeights, images: Integer[Array, "b size size 3"], grid: int
 ) -> dict[str, Float[Array, "b grid grid _"]]:
     """VGG's features by layer, averaged over the cells of a grid; unit vectors.
 

@@ -85,9 +85,10 @@ def test_known_matches_are_found(folder, tmp_path, told, monkeypatch):
     # The pictures are 8, 16 or 24 pixels apart, and a tenth is 6.4.
     assert {share for share, _ in table["runs/faces"].values()} == {0}
     assert table["same_position"] == table["runs/faces"]
-    for matcher in ("colour", f"VGG-19 relu1_2 at {SIZE}"):
-        assert table[matcher]["parts@0.05"][0] > 0.99, matcher
-        assert table[matcher]["jaw@0.05"][0] > 0.99, matcher
+    # VGG pads with zeros, so features at borders differ from those of the same pixels elsewhere.
+    for matcher, least in (("colour", 0.99), (f"VGG-19 relu1_2 at {SIZE}", 0.95)):
+        assert table[matcher]["parts@0.05"][0] > least, matcher
+        assert table[matcher]["jaw@0.05"][0] > least, matcher
     assert 0 < table["chance"]["parts@0.05"][0] < 0.01
     assert len([name for name in table if name.startswith("VGG-19 relu")]) == 10
     text = (tmp_path / "out/pck.md").read_text()

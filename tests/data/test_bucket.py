@@ -33,7 +33,14 @@ class Bucket(type(backend.os_backend)):  # type: ignore[misc]
             inside = isinstance(path, str) and path.startswith(BUCKET)
             return f"{folder}{path.removeprefix(BUCKET)}" if inside else path
 
-        return lambda *args, **options: call(*map(here, args), **options)
+        def on_folder(*args, **options):
+            first, *others = map(here, args)
+            if others and others[0] == "wb":
+                # Buckets have no folders, which would have to exist.
+                Path(first).parent.mkdir(parents=True, exist_ok=True)
+            return call(first, *others, **options)
+
+        return on_folder
 
 
 @pytest.fixture
