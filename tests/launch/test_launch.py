@@ -204,7 +204,7 @@ def test_help_has_the_example_and_all_flags(name, capsys):
 def test_shell_scripts_are_sound(tmp_path):
     """shellcheck's, for the files and for what the hosts of a TPU run."""
     files = [*(ROOT / "launch").glob("*.sh"), *(ROOT / "launch").glob("*.sbatch")]
-    assert len(files) == 2
+    assert len(files) == 3
     scripts = {
         "install": tpu_host.install("gs://b/data"),
         "start": tpu_host.start(["--config=a b"], ["A=b c"]),
