@@ -8,7 +8,7 @@ PORT ?= 7860
 TRAIN_DEMO_DIR ?= runs/train-demo
 PICTURES_DIR ?= docs/pictures
 # Tests of the release's numbers, which compile as users do; the others compile faster.
-NUMBERS := tests/test_parity.py tests/test_eight_devices.py
+NUMBERS := tests/test_parity.py
 # One process per core of the smallest machine; a worker that dies is a failure.
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --max-worker-restart=0
 # ensurepip: where making the environment was cut off, Python is there and pip is not.
@@ -49,8 +49,8 @@ test: $(VENV)/.test
 	$(PYTEST) -m "not parity or quick" --dist=loadfile --no-loadscope-reorder
 
 parity: $(VENV)/.test
-	COCOSNET_XLA_DEFAULT=1 $(PYTEST) -m parity --dist=loadgroup $(NUMBERS)
-	$(PYTEST) -m parity --dist=loadgroup $(NUMBERS:%=--ignore=%)
+	COCOSNET_XLA_DEFAULT=1 $(PYTEST) -m parity --dist=loadgroup --durations=8 $(NUMBERS)
+	$(PYTEST) -m parity --dist=loadgroup --durations=12 $(NUMBERS:%=--ignore=%)
 
 install: $(VENV)/.run
 
