@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=2 --max-worker-restart=0
 PIP := { $(BIN)/python -m pip --version || $(BIN)/python -m ensurepip; } > /dev/null 2>&1 && \
   $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo page train-demo pictures test parity install clean
+.PHONY: help demo page train-demo pictures test parity long install clean
 
 help:
 	@echo "make demo     translate drawn scenes with the model that comes with it; a picture, figures"
@@ -26,6 +26,7 @@ help:
 	@echo "make parity   the release's numbers and files in full, in float64, float32 and bfloat16;"
 	@echo "              a training step on eight devices beside one on one; a run with an exemplar;"
 	@echo "              the metrics' figures"
+	@echo "make long     runs that are killed, in a bucket, of several processes, of small batches"
 	@echo "make install  the environment alone, in $(VENV)"
 	@echo "make clean    remove the environment; runs/ stays"
 	@echo "PYTHON=...    which Python makes the environment (3.11 to 3.13)"
@@ -46,11 +47,14 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not parity or quick" --dist=loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not parity and not long or quick" --dist=loadfile --no-loadscope-reorder
 
 parity: $(VENV)/.test
 	COCOSNET_XLA_DEFAULT=1 $(PYTEST) -m parity --dist=loadgroup --durations=8 $(NUMBERS)
 	$(PYTEST) -m parity --dist=loadgroup --durations=12 $(NUMBERS:%=--ignore=%)
+
+long: $(VENV)/.test
+	$(PYTEST) -m long --dist=loadgroup --durations=12
 
 install: $(VENV)/.run
 

@@ -322,8 +322,8 @@ def _arrays(checkpoint: Path) -> dict[str, bytes]:
 
 
 def _files(trial: Path) -> dict[str, object]:
-    """All files but those of checkpoints and TensorBoard, and the number of the process."""
-    apart = ("checkpoints/", "best/", "tensorboard/", ".in_use")
+    """All files but those of checkpoints, TensorBoard, the process and its use of time."""
+    apart = ("checkpoints/", "best/", "tensorboard/", ".in_use", "goodput.json")
     run = trial / "run"
     found = {str(path.relative_to(run)): path for path in run.rglob("*") if path.is_file()}
     return {
@@ -334,13 +334,17 @@ def _files(trial: Path) -> dict[str, object]:
     }
 
 
+# Curves of time and memory, which differ from run to run.
+_TIMES = ("images_per_second", "seconds_per_step", "goodput", "data_share", "memory/", "mfu")
+
+
 def _curves(trial: Path) -> dict[str, object]:
-    """Tag and step -> values: one, however often a step was computed. Speed is left out."""
+    """Tag and step -> values: one, however often a step was computed. Times are left out."""
     found: dict[str, set[bytes]] = {}
     for file in (trial / "run/tensorboard").glob("events.*"):
         for event in EventFileLoader(str(file)).Load():
             for value in event.summary.value:
-                if value.tag != "images_per_second":
+                if not value.tag.startswith(_TIMES):
                     values = found.setdefault(f"TensorBoard: {value.tag}, step {event.step}", set())
                     values.add(value.tensor.SerializeToString())
     return dict(found)

@@ -1,11 +1,11 @@
 """Takes two training steps on 8 devices and on 1, and prints the results, for test_eight_devices.
 
-    python -m tests.eight_devices FOLDER [HOST:PORT,2,INDEX]
+    python -m tests.eight_devices [FILE [HOST:PORT,2,INDEX]]
 
-One process with 8 devices comes first: it compares them with one, and keeps in FOLDER what one
-device computes. It also saves the run on 8 devices, and resumes it on one. Two processes with 4
-devices each then compare with that. In float64, where rounding cannot hide a mistake: the order of
-sums differs between these.
+Without arguments, one process compares 8 devices with one. It also saves the run on 8 devices, and
+resumes it on one. With FILE, it keeps there what one device computes from small batches, with which
+two processes of 4 devices each then compare. In float64, where rounding cannot hide a mistake: the
+order of sums differs between these.
 """
 
 import dataclasses
@@ -163,22 +163,28 @@ def compare(many: tuple[Any, ...], one: tuple[Any, ...]) -> dict[str, Any]:
     }
 
 
-def by_one_process(file: Path) -> dict[str, Any]:
-    """Compares 8 devices with one, and writes what one computes."""
+def by_one_device(file: Path) -> dict[str, Any]:
+    """Writes what one device computes from small batches."""
+    one = mesh.make(jax.devices()[:1])
+    file.write_bytes(pickle.dumps(run(jitted(one, 2), one, 2)))
+    return {}
+
+
+def by_one_process() -> dict[str, Any]:
+    """Compares 8 devices with one."""
     many, one = mesh.make(), mesh.make(jax.devices()[:1])
-    step = {accumulate: jitted(one, accumulate) for accumulate in (1, 2)}
-    wanted = {accumulate: run(step[accumulate], one, accumulate) for accumulate in (1, 2)}
-    file.write_bytes(pickle.dumps(wanted))
+    step = jitted(one, 1)
+    wanted = run(step, one, 1)
     found = run(jitted(many, 1), many, 1)
-    after_resumed = next_step(step[1], one, resumed(found[2], many, one))
-    after_one = next_step(step[1], one, jax.device_put(wanted[1][2], mesh.replicated(one)))
+    after_resumed = next_step(step, one, resumed(found[2], many, one))
+    after_one = next_step(step, one, jax.device_put(wanted[2], mesh.replicated(one)))
     numbered = batch(0, 16, 16)._replace(self_reference=np.arange(16))
     return {
         "devices": many.size,
         "rows_shared_by": [mesh.for_rows(coarsest).size for coarsest in (2, 4, 8, 16)],
-        "rows_differ": rows_differ(mesh.make(jax.devices()[:4]), wanted[1][1]),
+        "rows_differ": rows_differ(mesh.make(jax.devices()[:4]), wanted[1]),
         "samples": mesh.to_local(mesh.to_global(many, numbered).self_reference).tolist(),
-        "compared": compare(found, wanted[1]),
+        "compared": compare(found, wanted),
         "differ_resumed": {
             n: largest(getattr(after_resumed, n), getattr(after_one, n)) for n in NAMES
         },
@@ -196,7 +202,7 @@ def by_two_processes(file: Path) -> dict[str, Any]:
     return {
         "devices": many.size,
         "processes": jax.process_count(),
-        "compared": compare(run(jitted(many, 2), many, 2), wanted[2]),
+        "compared": compare(run(jitted(many, 2), many, 2), wanted),
     }
 
 
@@ -208,11 +214,14 @@ def by_two_processes(file: Path) -> dict[str, Any]:
 @mock.patch.object(conv, "_convolve_patches", convolve)
 def main() -> None:
     """Runs and prints a line of JSON."""
-    folder, *processes = sys.argv[1:]
+    file, processes = sys.argv[1:2], sys.argv[2:]
     jax.config.update("jax_enable_x64", True)
     if processes:
         distributed.join(processes[0])
-    found = (by_two_processes if processes else by_one_process)(Path(folder) / "one.pickle")
+    if file:
+        found = (by_two_processes if processes else by_one_device)(Path(*file))
+    else:
+        found = by_one_process()
     distributed.say(json.dumps(found))
 
 

@@ -35,7 +35,7 @@ def run(program, bucket, module, *arguments):
 
 
 # Several programs, one after the other.
-@pytest.mark.parity
+@pytest.mark.long
 def test_a_run_in_a_bucket_is_trained_resumed_evaluated_and_used(program, bucket, tmp_path):
     local = tmp_path / "prepared"
     fields = {

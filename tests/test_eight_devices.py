@@ -9,9 +9,6 @@ import pytest
 
 from tests.conftest import LIMIT_S, ROOT
 
-# One worker, because both tests need what one device computes.
-pytestmark = pytest.mark.xdist_group("eight_devices")
-
 
 def start(program, devices, *arguments):
     return subprocess.Popen(
@@ -33,16 +30,6 @@ def ended(process):
     return json.loads(*found) if found else None
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("eight")
-
-
-@pytest.fixture(scope="module")
-def in_one_process(program, folder):
-    return ended(start(program, 8, folder))
-
-
 def assert_equal(found):
     assert found["compiled"] == 1
     assert found["types"] == ["float64", "int32"]
@@ -57,8 +44,8 @@ def assert_equal(found):
 
 # Minutes: XLA compiles the training step for eight devices and for one.
 @pytest.mark.parity
-def test_eight_devices_compute_what_one_computes(in_one_process):
-    found = in_one_process
+def test_eight_devices_compute_what_one_computes(program):
+    found = ended(start(program, 8))
     assert found["devices"] == 8
     assert found["rows_shared_by"] == [1, 1, 8, 8]
     # Images are in [-1, 1]; the softmax over positions amplifies rounding.
@@ -71,14 +58,16 @@ def test_eight_devices_compute_what_one_computes(in_one_process):
         assert differ < 1e-5 * found["compared"]["moved"][name], name
 
 
-@pytest.mark.parity
+@pytest.mark.long
 def test_two_processes_with_four_devices_each_compute_what_one_computes_in_small_batches(
-    program, folder, in_one_process
+    program, tmp_path
 ):
+    file = tmp_path / "one.pickle"
+    assert ended(start(program, 1, file)) == {}
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    first, second = (start(program, 4, folder, f"localhost:{port},2,{i}") for i in range(2))
+    first, second = (start(program, 4, file, f"localhost:{port},2,{i}") for i in range(2))
     found = ended(first)
     assert ended(second) is None
     assert (found["devices"], found["processes"]) == (8, 2)

@@ -249,7 +249,7 @@ def test_the_translator_uses_the_one_before_too(run, capfd):
 
 
 # Minutes: a run is started eight times.
-@pytest.mark.parity
+@pytest.mark.long
 def test_a_run_that_is_killed_ends_as_an_undisturbed_one(tmp_path):
     from benchmarks import restarts  # Imports TensorFlow.
 

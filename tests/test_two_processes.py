@@ -115,7 +115,7 @@ def test_resumed_by_two_processes(stopped, resumed):
 
 
 # Two more runs.
-@pytest.mark.parity
+@pytest.mark.long
 def test_what_is_measured_does_not_depend_on_the_number_of_processes(program, tmp_path):
     """Networks that do not learn, so that their numbers are equal to the last digit."""
 

@@ -38,7 +38,7 @@ def state_of(folder, settings):
     return jax.device_get(state)
 
 
-@pytest.mark.parity
+@pytest.mark.long
 def test_a_short_run_is_the_programs_own_training(tmp_path, monkeypatch):
     settings = recipe(tmp_path)
     assert train.train(settings, epath.Path(tmp_path / "program")) == 0
