@@ -335,7 +335,10 @@ def _files(trial: Path) -> dict[str, object]:
 
 
 # Curves of time and memory, which differ from run to run.
-_TIMES = ("images_per_second", "seconds_per_step", "goodput", "health/data_share", "memory/", "mfu")
+_TIMES = (
+    *("images_per_second", "seconds_per_step", "goodput", "data_share", "health/data_share"),
+    *("memory/", "mfu"),
+)
 
 
 def _curves(trial: Path) -> dict[str, object]:
