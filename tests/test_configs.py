@@ -65,9 +65,12 @@ def test_small_is_the_recipe_of_drawn_scenes_for_photographs():
         "data.self_pair_list": "'names', ''",
         "model.base_filters": "10, 8",
         "model.warp_stride": "4, 2",
-        "optimiser.constant_epochs": "20, 12",
-        "optimiser.decay_epochs": "13, 12",
-        "train.batch_size": "16, 8",
+        "optimiser.generator_rate": "0.0005, 0.001",
+        "optimiser.discriminator_rate": "0.0005, 0.0007",
+        "optimiser.constant_epochs": "20, 3",
+        "optimiser.decay_epochs": "13, 2",
+        "optimiser.ema": "0.999, 0.998",
+        "train.batch_size": "16, 2",
         "train.evaluation_batch_size": "16, 8",
     }
     assert settings.differences(load("small", "128"), load("small")) == {
