@@ -11,7 +11,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, UInt8
 
-from cocosnet_jax import mesh, pictures
+from cocosnet_jax import compiler, mesh, pictures
 from cocosnet_jax.alarms import Alarms, of_losses
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.dataset import Dataset
@@ -92,6 +92,7 @@ class Pictures:
         self._predict = jax.jit(
             predict_and_measure(settings),
             out_shardings=(mesh.split(devices), mesh.replicated(devices)),
+            compiler_options=compiler.options(devices, compiler.LESS),
         )
         self._batch: Batch | None = None
         self._valid = np.zeros(0, bool)

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from cocosnet_jax import accumulation, operations, rng
+from cocosnet_jax import accumulation, compiler, operations, rng
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.mesh import replicated, split, split_small
 from cocosnet_jax.settings import Settings
-from cocosnet_jax.state import TrainState, create_state
+from cocosnet_jax.state import TrainState, draw_players, fill_state, player_shapes
 from cocosnet_jax.steps import Metrics, train_step
 from cocosnet_jax.types import Batch
 from cocosnet_jax.vgg import VggWeights
@@ -18,14 +18,19 @@ from cocosnet_jax.vgg import VggWeights
 
 def initial_state(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> TrainState:
     """Returns the state at step 0, which every device computes for itself."""
+    shapes = player_shapes(settings)
 
-    def create(key: jax.Array) -> TrainState:
-        state = create_state(settings, key, steps_per_epoch)
+    def create(noise: dict[str, jax.Array]) -> TrainState:
+        state = fill_state(settings, shapes, noise, steps_per_epoch)
         # Constants are weakly typed, but a step's results are not. Without this conversion, the
         # step would be compiled twice.
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
-    return jax.jit(create, out_shardings=replicated(mesh))(rng.key(settings.train.seed, "init"))
+    key = rng.key(settings.train.seed, "init")
+    # Apart, since only the second program is long to compile, and only the first one to run.
+    noise = jax.jit(lambda key: draw_players(key, shapes), out_shardings=replicated(mesh))(key)
+    options = compiler.options(mesh, compiler.LEAST)
+    return jax.jit(create, out_shardings=replicated(mesh), compiler_options=options)(noise)
 
 
 # Kept, so that whoever counts its operations does not trace it a second time.
@@ -46,7 +51,8 @@ def jitted_step(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Any:
     ) -> tuple[TrainState, Metrics]:
         return step(state, weights, batch, rng.key(settings.train.seed, "train", state.step))
 
-    options = {}
+    narrow = settings.model.base_filters <= compiler.NARROW
+    options = compiler.options(mesh, compiler.LESS if narrow else {})
     if mesh.devices.flat[0].platform == "cpu":
         # Otherwise XLA merges rematerialised operations with the original ones, which undoes it.
         options["xla_disable_hlo_passes"] = "cse_barrier_expander"

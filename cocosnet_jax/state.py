@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from cocosnet_jax import model
 from cocosnet_jax.discriminator import Discriminator
 from cocosnet_jax.encode import Inputs
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import activation_dtype
-from cocosnet_jax.nn.initial import initialise
+from cocosnet_jax.nn.initial import draw, fill, variable_shapes
 from cocosnet_jax.settings import OptimiserSettings, Settings
 
 # Image size for initialisation. No parameter depends on it: the size of the learned code comes
@@ -91,18 +91,50 @@ def optimisers(
 
 def create_state(settings: Settings, key: jax.Array, steps_per_epoch: int) -> TrainState:
     """Returns a state at step 0; a pure function, for `jax.jit` and `jax.eval_shape`."""
-    generator_key, discriminator_key = jax.random.split(key)
-    image = jnp.zeros((1, INIT_SIZE, INIT_SIZE, 3))
-    semantics = jnp.zeros((1, INIT_SIZE, INIT_SIZE, settings.data.channels))
-    label = jnp.zeros((1, INIT_SIZE, INIT_SIZE), jnp.int32)
-    condition = Condition(semantics)
-    inputs = Inputs(image, image, condition, condition, label, label, jnp.zeros(1))
-    variables = {
-        "generator": initialise(model.build(settings), generator_key, inputs, generator_key),
-        "discriminator": initialise(
-            build_discriminator(settings), discriminator_key, semantics, image
+    shapes = player_shapes(settings)
+    return fill_state(settings, shapes, draw_players(key, shapes), steps_per_epoch)
+
+
+def player_shapes(settings: Settings) -> dict[str, PyTree]:
+    """Returns the shapes of both players' parameters and variables, {"generator": ..., ...}."""
+
+    def example() -> tuple[Inputs, jax.Array]:
+        image = jnp.zeros((1, INIT_SIZE, INIT_SIZE, 3))
+        condition = Condition(jnp.zeros((1, INIT_SIZE, INIT_SIZE, settings.data.channels)))
+        label = jnp.zeros((1, INIT_SIZE, INIT_SIZE), jnp.int32)
+        inputs = Inputs(image, image, condition, condition, label, label, jnp.zeros(1))
+        return inputs, jax.random.key(0)
+
+    inputs, key = jax.eval_shape(example)
+    return {
+        "generator": variable_shapes(model.build(settings), inputs, key),
+        "discriminator": variable_shapes(
+            build_discriminator(settings), inputs.semantics.dense, inputs.image
         ),
     }
+
+
+def draw_players(key: jax.Array, shapes: dict[str, PyTree]) -> dict[str, Float[Array, "_"]]:
+    """Returns the random numbers of both players' initial variables."""
+    keys = jax.random.split(key)
+    return {name: draw(keys[i], shapes[name]) for i, name in enumerate(shapes)}
+
+
+def fill_state(
+    settings: Settings,
+    shapes: dict[str, PyTree],
+    noise: dict[str, Float[Array, "_"]],
+    steps_per_epoch: int,
+) -> TrainState:
+    """Returns a state at step 0.
+
+    Args:
+      settings: of the run.
+      shapes: of `player_shapes`.
+      noise: of `draw_players`.
+      steps_per_epoch: determines the learning rate.
+    """
+    variables = {name: fill(shapes[name], noise[name]) for name in shapes}
     params = {name: collections.pop("params") for name, collections in variables.items()}
     opt_state = {
         name: optimiser.init(params[name])

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, PyTree
 
-from cocosnet_jax import files, mesh, vgg
+from cocosnet_jax import compiler, files, mesh, vgg
 from cocosnet_jax.data import keypoints, pipeline
 from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.data.keypoints import PairPoints
@@ -114,7 +114,11 @@ def predict_and_count(
         # These are large, and only the metrics read them.
         return outputs._replace(warped_mask=None, matches=None), counts
 
-    return jax.jit(step, out_shardings=(mesh.split(devices), mesh.replicated(devices)))
+    return jax.jit(
+        step,
+        out_shardings=(mesh.split(devices), mesh.replicated(devices)),
+        compiler_options=compiler.options(devices, compiler.LESS),
+    )
 
 
 def summed(counted: Sequence[PyTree]) -> PyTree:

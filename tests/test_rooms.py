@@ -19,7 +19,7 @@ FILES = {
 FLOORS = (
     ("errors", "types", "rng", "compile_cache", "operations", "watchdog"),
     ("settings", "files", "distributed"),
-    ("nn", "mesh", "fit", "pictures", "interrupt", "integrity"),
+    ("nn", "mesh", "fit", "compiler", "pictures", "interrupt", "integrity"),
     ("alarms", "profiling", "watching"),
     ("encode",),
     ("correspondence", "generator", "discriminator", "vgg", "warp", "data"),

@@ -73,12 +73,31 @@ def initialise(module: nn.Module, key: jax.Array, *arguments: Any) -> dict[str, 
     Raises:
       KeyError: the module has a leaf whose name is not in `LEAVES`.
     """
-    shapes = jax.eval_shape(partial(module.init, train=False), key, *arguments)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(dict(shapes))
-    total = sum(leaf.size for _, leaf in leaves)
+    shapes = variable_shapes(module, *arguments)
+    return fill(shapes, draw(key, shapes))
+
+
+def variable_shapes(module: nn.Module, *arguments: Any) -> dict[str, PyTree]:
+    """Returns the shapes of the variables of `module`, which `initialise` describes."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return dict(jax.eval_shape(partial(module.init, train=False), key, *arguments))
+
+
+def draw(key: jax.Array, shapes: PyTree) -> Float[Array, "_"]:
+    """Returns standard normal numbers, at least as many as variables of these shapes have."""
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     # In several draws, since each needs several times the memory of its result.
     keys = jax.random.split(key, -(-total // DRAW))
-    noise = jax.lax.map(lambda piece: jax.random.normal(piece, (DRAW,)), keys).reshape(-1)
+    return jax.lax.map(lambda piece: jax.random.normal(piece, (DRAW,)), keys).reshape(-1)
+
+
+def fill(shapes: PyTree, noise: Float[Array, "_"]) -> dict[str, PyTree]:
+    """Returns variables of these shapes, made of the numbers of `draw`.
+
+    Raises:
+      KeyError: there is a leaf whose name is not in `LEAVES`.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
     filled, start = [], 0
     for path, leaf in leaves:
         name = path[-1].key
