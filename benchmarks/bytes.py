@@ -163,7 +163,8 @@ def part(program: hlo.Program, executed: hlo.Executed) -> str:
 def _named(executed: hlo.Executed) -> hlo.Instruction:
     """The instruction, or if XLA gave it no path, the nearest one before it that has one."""
     instructions = executed.computation.instructions
-    seen, waiting = set(), collections.deque([executed.instruction])
+    seen: set[str] = set()
+    waiting = collections.deque([executed.instruction])
     while waiting and len(seen) < 50:
         one = waiting.popleft()
         seen.add(one.name)
