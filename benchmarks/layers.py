@@ -23,10 +23,11 @@ import jax
 import jax.numpy as jnp
 
 from cocosnet_jax.nn import norms
+from cocosnet_jax.nn.activation import leaky_relu
 from cocosnet_jax.nn.condition import Condition, convolve_condition
-from cocosnet_jax.nn.conv import Weights, concatenate_weights, convolve, reflect_pad
+from cocosnet_jax.nn.conv import Weights, concatenate_weights, convolve
+from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.positions import spread
-from cocosnet_jax.nn.spade import leaky_relu
 
 Way = Callable[..., jax.Array]
 

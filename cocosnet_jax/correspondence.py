@@ -12,12 +12,13 @@ from jaxtyping import Array, Float, Shaped
 
 from cocosnet_jax.encode import Inputs
 from cocosnet_jax.nn import remat
+from cocosnet_jax.nn.activation import leaky_relu
 from cocosnet_jax.nn.blocks import ResidualBlock
 from cocosnet_jax.nn.condition import Condition, convolve_condition
 from cocosnet_jax.nn.conv import Conv, Dtype, activation_dtype
 from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.nn.norms import instance_norm, unit_length
-from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
+from cocosnet_jax.nn.spade import SpadeBlock
 from cocosnet_jax.settings import ModelSettings
 
 NOISE_DEVIATION = 0.01  # of the noise that replaces masks
@@ -192,7 +193,7 @@ class CorrespondenceNetwork(nn.Module):
                 small = mask.resize(x.shape[1], x.shape[2], "nearest").tensor()
                 given = mask_or_noise(small, stream_keys(0), give_mask)
                 x = jnp.concatenate([x, given.astype(x.dtype)], -1)
-            return x
+            return x if dtype is None else x.astype(dtype)
 
         projected = 4 * s.base_filters
         features = FeatureBlock(

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn.activation import leaky_relu
 from cocosnet_jax.nn.blocks import NonLocalBlock
 from cocosnet_jax.nn.conv import Conv, Dtype, convolve
 from cocosnet_jax.nn.norms import instance_norm
-from cocosnet_jax.nn.spade import leaky_relu
 
 SCALES = 2
 

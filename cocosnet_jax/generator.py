@@ -1,5 +1,7 @@
 """Translation network: generates an image from the warped exemplar (paper 3.2, SPEC section 4)."""
 
+from dataclasses import replace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,12 +9,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn import remat
+from cocosnet_jax.nn.activation import leaky_relu
 from cocosnet_jax.nn.blocks import NonLocalBlock
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import Conv, activation_dtype
 from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.resize import nearest, resize
-from cocosnet_jax.nn.spade import SpadeBlock, leaky_relu
+from cocosnet_jax.nn.spade import SpadeBlock
 from cocosnet_jax.settings import ModelSettings
 
 # The first block works at 1 / COARSEST of the image size.
@@ -59,6 +62,9 @@ class Generator(nn.Module):
         def upsample(x: Float[Array, "b h w k"]) -> Float[Array, "b h2 w2 k"]:
             return nearest(x, 2 * x.shape[1], 2 * x.shape[2])
 
+        if dtype is not None:
+            # Once, not in each block: three channels take the memory of 128 on TPUs.
+            condition = replace(condition, dense=condition.dense.astype(dtype))
         h, w = height // COARSEST, width // COARSEST
         if s.generator_input == "constant":
             shape = (1, self.code_size, self.code_size, 16 * f)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn.activation import relu
 from cocosnet_jax.nn.conv import convolve
 from cocosnet_jax.nn.resize import max_pool
 
@@ -97,7 +98,7 @@ def features(
             y, kernel, bias = nn.dtypes.promote_dtype(
                 x, layer["kernel"], layer["bias"], dtype=dtype
             )
-            x = nn.relu(convolve(y, kernel, padding=1) + bias)
+            x = relu(convolve(y, kernel, padding=1) + bias)
             if f"relu{i}_{j}" in wanted:
                 found[f"relu{i}_{j}"] = x
             if len(found) == len(wanted):

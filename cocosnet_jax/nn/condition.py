@@ -9,11 +9,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from cocosnet_jax.nn.conv import Dtype, Weights, convolve, positions_of, reflect_pad
-from cocosnet_jax.nn.remat import PRODUCT
+from cocosnet_jax.nn.conv import Dtype, Weights, convolve, positions_of
+from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.resize import nearest, resize
 
 
@@ -83,7 +82,7 @@ def convolve_condition(
     def product(kernel: Float[Array, "3 3 channels cout"]) -> Float[Array, "b h w cout"]:
         if labels is None:
             return convolve(dense, kernel)
-        return checkpoint_name(_convolve(dense, labels, kernel), PRODUCT)
+        return _convolve(dense, labels, kernel)
 
     # With labels, sigma divides the sum of rows: otherwise XLA fuses that sum with a mean that
     # follows it, and adds up nine times as many numbers.

@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import export
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Shaped
 
 from cocosnet_jax.nn.initial import blank
-from cocosnet_jax.nn.positions import spread
+from cocosnet_jax.nn.padding import reflect_pad
+from cocosnet_jax.nn.positions import mean_over_positions, spread
 from cocosnet_jax.nn.remat import PRODUCT, SPECTRAL
 
 Dtype = jnp.dtype | type
@@ -77,10 +77,33 @@ class Weights(NamedTuple):
             kernel, sigma = kernel * (1 / sigma), None
         y = product(kernel.astype(dtype))
         if sigma is not None:
-            y = y * spread(1 / sigma, y.shape)
+            y = _divide(y, jnp.broadcast_to(sigma, y.shape[-1:]))
         if bias is not None:
             y = y + spread(bias, y.shape).astype(y.dtype)
-        return y.astype(dtype)
+        # With the bias: what is kept and what is read next are then one array.
+        return checkpoint_name(y.astype(dtype), PRODUCT)
+
+
+@jax.custom_vjp
+def _divide(y: Float[Array, "b h w c"], sigma: Float[Array, "c"]) -> Float[Array, "b h w c"]:
+    """Y / sigma; the backward pass keeps the quotient alone."""
+    return _divide_forward(y, sigma)[0]
+
+
+def _divide_forward(y: Array, sigma: Array) -> tuple[Array, tuple[Array, Array]]:
+    quotient = checkpoint_name((y * (1 / sigma)).astype(y.dtype), PRODUCT)
+    return quotient, (quotient, sigma)
+
+
+def _divide_backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    quotient, sigma = residuals
+    wide = jnp.promote_types(grad.dtype, jnp.float32)
+    sums = mean_over_positions(grad.astype(wide) * quotient.astype(wide)).sum((0, 1, 2))
+    positions = grad.shape[1] * grad.shape[2]
+    return (grad * (1 / sigma)).astype(grad.dtype), (-positions * sums / sigma).astype(sigma.dtype)
+
+
+_divide.defvjp(_divide_forward, _divide_backward)
 
 
 def concatenate_weights(layers: Sequence[Weights]) -> Weights:
@@ -121,7 +144,7 @@ def convolve(
             [(padding, padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-    return checkpoint_name(convolved, PRODUCT)
+    return convolved
 
 
 # Patches are several times as large as the image, so the backward pass recomputes them.
@@ -138,59 +161,6 @@ def _convolve_patches(
         for j in range(kw)
     ]
     return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1])
-
-
-@jax.custom_vjp
-def reflect_pad(x: Shaped[Array, "b height width c"]) -> Shaped[Array, "b h w c"]:
-    """Pads by one reflected pixel on every side; an axis of length 1 repeats its only pixel.
-
-    On CPUs pixels are gathered by index, which XLA fuses with the computation of x, so that nothing
-    is copied. The gradient, and accelerators, use slices: gathering would be slow there.
-    """
-    return jax.lax.platform_dependent(x, cpu=_pad_by_index, default=_pad_by_slices)
-
-
-def _mirrored(size: int) -> tuple[int, int]:
-    """Indices of the pixels that pad an axis before its first and after its last pixel."""
-    return min(1, size - 1), max(size - 2, 0)
-
-
-def _pad_by_index(x: Shaped[Array, "b height width c"]) -> Shaped[Array, "b h w c"]:
-    rows, columns = (np.insert(np.arange(n), [0, n], _mirrored(n)) for n in x.shape[1:3])
-    return x[:, rows[:, None], columns]
-
-
-def _pad_by_slices(x: Shaped[Array, "b height width c"]) -> Shaped[Array, "b h w c"]:
-    for axis in (1, 2):
-        before, after = (
-            jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in _mirrored(x.shape[axis])
-        )
-        x = jnp.concatenate([before, x, after], axis)
-    return x
-
-
-def _reflect_pad_forward(x: Array) -> tuple[Array, None]:
-    return reflect_pad(x), None
-
-
-def _reflect_pad_backward(_: None, grad: Array) -> tuple[Array]:
-    # The transpose of `_pad_by_slices` would pad each slice to the whole size: XLA compiles four
-    # programs for it instead of two.
-    return (_fold(_fold(grad, 2), 1),)
-
-
-def _fold(grad: Array, axis: int) -> Array:
-    """Adds the gradients of the first and the last pixel to those of the pixels they repeat."""
-    size = grad.shape[axis] - 2
-    places = jnp.arange(size).reshape([-1 if i == axis else 1 for i in range(grad.ndim)])
-    to_x = jax.lax.slice_in_dim(grad, 1, size + 1, axis=axis)
-    for outer, inner in zip((0, size + 1), _mirrored(size), strict=True):
-        edge = jax.lax.slice_in_dim(grad, outer, outer + 1, axis=axis)
-        to_x = to_x + jnp.where(places == inner, edge, 0)
-    return to_x
-
-
-reflect_pad.defvjp(_reflect_pad_forward, _reflect_pad_backward)
 
 
 def _dot(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -9,10 +9,12 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.positions import mean_over_positions, spread
+from cocosnet_jax.nn.remat import PRODUCT
 
 EPS = 1e-5
 # The release adds this to an L2 norm before dividing by it, in every precision.
@@ -58,8 +60,10 @@ def _normalise_forward(
     x: Array, average: Average, correction: float
 ) -> tuple[Array, tuple[Array, Array]]:
     wide = _widen(x)
-    centred = wide - average(wide)
-    inverse = 1 / jnp.sqrt(correction * average(jnp.square(centred)) + EPS)
+    # Both are small, and kept: otherwise the backward pass would read x twice more for them.
+    centred = wide - checkpoint_name(average(wide), PRODUCT)
+    variance = correction * average(jnp.square(centred))
+    inverse = checkpoint_name(1 / jnp.sqrt(variance + EPS), PRODUCT)
     normed = (centred * inverse).astype(x.dtype)
     return normed, (normed, inverse)
 

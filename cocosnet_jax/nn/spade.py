@@ -8,16 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn.activation import leaky_relu, relu
 from cocosnet_jax.nn.condition import Condition, convolve_condition
 from cocosnet_jax.nn.conv import Conv, Dtype, Weights, concatenate_weights, positions_of
 from cocosnet_jax.nn.norms import BatchNorm, positional_norm
-
-SLOPE = 0.2  # of all leaky ReLUs
-
-
-def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Leaky ReLU with slope 0.2, as in all networks."""
-    return nn.leaky_relu(x, SLOPE)
+from cocosnet_jax.nn.positions import spread
 
 
 class Spade(nn.Module):
@@ -85,8 +80,14 @@ def convolve_together(
     if x.labels is None and sum(kernel.size for kernel in kernels) > size:
         return [convolve_condition(x, layer, "reflect", dtype) for layer in layers]
     ends = np.cumsum([kernel.shape[-1] for kernel in kernels])
-    together = convolve_condition(x, concatenate_weights(layers), "reflect", dtype)
-    return jnp.split(together, ends[:-1].tolist(), -1)
+    joined = concatenate_weights(layers)._replace(bias=None)
+    together = convolve_condition(x, joined, "reflect", dtype)
+    # Biases are added to the parts, so that accelerators do it, and sum their gradients, while they
+    # compute with the parts.
+    return [
+        y if layer.bias is None else y + spread(layer.bias, y.shape).astype(y.dtype)
+        for y, layer in zip(jnp.split(together, ends[:-1].tolist(), -1), layers, strict=True)
+    ]
 
 
 class SpadeBlock(nn.Module):
@@ -132,7 +133,7 @@ class SpadeBlock(nn.Module):
             [spade.shared_weights(condition.channels, train=train) for spade in spades.values()],
             self.dtype,
         )
-        shared = {name: nn.relu(y) for name, y in zip(spades, convolved, strict=True)}
+        shared = {name: relu(y) for name, y in zip(spades, convolved, strict=True)}
 
         def modulate(name: str, y: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
             return spades[name](y, shared[name], train=train)
