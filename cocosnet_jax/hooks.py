@@ -196,6 +196,7 @@ class Progress:
         self._logged_step = step
         line = f"step {step}/{self._last} ({100 * step // self._last} %)"
         looked = of_losses(mean, self._weights)
+        board.scalars(step, {f"health/{name}": value for name, value in looked.items()})
         if steps:
             speed = self._speed.report(steps)
             left = (self._last - step) * speed["seconds_per_step"]
@@ -204,7 +205,6 @@ class Progress:
             board.scalars(step, speed)
         line += "  " + "  ".join(f"{name} {value:.4g}" for name, value in mean.items())
         board.scalars(step, {f"loss/{name}": value for name, value in mean.items()})
-        board.scalars(step, {f"health/{name}": value for name, value in looked.items()})
         say(line)
         self._alarms.look(step, looked)
 
