@@ -96,6 +96,27 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return given[:place], given[place + 1 :]
 
 
+def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags of a program that has commands, one of them `run`, and those of the run.
+
+    Args:
+      parser: has the command and its flags; `--env` and `--dry-run` are added.
+      arguments: of the program.
+
+    Raises:
+      UserError: a flag is wrong or missing.
+    """
+    own, of_run = split(arguments)
+    add = parser.add_argument
+    add("--env", action="append", default=[], metavar="NAME=VALUE", help="variable of the run")
+    add("--dry-run", action="store_true", help="print the commands and run none")
+    flags = parser.parse_args(own)
+    check_variables(flags.env)
+    if of_run and flags.command != "run":
+        raise UserError(f"`{flags.command}` takes no flags of a run: leave out what follows `--`")
+    return flags, of_run
+
+
 def check_name(flag: str, name: str) -> None:
     """Raises UserError if a name does not suit Google Cloud and Kubernetes."""
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", name):

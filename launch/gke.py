@@ -191,7 +191,6 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     Raises:
       UserError: a flag is wrong or missing.
     """
-    own, of_run = commands.split(arguments)
     parser = commands.Parser(prog="python -m launch.gke", description=__doc__)
     add = parser.add_argument
     add("command", choices=["setup", "run", "log", "delete"])
@@ -204,11 +203,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--bucket", default="", help="Cloud Storage bucket, /bucket on all hosts (setup, run)")
     add("--service-account", default="cocosnet", help="Kubernetes account of the hosts")
     add("--spot", action="store_true", help="on Spot nodes: cheaper, and preempted (run)")
-    add("--env", action="append", default=[], metavar="NAME=VALUE", help="variable of the run")
     add("--project", default="", help="Google Cloud project of the cluster (setup)")
     add("--user", default="", help="who may start runs, an e-mail address (setup)")
-    add("--dry-run", action="store_true", help="print the commands and run none")
-    flags = parser.parse_args(own)
+    flags, of_run = commands.parse(parser, arguments)
     needed = {
         "setup": ("project", "user", "bucket"),
         "run": ("name", "image", "topology", "bucket"),
@@ -221,12 +218,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             commands.check_name(f"--{name}", value)
     if flags.bucket and not re.fullmatch(r"[a-z0-9][-_.a-z0-9]+[a-z0-9]", flags.bucket):
         raise UserError(f"--bucket={flags.bucket}: must be the bucket's name alone, without gs://")
-    commands.check_variables(flags.env)
     if flags.command == "run":
         hosts, chips = hosts_of(flags)
         commands.check_run(of_run, hosts * chips, bucket=True)
-    elif of_run:
-        raise UserError(f"`{flags.command}` takes no flags of a run: leave out what follows `--`")
     return flags, of_run
 
 

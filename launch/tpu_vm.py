@@ -237,7 +237,6 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     Raises:
       UserError: a flag is wrong or missing.
     """
-    own, of_run = commands.split(arguments)
     parser = commands.Parser(prog="python -m launch.tpu_vm", description=__doc__)
     add = parser.add_argument
     add("command", choices=["run", "create", "log", "stop", "status", "delete"])
@@ -249,24 +248,19 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--on-demand", action="store_true", help="not Spot: dearer, and not preempted")
     add("--service-account", default="", help="account of the hosts; it must reach the bucket")
     add("--data", default="", help="folder in a bucket, copied to data/ of every host")
-    add("--env", action="append", default=[], metavar="NAME=VALUE", help="variable of the run")
     add("--delete", action="store_true", help="delete the slice when the run has ended (run)")
-    add("--dry-run", action="store_true", help="print the commands and run none")
-    flags = parser.parse_args(own)
+    flags, of_run = commands.parse(parser, arguments)
     commands.check_name("--tpu", flags.tpu)
     if not re.fullmatch(r"[a-z]+-[a-z]+\d+-[a-z]", flags.zone):
         raise UserError(f"--zone={flags.zone} is no zone; give one such as us-west4-a")
     if flags.data and not flags.data.startswith("gs://"):
         raise UserError(f"--data={flags.data}: must be in a bucket, gs://BUCKET/FOLDER")
-    commands.check_variables(flags.env)
     if flags.command in ("run", "create"):
         if not flags.type:
             raise UserError("--type is missing, the accelerator type, such as v5litepod-16")
         chips = chips_of(flags.type)
         if flags.command == "run":
             commands.check_run(of_run, chips, bucket=True)
-    elif of_run:
-        raise UserError(f"`{flags.command}` takes no flags of a run: leave out what follows `--`")
     return flags, of_run
 
 
