@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from jaxtyping import Float, Int, Shaped
 from cocosnet_jax import mesh, model
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.checkpoint import Restored, restore_for_inference
-from cocosnet_jax.encode import encode
+from cocosnet_jax.encode import batch_shapes, encode
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.generator import COARSEST
@@ -72,6 +72,10 @@ class Translator:
     `needs_exemplar`, its map unless `needs_exemplar_label`. The first call with a new b compiles,
     which takes seconds to minutes. `translate` also takes several exemplars per input.
 
+    Where there are several devices, `translate` gives each of them whole pictures if b is a
+    multiple of their number. Otherwise, and in all other methods, they share the rows of each
+    picture, or the first device computes alone where the rows cannot be shared (`mesh.for_rows`).
+
     They raise ValueError if an array is missing or has another shape, and UserError if this many
     pictures of this size do not fit in the devices' memory.
 
@@ -79,6 +83,7 @@ class Translator:
       settings: of the training.
       step: number of optimisation steps of the networks.
       size: S.
+      device_count: number of the devices that it uses.
       digest: of the networks' weights and settings, in hexadecimal.
     """
 
@@ -88,7 +93,7 @@ class Translator:
         size: int = 0,
         *,
         bfloat16: bool = False,
-        devices: Mesh | None = None,
+        devices: Sequence[jax.Device] | None = None,
         advice: str = "set --size to {size}",
     ):
         """Reads the networks.
@@ -98,8 +103,7 @@ class Translator:
           size: S, a multiple of 32; 0 for the size of the training.
           bfloat16: compute the networks in bfloat16, as the setting `model.dtype` does; the
             correlation stays float32.
-          devices: devices that share the rows of each picture; None for all of this machine if the
-            rows are divisible, else the first.
+          devices: what computes; None for all of this machine.
           advice: what the user can set if pictures do not fit in memory; `{size}` in it becomes a
             size that fits.
 
@@ -114,8 +118,11 @@ class Translator:
             computing = dataclasses.replace(self.settings.model, dtype="bfloat16")
             self.settings = dataclasses.replace(self.settings, model=computing)
         self.size = side_of(self.settings.data, size)
-        self._devices = mesh.for_rows(self.size // COARSEST) if devices is None else devices
-        self._state = jax.device_put(restored.state, mesh.replicated(self._devices))
+        self._all = mesh.make(devices)
+        self._rows = mesh.for_rows(self.size // COARSEST, devices)
+        self.device_count = self._all.size
+        self._state = restored.state
+        self._placed: dict[Mesh, TrainState] = {}
         self._advice = advice
         self._programs: dict[Hashable, Any] = {}
 
@@ -127,23 +134,39 @@ class Translator:
             found.update(np.asarray(leaf).tobytes())
         return found.hexdigest()
 
-    def compile(self, count: int = 1, exemplars: int = 1, *, with_confidence: bool = False) -> None:
+    def round_up(self, count: int) -> int:
+        """The smallest batch size, `count` or more, in which no device is idle.
+
+        A single picture stays one, even if only one device can compute it.
+        """
+        if count == 1 or (count < self.device_count and self._rows.size == self.device_count):
+            return count
+        return -(-count // self.device_count) * self.device_count
+
+    def compile(self, count: int = 1, exemplars: int = 1, *, with_confidence: bool = False) -> Any:
         """Compiles a translation ahead of the first call.
 
         Args:
           count: b, number of inputs.
           exemplars: of each input; more than one for a blend.
           with_confidence: see `translate`.
+
+        Returns:
+          The program, a `jax.stages.Compiled`.
         """
-        side, planes = self.size, self.settings.data.planes
-        label = np.zeros((count, side, side, planes), np.uint8)
-        batch = self._batch(
-            label,
-            np.zeros((count, exemplars, side, side, 3), np.uint8),
-            np.zeros((count, exemplars, side, side, planes), np.uint8),
-        )
+        data = dataclasses.replace(self.settings.data, image_size=self.size, load_size=self.size)
+        one, several = (batch_shapes(data, b) for b in (count, count * exemplars))
+        whole = self._takes_whole(count)
+
+        def shape(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            split = mesh.split(self._all) if whole else mesh.rows_of(self._rows, leaf.ndim)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split)
+
+        # Shapes alone: the devices may be those of a machine that is not there.
+        shapes = one._replace(exemplar=several.exemplar, exemplar_label=several.exemplar_label)
+        batch = jax.tree.map(shape, shapes)
         kind = "translate", None, False, with_confidence
-        self._compiled(kind, self._translation(*kind[1:]), batch)
+        return self._compiled(kind, self._translation(whole, *kind[1:]), batch)
 
     def translate(
         self,
@@ -170,9 +193,10 @@ class Translator:
         """
         if (give_mask or with_mask) and exemplar_label is None:
             raise ValueError("exemplar_label is missing")
-        batch = self._batch(label, exemplar, exemplar_label)
+        whole = self._takes_whole(len(label))
+        batch = self._batch(label, exemplar, exemplar_label, whole=whole)
         kind = "translate", give_mask, with_mask, with_confidence
-        return self._run(kind, self._translation(*kind[1:]), batch)
+        return self._run(kind, self._translation(whole, *kind[1:]), batch)
 
     def warp(
         self,
@@ -201,7 +225,7 @@ class Translator:
             self._check_correspondence()
             if back:
                 raise ValueError("layer is missing, which lies on the inputs")
-            translate = self._translation(None, False, False)
+            translate = self._translation(False, None, False, False)
 
             # The compiler removes the generator, whose output is unused.
             def exemplars(state: TrainState, batch: Batch) -> Any:
@@ -224,7 +248,7 @@ class Translator:
                 match_kernel=settings.match_kernel,
                 centre=settings.centre,
                 correlation=settings.correlation,
-                mesh=self._devices,
+                mesh=self._rows,
             )
             patches = to_patches(layer, settings.warp_stride * times)
             b, h, w, k = patches.shape
@@ -287,13 +311,13 @@ class Translator:
         if len(batch.exemplar) != len(batch.label):
             raise ValueError("only translate takes several exemplars per input")
         # A program of its own, so that everything that compares shares it.
-        features = self._compiled("features", self._features, batch)(self._state, batch)
+        features = self._compiled("features", self._features, batch)(self._on(self._rows), batch)
 
         def step(state: TrainState, *arguments: Array) -> Any:
             return function(*arguments)
 
         arguments = *(features[::-1] if back else features), *more
-        return self._run(kind, step, *jax.device_put(arguments, mesh.replicated(self._devices)))
+        return self._run(kind, step, *jax.device_put(arguments, mesh.replicated(self._rows)))
 
     def _features(self, state: TrainState, batch: Batch) -> tuple[Array, Array]:
         """Theta and phi of `Correspondence`."""
@@ -309,21 +333,38 @@ class Translator:
         return translation.correspondence.theta, translation.correspondence.phi
 
     def _translation(
-        self, give_mask: bool | None, with_mask: bool, with_confidence: bool
+        self, whole: bool, give_mask: bool | None, with_mask: bool, with_confidence: bool
     ) -> PredictStep:
         return predict_step(
             self.settings,
             give_mask,
             with_mask=with_mask,
             with_confidence=with_confidence,
-            mesh=self._devices,
+            mesh=None if whole else self._rows,
         )
+
+    def _takes_whole(self, count: int) -> bool:
+        """Whether each device takes whole pictures of so many, or else they share rows."""
+        return self.device_count > 1 and count % self.device_count == 0
+
+    def _on(self, devices: Mesh) -> TrainState:
+        """The state on these devices, which is put there at the first call."""
+        if devices not in self._placed:
+            self._placed[devices] = jax.device_put(self._state, mesh.replicated(devices))
+        return self._placed[devices]
 
     def _check_correspondence(self) -> None:
         if not needs_exemplar(self.settings):
             raise ValueError("a plain translation network has no correspondence")
 
-    def _batch(self, label: Array, exemplar: Array | None, exemplar_label: Array | None) -> Batch:
+    def _batch(
+        self,
+        label: Array,
+        exemplar: Array | None,
+        exemplar_label: Array | None,
+        *,
+        whole: bool = False,
+    ) -> Batch:
         """Checks shapes, and makes a batch on the devices, with exemplars in one dimension."""
         if exemplar is None:
             if needs_exemplar(self.settings):
@@ -355,16 +396,32 @@ class Translator:
             exemplar_label=exemplar_label,
             self_reference=np.zeros(len(label), np.float32),
         )
-        return mesh.split_rows(self._devices, batch)
+        if whole:
+            return jax.device_put(batch, mesh.split(self._all))
+        return mesh.split_rows(self._rows, batch)
 
     def _compiled(self, kind: Hashable, step: Callable[..., Any], *arguments: Any) -> Any:
-        """The compiled step for arguments like these, a batch first."""
+        """The compiled step for arguments like these, on the devices where they are."""
         key = kind, jax.tree.map(lambda array: (array.shape, array.dtype), arguments)
         if key not in self._programs:
+            devices = _mesh_of(arguments)
+            state = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=mesh.replicated(devices)
+                ),
+                self._state,
+            )
             self._programs[key] = compile_to_fit(
-                jax.jit(step), (self._state, *arguments), self._devices, self.size, self._advice
+                jax.jit(step), (state, *arguments), devices, self.size, self._advice
             )
         return self._programs[key]
 
     def _run(self, kind: Hashable, step: Callable[..., Any], *arguments: Any) -> Any:
-        return jax.device_get(self._compiled(kind, step, *arguments)(self._state, *arguments))
+        program = self._compiled(kind, step, *arguments)
+        return jax.device_get(program(self._on(_mesh_of(arguments)), *arguments))
+
+
+def _mesh_of(arguments: Any) -> Mesh:
+    """The devices where arrays are."""
+    found: Mesh = jax.tree.leaves(arguments)[0].sharding.mesh
+    return found

@@ -22,13 +22,14 @@ def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(ordered), ("data",), axis_types=(AxisType.Auto,))
 
 
-def for_rows(coarsest: int) -> Mesh:
+def for_rows(coarsest: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh over which the rows of each image are split.
 
-    It has all devices if their number divides `coarsest`, the rows of the generator's coarsest
-    map, and one device otherwise: XLA's convolution of a 2 x 2 map over four or more is wrong.
+    It has all `devices` (None: of all processes) if their number divides `coarsest`, the rows of
+    the generator's coarsest map, and one device otherwise: XLA's convolution of a 2 x 2 map over
+    four or more is wrong.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     return make(devices if coarsest % len(devices) == 0 else devices[:1])
 
 
@@ -64,12 +65,16 @@ def to_global(mesh: Mesh, batch: Batch, accumulate: int = 1) -> Batch:
     return jax.tree.map(place, batch)
 
 
+def rows_of(mesh: Mesh, dimensions: int) -> NamedSharding:
+    """Returns the sharding of images whose rows are split, and of numbers per image."""
+    return NamedSharding(mesh, PartitionSpec(None, "data") if dimensions > 1 else PartitionSpec())
+
+
 def split_rows(mesh: Mesh, batch: Batch) -> Batch:
     """Returns the batch with the rows of its images split over the devices of this process."""
-    rows = NamedSharding(mesh, PartitionSpec(None, "data"))
 
     def place(array: Shaped[Array, "b *sizes"]) -> Shaped[jax.Array, "b *sizes"]:
-        return jax.device_put(array, rows if np.ndim(array) > 1 else replicated(mesh))
+        return jax.device_put(array, rows_of(mesh, np.ndim(array)))
 
     return jax.tree.map(place, batch)
 

@@ -20,6 +20,10 @@ result in the style of each, OUTPUT/INPUT/EXEMPLAR.png, and OUTPUT/grid.png show
 at the left, exemplars along the top. With `--blend`, each input has one result instead: each of its
 places takes what matches it best in any of the exemplars.
 
+Several devices take whole pictures each. Where there are fewer pictures than devices, or a picture
+does not fit in the memory of one, they share the rows of each picture, if their number divides
+SIZE / 32 (8 devices: 256, 512, ...).
+
 An input of any width and height is resized to the square that the networks see, photographs by
 bicubic interpolation and label maps by the nearest pixel; edges and poses are drawn at that size.
 `--original-size` resizes the result back. `--confidence` writes a grey picture for each result: how
@@ -88,9 +92,10 @@ _ORIGINAL_SIZE = flags.DEFINE_bool(
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch-size",
     0,
-    "pictures that are computed at once; 0 for one on CPUs, where more are not faster, and on GPUs"
-    " and TPUs for as many as have the pixels of eight pictures of 256 x 256, or fewer if they do"
-    " not fit in memory",
+    "pictures that are computed at once, by all devices together, each of which takes as many; 0"
+    " for one per device on CPUs, where more are not faster, and on GPUs and TPUs for as many per"
+    " device as have the pixels of eight pictures of 256 x 256, or fewer if they do not fit in"
+    " memory",
     lower_bound=0,
 )
 _BFLOAT16 = flags.DEFINE_bool(

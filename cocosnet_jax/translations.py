@@ -31,8 +31,8 @@ from cocosnet_jax.types import Outputs
 
 # Raise it if the same files give other results than before.
 _RECIPE = 1
-# Pixels of a batch, if its size is not given: eight pictures of 256 x 256. On CPUs a batch is one
-# picture: larger ones take more memory and are not faster (`benchmarks.translate`).
+# Pixels of each device's part of a batch, if its size is not given: eight pictures of 256 x 256. On
+# CPUs it is one picture: more take more memory and are not faster (`benchmarks.translate`).
 _BATCH_PIXELS = 8 * 256**2
 # A sheet is no wider than this, and has about so many pixels; more inputs make more sheets.
 _SHEET_WIDTH = 16384
@@ -99,25 +99,25 @@ class Translations:
           batch_size: b; 0 for one that fits in memory.
 
         Returns:
-          b.
+          b, rounded up so that all devices get whole pictures where there are enough of them.
 
         Raises:
           UserError: the batch does not fit in the devices' memory.
         """
         exemplars = max(1, len(pairs[0].exemplars))
+        translator = self._translator
         pixels = 0 if jax.default_backend() == "cpu" else _BATCH_PIXELS
-        automatic = pixels // (self._translator.size**2 * exemplars)
-        size = min(batch_size or max(1, automatic), len(pairs))
+        automatic = translator.device_count * max(1, pixels // (translator.size**2 * exemplars))
+        size = translator.round_up(min(batch_size or automatic, len(pairs)))
         while True:
             try:
-                self._translator.compile(
-                    size, exemplars, with_confidence=self._options.extra.confidence
-                )
+                translator.compile(size, exemplars, with_confidence=self._options.extra.confidence)
                 return size
             except UserError:
                 if batch_size or size == 1:
                     raise
-                size //= 2
+                half = translator.round_up(size // 2)
+                size = half if half < size else 1
 
     def write(self, pairs: Sequence[Pair], batch_size: int) -> None:
         """Computes and writes the results, while the next batch is read.

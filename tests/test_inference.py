@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -241,6 +242,21 @@ def test_a_plain_network_takes_the_input_alone(arrays):
 def test_when_the_exemplars_label_map_is_needed(mask_input, at_inference, needed):
     model = ModelSettings(mask_input=mask_input, mask_at_inference=at_inference)
     assert inference.needs_exemplar_label(Settings(model=model)) is needed
+
+
+@pytest.mark.parametrize(
+    ("devices", "share_rows", "sizes"),
+    [
+        (1, True, {1: 1, 3: 3}),
+        (4, True, {1: 1, 3: 3, 4: 4, 5: 8, 8: 8, 9: 12}),
+        (4, False, {1: 1, 2: 4, 3: 4, 4: 4, 5: 8}),
+    ],
+)
+def test_batches_in_which_no_device_is_idle(devices, share_rows, sizes):
+    translator = inference.Translator.__new__(inference.Translator)
+    translator.device_count = devices
+    translator._rows = mock.Mock(size=devices if share_rows else 1)
+    assert {count: translator.round_up(count) for count in sizes} == sizes
 
 
 @pytest.mark.parametrize(("size", "example"), [(100, 96), (32, 64)])

@@ -118,6 +118,28 @@ def test_a_killed_grid_goes_on_and_ends(program, untrained_run, tmp_path):
     assert Image.open(out / "grid.png").size == (3 * 68 + 4, 5 * 68 + 4)
 
 
+@pytest.mark.parity
+def test_two_devices_share_a_folder_of_three(program, untrained_run, tmp_path):
+    """Each takes whole pictures; the last batch is filled up."""
+    ade = program.folder / "ade/validation"
+    (tmp_path / "inputs").mkdir()
+    for index in range(3):
+        name = f"ADE_val_{index}.png"
+        (tmp_path / "inputs" / name).write_bytes((ade / name).read_bytes())
+    found = []
+    for devices in (1, 2):
+        arguments = program.translation_arguments(untrained_run, tmp_path / f"out_{devices}")
+        arguments = [x for x in arguments if not x.startswith("--input=")]
+        done = program.run("translate", *arguments, f"--input={tmp_path}/inputs", devices=devices)
+        assert done.returncode == 0, done.stderr
+        paths = sorted((tmp_path / f"out_{devices}").glob("*.png"))
+        found.append(np.stack([np.asarray(Image.open(path), int) for path in paths]))
+    one, two = found
+    assert one.shape == two.shape == (3, 64, 64, 3)
+    assert np.abs(one - two).max() <= 1
+    assert min(np.abs(one[i] - one[i - 1]).mean() for i in range(3)) > 2
+
+
 def test_missing_flags_are_one_line(program):
     done = program.run("translate", f"--checkpoint={Path('x')}")
     assert done.returncode == 2

@@ -33,7 +33,11 @@ class Mixing:
     stop_after: int = 99
     fits: int = 99
     size: int = SIZE
+    device_count: int = 1
     batches: list = dataclasses.field(default_factory=list)
+
+    def round_up(self, count):
+        return -(-count // self.device_count) * self.device_count
 
     def compile(self, count, exemplars=1, *, with_confidence=False):
         del exemplars, with_confidence
@@ -148,6 +152,23 @@ def test_a_batch_that_does_not_fit_is_halved_unless_its_size_is_given(folder, mo
     assert made.compile(pairs, 3) == 3
     with pytest.raises(UserError):
         made.compile(pairs, 4)
+
+
+@pytest.mark.parametrize(
+    ("devices", "fits", "given", "batch"),
+    [
+        *((1, 99, 0, 1), (2, 99, 0, 2), (4, 99, 0, 4), (8, 99, 0, 8)),
+        *((2, 99, 3, 4), (2, 99, 5, 6)),
+        # What does not fit as whole pictures: the devices share the rows of one.
+        (4, 3, 0, 1),
+    ],
+)
+def test_all_devices_take_part(folder, devices, fits, given, batch):
+    """On CPUs, with one picture for each; a last batch that is not full is filled up."""
+    translator = Mixing(device_count=devices, fits=fits)
+    pairs = pairs_of(folder)
+    assert len(make(pairs, translator, batch_size=given)) == INPUTS
+    assert translator.batches == [batch] * -(-INPUTS // batch)
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg"])
