@@ -26,6 +26,9 @@ from cocosnet_jax import command
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import CHECKPOINT_FLAG, or_shipped
 
+# Less time to compile.
+XLA_FLAGS = "--xla_backend_optimization_level=1"
+
 
 def main() -> None:
     """Loads the networks, compiles them, serves the page."""
@@ -39,10 +42,8 @@ def main() -> None:
 
     # Before the networks, which take a while.
     port = site.free_port(values.address, values.port)
-    # Less time to compile; what the user has set goes last.
-    os.environ["XLA_FLAGS"] = (
-        f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
-    )
+    # What the user has set goes last.
+    os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
     restored = checkpoint.restore_for_inference(or_shipped(values.checkpoint))
     studio = Studio(Translator(restored, values.size))
     studio.compile()

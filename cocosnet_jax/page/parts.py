@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ class Desk:
 
     def __init__(self, studio: Studio, folder: Path):
         self.studio, self.folder = studio, folder
-        self._lock = threading.Lock()
 
     def photograph(self, payload: Any, what: str) -> Photograph:
         """An uploaded photograph; raises a `UserError` if there is none, or a bad one."""
@@ -74,7 +72,9 @@ class Desk:
         outputs: Sequence[Any],
         api_name: str | None = None,
     ) -> None:
-        """Calls a function when something happens; one at a time for all visitors.
+        """Calls a function when something happens.
+
+        So many run at once for all visitors that a batch is read while another is translated.
 
         Args:
           triggers: events, such as `button.click`.
@@ -93,7 +93,7 @@ class Desk:
             # Gradio would decode pictures without limits.
             preprocess=False,
             concurrency_id="networks",
-            concurrency_limit=1,
+            concurrency_limit=2 * self.studio.turns.most,
             trigger_mode="always_last",
             show_progress="minimal",
         )
@@ -102,8 +102,7 @@ class Desk:
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
             try:
-                with self._lock:
-                    return function(*arguments)
+                return function(*arguments)
             except UserError as error:
                 raise gr.Error(str(error), duration=15, print_exception=False) from None
             except Exception as error:

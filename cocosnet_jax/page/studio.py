@@ -12,15 +12,16 @@ import tqdm
 from jaxtyping import Float, UInt8
 from scipy import ndimage
 
-from cocosnet_jax import inference, pictures
+from cocosnet_jax import inference
 from cocosnet_jax.apps import correspond, drawing, edit, makeup, reading
 from cocosnet_jax.data import classes
 from cocosnet_jax.data.images import Photograph
 from cocosnet_jax.data.labels import edges, face_parts
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import Translator
-from cocosnet_jax.page import scenes, uploads
+from cocosnet_jax.page import batches, scenes, uploads
 from cocosnet_jax.page.classes import PaintClass, paint_classes
+from cocosnet_jax.page.turns import Turns
 from cocosnet_jax.settings import POSE_DATASETS
 
 Numbers = UInt8[np.ndarray, "side side"]  # the class of each pixel, as it is painted
@@ -71,18 +72,23 @@ class Matches(NamedTuple):
 
 
 class Studio:
-    """The applications with one translator.
+    """The applications with one translator, which threads may use at once.
 
     Attributes:
       translator: of S x S pixels.
+      turns: who uses it.
       size: S.
       classes: the palette of its maps.
       needs_exemplar_label: whether the networks read the exemplar's map.
       scenes: drawn examples; empty for models of photographs.
     """
 
-    def __init__(self, translator: Translator):
+    def __init__(self, translator: Translator, together: int = 0):
         """Draws the examples.
+
+        Args:
+          translator: the networks.
+          together: translations of a batch at most; 0 for what suits the devices.
 
         Raises:
           UserError: the networks take no exemplar, or inputs that a page cannot paint.
@@ -102,6 +108,10 @@ class Studio:
         self.classes = paint_classes(data)
         self.needs_exemplar_label = inference.needs_exemplar_label(translator.settings)
         self.scenes = scenes.draw(data, self.size)
+        self.turns: Turns[batches.Pair, tuple[Photograph, Photograph]] = Turns(
+            lambda pairs: batches.translate(translator, pairs, self.turns.most),
+            together or batches.most(self.size),
+        )
 
     def compile(self) -> None:
         """Compiles what the tabs compute, ahead of the first visitor; shows how far it is."""
@@ -112,11 +122,19 @@ class Studio:
         layer = self.layer(strokes, (side, side))
         steps = (
             lambda: self.translate(planes, photograph, planes),
+            self._compile_batch,
             lambda: self.match(planes, photograph, planes, [Point(0, 0, False)]),
             lambda: self.makeup(photograph, planes, layer, photograph, planes),
         )
         for step in tqdm.tqdm(steps, desc="compiling", unit=" programs", file=sys.stdout):
             step()
+
+    def _compile_batch(self) -> None:
+        """Compiles a full batch; if it does not fit in memory, there will be none."""
+        try:
+            self.translator.compile(self.turns.most)
+        except UserError:
+            self.turns.most = 1
 
     def read_map(self, path: Path, what: str, photograph: Path | None = None) -> Planes:
         """See `uploads.read_map`."""
@@ -150,19 +168,19 @@ class Studio:
         self, planes: Planes, exemplar: Photograph, exemplar_planes: Planes | None
     ) -> tuple[Photograph, Photograph]:
         """The input in the style of the exemplar, and the warped exemplar; both S x S."""
-        outputs = self.translator.translate(
-            planes[None], reading.at_size(exemplar, self.translator), _batched(exemplar_planes)
-        )
-        result, warped = np.asarray(outputs.image), np.asarray(outputs.warped_exemplar)
-        return pictures.to_bytes(result[0]), pictures.to_bytes(warped[0])
+        given = exemplar_planes if self.needs_exemplar_label else None
+        resized = reading.at_size(exemplar, self.translator)[0]
+        return self.turns.translate(batches.Pair(planes, resized, given))
 
     def edit(
         self, photograph: Photograph, planes: Planes, edited: Planes, *, paste: bool, seam: float
     ) -> Photograph:
         """See `apps.edit.edit`; `seam` is in hundredths of the photograph's longer side."""
         pixels = round(seam / 100 * max(photograph.shape))
-        return edit.edit(
-            self.translator, photograph, planes, edited, paste=paste, seam=max(pixels, 1)
+        return self.turns.alone(
+            lambda: edit.edit(
+                self.translator, photograph, planes, edited, paste=paste, seam=max(pixels, 1)
+            )
         )
 
     def layer(
@@ -195,7 +213,9 @@ class Studio:
     ) -> Photograph:
         """See `apps.makeup.carry`."""
         given = portrait_planes if self.needs_exemplar_label else None
-        return makeup.carry(self.translator, portrait, given, layer, target, target_planes)
+        return self.turns.alone(
+            lambda: makeup.carry(self.translator, portrait, given, layer, target, target_planes)
+        )
 
     def match(
         self,
@@ -209,6 +229,15 @@ class Studio:
         Raises:
           UserError: a point lies outside of its picture.
         """
+        return self.turns.alone(lambda: self._match(planes, exemplar, exemplar_planes, points))
+
+    def _match(
+        self,
+        planes: Planes,
+        exemplar: Photograph,
+        exemplar_planes: Planes | None,
+        points: list[Point],
+    ) -> Matches:
         given = exemplar_planes if self.needs_exemplar_label else None
         call = functools.partial(
             correspond.correspond,
@@ -266,7 +295,3 @@ class Studio:
 def _table(classes: Sequence[PaintClass]) -> UInt8[np.ndarray, "classes 3"]:
     """The colours of a palette."""
     return np.array([list(bytes.fromhex(c.colour[1:])) for c in classes], np.uint8)
-
-
-def _batched(planes: Planes | None) -> UInt8[np.ndarray, "1 side side planes"] | None:
-    return None if planes is None else planes[None]

@@ -1,11 +1,14 @@
 """The page's parts without networks: what it reads, refuses, paints and serves."""
 
 import asyncio
+import concurrent.futures
 import http.client
 import json
 import os
+import threading
 import time
 import urllib.parse
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -173,9 +176,14 @@ def test_strokes_are_a_transparent_layer():
 
 
 class Repeats(Studio):
-    """Draws what it is given."""
+    """Draws what it is given, while the gate is open; counts what came to it."""
+
+    gate = threading.Event()
+    came: ClassVar[list] = []
 
     def translate(self, planes, exemplar, exemplar_planes):
+        self.came.append(exemplar)
+        assert self.gate.wait(300)
         if exemplar.mean() > 250:
             raise ZeroDivisionError("an error of its own")
         return exemplar, np.repeat(planes, 3, -1)
@@ -188,19 +196,26 @@ def site():
 
     studio = studio_of(dataset="folder", channels=5)
     studio.__class__ = Repeats
+    studio.turns.most = 1
+    studio.gate.set()
     with Site(studio, "127.0.0.1", 0) as page:
         yield page
     assert not page.folder.exists()
 
 
-def translate(site, folder, exemplar):
+def submit(site, folder, exemplar):
+    """The future result of a request."""
     from gradio_client import Client, handle_file
 
     Image.new("L", (64, 64), 3).save(folder / "map.png")
     exemplar.save(folder / "exemplar.png")
     client = Client(site.url, download_files=str(folder), verbose=False)
     given = [handle_file(str(folder / name)) for name in ("map.png", "exemplar.png")]
-    return client.predict(*given, None, api_name="/translate")
+    return client.submit(*given, None, api_name="/translate")
+
+
+def translate(site, folder, exemplar):
+    return submit(site, folder, exemplar).result()
 
 
 def test_what_is_drawn_arrives_to_the_byte(site, tmp_path):
@@ -214,6 +229,29 @@ def test_an_error_of_the_page_stops_nobody(site, tmp_path):
     with pytest.raises(Exception, match="the page failed; the terminal of its server says why"):
         translate(site, tmp_path, Image.new("RGB", (64, 64), "white"))
     translate(site, tmp_path, Image.new("RGB", (64, 64), "teal"))
+
+
+def test_who_finds_the_line_full_is_told_so(site, tmp_path, monkeypatch):
+    """Two are served, up to two wait; they get their results all the same."""
+    monkeypatch.setattr(site._blocks._queue, "max_size", 2)
+    teal = Image.new("RGB", (64, 64), "teal")
+    Repeats.gate.clear()
+    Repeats.came.clear()
+    try:
+        jobs = [submit(site, tmp_path, teal) for _ in range(2)]
+        while len(Repeats.came) < 2:
+            time.sleep(0.01)
+        jobs += [submit(site, tmp_path, teal) for _ in range(5)]
+        assert concurrent.futures.wait(jobs, 60, "FIRST_COMPLETED").done
+    finally:
+        Repeats.gate.set()
+    concurrent.futures.wait(jobs, 60)
+    errors = [str(job.exception()) for job in jobs if job.exception()]
+    assert set(errors) == {"Queue is full! Please try again."}
+    results = [job.result()[0] for job in jobs if not job.exception()]
+    assert len(results) >= 3
+    for path in results:
+        assert (np.asarray(Image.open(path)) == (0, 128, 128)).all()
 
 
 @pytest.mark.parametrize(
