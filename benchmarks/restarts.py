@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -284,10 +284,10 @@ class Life:
         return (events or [f"after: {lines[-1]}" if lines else "before any output"])[0][:58]
 
 
-def draw(folder: Path) -> None:
+def draw(folder: Path, validation: int = 4) -> None:
     """Writes a small dataset in ADE20k's layout: squares in the colours of their classes."""
     rng = np.random.default_rng(0)
-    for split, count in (("training", 8), ("validation", 4)):
+    for split, count in (("training", 8), ("validation", validation)):
         (folder / split).mkdir(parents=True, exist_ok=True)
         for index in range(count):
             label = rng.integers(0, CLASSES, (4, 4), np.uint8).repeat(12, 0).repeat(12, 1)
@@ -296,10 +296,12 @@ def draw(folder: Path) -> None:
             Image.fromarray(label).save(folder / split / f"ADE_{index}.png")
 
 
-def differences(found: Path, wanted: Path) -> list[str]:
-    """What differs between all that two runs have written."""
+def differences(
+    found: Path, wanted: Path, saved: Sequence[str] = ("checkpoints", "best")
+) -> list[str]:
+    """What differs between all that two runs have written; `saved` are folders of checkpoints."""
     differ = []
-    for name in ("checkpoints", "best"):
+    for name in saved:
         ours, theirs = (
             sorted(path.name for path in (trial / "run" / name).iterdir())
             for trial in (found, wanted)
@@ -335,10 +337,7 @@ def _files(trial: Path) -> dict[str, object]:
 
 
 # Curves of time and memory, which differ from run to run.
-_TIMES = (
-    *("images_per_second", "seconds_per_step", "goodput", "data_share", "health/data_share"),
-    *("memory/", "mfu"),
-)
+_TIMES = ("images_per_second", "seconds_per_step", "goodput", "data_share", "memory/", "mfu")
 
 
 def _curves(trial: Path) -> dict[str, object]:
@@ -380,7 +379,7 @@ def experiment(
         row, killed = "", True
         while killed:
             moment = next(some) if done < kills else None
-            life = program.start(trial, _victims(rng, processes, moment), moment)
+            life = program.start(trial, victims_of(rng, processes, moment), moment)
             killed = life.end()
             if row:
                 print(row + (life.find(_BEGINNING) or "none: killed before"), flush=True)
@@ -417,7 +416,8 @@ def undisturbed(program: Program, trial: Path) -> dict[str, float]:
     return found
 
 
-def _victims(rng: random.Random, processes: int, moment: Moment | None) -> tuple[int, ...]:
+def victims_of(rng: random.Random, processes: int, moment: Moment | None) -> tuple[int, ...]:
+    """Which of the processes are to be killed at a moment: all, the first or the last one."""
     everyone = tuple(range(processes))
     choice = [everyone, everyone[:1], everyone[-1:]]
     if moment is None:

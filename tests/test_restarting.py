@@ -265,3 +265,18 @@ def test_a_run_that_is_killed_ends_as_an_undisturbed_one(tmp_path):
         f"checkpoints/{step}: step",
         "pictures/step_0000003.png",
     ]
+
+
+# Minutes: an evaluation is started seven times or more.
+@pytest.mark.long
+def test_an_evaluation_that_is_killed_ends_as_an_undisturbed_one(tmp_path):
+    from benchmarks import restarts, restarts_evaluation  # Import TensorFlow.
+
+    restarts_evaluation.prepare(tmp_path)
+    assert restarts_evaluation.experiment(tmp_path, processes=1, kills=4, seed=0)[1] == 0
+    undisturbed, killed = tmp_path / "undisturbed_1", tmp_path / "killed_1"
+    # A difference of one digit would be found.
+    [report] = killed.glob("run/evaluation/*/metrics.json")
+    report.write_text(report.read_text().replace("1", "2", 1))
+    name = str(report.relative_to(killed / "run"))
+    assert restarts.differences(killed, undisturbed, ["checkpoints"]) == [name]
