@@ -13,10 +13,10 @@ photograph does not show that it was flipped, so flipped training may teach to m
 
 The recipe is that of `configs/drawn.py`, with three differences: as photographs have no second
 picture in the same style, an image is its own exemplar half of the time, distorted; the
-correspondence has twice the resolution, 2 x 2 pixels per position; and a step takes 2 pictures only,
-since VGG's losses take time in proportion to them. The correspondence network never sees the
-exemplar's label map. docs/learning.md says what 4,170 steps on 1,668 photographs have learned. For
-fewer photographs set more epochs (`--config.optimiser.constant_epochs`, `decay_epochs`).
+correspondence has twice the resolution, 2 x 2 pixels per position; and a step takes only 2
+pictures, since VGG's losses take time in proportion to them. The correspondence network never sees
+the exemplar's label map. docs/learning.md says what 4,170 steps on 1,668 photographs have learned.
+For fewer photographs set more epochs (`--config.optimiser.constant_epochs`, `decay_epochs`).
 """
 
 from ml_collections import ConfigDict
