@@ -64,7 +64,7 @@ def gradients(correlation: Any, match_kernel: int) -> Callable[..., Any]:
         )
         if products:
             assert isinstance(match, warp.PallasWarp)
-            match = match.replace(products=products)
+            match = warp.PallasWarp(match.input, match.exemplar, match.plain, products)
         return jnp.sum(jnp.square(match.to_input(values)))
 
     return jax.value_and_grad(loss, argnums=(0, 1, 2))

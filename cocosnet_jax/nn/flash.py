@@ -108,7 +108,7 @@ class _Call(NamedTuple):
         outputs: list[tuple[pl.BlockSpec, tuple[int, ...]]],
         scratch: list[tuple[int, int]],
         interpret: bool,
-    ) -> Any:
+    ) -> tuple[Array, ...]:
         block = self.block
         grid = (block.queries.blocks, block.keys.blocks)
         b = arguments[0].shape[0]
@@ -116,8 +116,8 @@ class _Call(NamedTuple):
             functools.partial(kernel, block=block),
             grid=(b, *(grid[::-1] if self.keys_first else grid)),
             in_specs=inputs,
-            out_specs=[spec for spec, _ in outputs],
-            out_shape=[jax.ShapeDtypeStruct((b, *shape), jnp.float32) for _, shape in outputs],
+            out_specs=tuple(spec for spec, _ in outputs),
+            out_shape=tuple(jax.ShapeDtypeStruct((b, *shape), jnp.float32) for _, shape in outputs),
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=_VMEM
@@ -132,7 +132,7 @@ def _measure(
     values: Float[Array, "b v m"],
     block: Block,
     interpret: bool,
-) -> list[Array]:
+) -> tuple[Array, ...]:
     """Weighted values (b, v, length), logarithms of the sums and entropies (b, 1, length)."""
     call = _Call(block, keys_first=False)
     rows, channels, v = queries.marks.shape[1], queries.features.shape[-1], values.shape[1]

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from cocosnet_jax.nn.norms import FLOAT64_EPS
 from cocosnet_jax.nn.streaming import neighbourhoods
 
-# Approximate queries and keys of a block, without their neighbours.
+# Approximate queries and keys of a block, without their neighbours. Twice as many need 14 % fewer
+# products of 3 x 3 neighbourhoods, and three times as long to compile.
 BLOCK = 1024
 LANES = 128
 # The logit of a key that only fills a block. Minus infinity would give NaN in a block of such keys.

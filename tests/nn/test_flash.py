@@ -164,11 +164,11 @@ def test_the_setting_runs_kernels_on_tpus_and_streams_elsewhere(side):
     kernels = pallas.lower(lowering_platforms=("tpu",)).as_text()
     assert kernels.count("stablehlo.custom_call @tpu_custom_call") == 3
     assert "tpu_custom_call" not in pallas.lower(lowering_platforms=("cuda",)).as_text()
-    for a, b in zip(
-        *map(jax.tree.leaves, (gradient("streaming")(*arguments), gradient("pallas")(*arguments))),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
+    found, streamed = (
+        jax.jit(functools.partial(loss, correlation))(*arguments)
+        for correlation in ("pallas", "streaming")
+    )
+    np.testing.assert_allclose(found, streamed, rtol=1e-6)
 
 
 def test_several_devices_do_not_run_the_kernels():
