@@ -4,7 +4,8 @@
 
 Features are unit vectors around shared directions, like those of the network: a position has a
 cosine near 0.9 with its true partner, and near 0.8 with others of its class. The first rows round
-the inputs as bfloat16 and TF32 units do; the others use this machine at each precision.
+the inputs as bfloat16 and TF32 units do, or split them into two parts of bfloat16 as the kernels'
+`bf16x3` does; the others use this machine at each precision.
 """
 
 import argparse
@@ -35,6 +36,12 @@ def rounded(x: np.ndarray, bits: int) -> np.ndarray:
     return ((raw + scale // 2) & ~(scale - np.uint32(1))).view(np.float32)
 
 
+def parts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds float32 to bfloat16, and rounds what that leaves to bfloat16."""
+    high = rounded(x, 7)
+    return high, rounded(np.asarray(x, np.float32) - high, 7)
+
+
 def softmax(x: np.ndarray) -> np.ndarray:
     """Over the last axis."""
     e = np.exp(x - x.max(-1, keepdims=True))
@@ -63,6 +70,9 @@ def main() -> None:
 
     for name, bits in (("inputs rounded to bfloat16", 7), ("inputs rounded to TF32", 10)):
         row(name, rounded(theta, bits) @ rounded(phi, bits).T / np.float32(0.01))
+    (theta_high, theta_low), (phi_high, phi_low) = map(parts, (theta, phi))
+    split = theta_low @ phi_high.T + theta_high @ phi_low.T + theta_high @ phi_high.T
+    row("two parts of bfloat16, three products", split / np.float32(0.01))
     for precision in ("default", "high", "highest"):
         product = jnp.einsum("nk,mk->nm", jnp.float32(theta), jnp.float32(phi), precision=precision)
         row(f"float32 here, precision={precision}", np.asarray(product / 0.01))

@@ -172,6 +172,8 @@ def _of_equation(equation: Any, platform: str) -> Operations:
             times = parameters["length"]
         elif name == "shard_map":
             times = parameters["mesh"].size
+        elif name == "pallas_call":
+            times = math.prod(parameters["grid_mapping"].grid)
         return Operations(
             times * sum(found.products for found in inner),
             times * sum(found.others for found in inner),

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from cocosnet_jax import accumulation, compiler, operations, rng
+from cocosnet_jax.errors import UserError
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.mesh import replicated, split, split_small
 from cocosnet_jax.settings import Settings
@@ -33,6 +34,15 @@ def initial_state(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Train
     return jax.jit(create, out_shardings=replicated(mesh), compiler_options=options)(noise)
 
 
+def check_kernels(correlation: str, platform: str, devices: int) -> None:
+    """Raises a `UserError` if kernels are set and there are several TPUs: XLA can't split them."""
+    if correlation == "pallas" and platform == "tpu" and devices > 1:
+        raise UserError(
+            "config.model.correlation is pallas, whose kernels train on one TPU, but there are"
+            f" {devices}; set it to streaming"
+        )
+
+
 # Kept, so that whoever counts its operations does not trace it a second time.
 @functools.lru_cache(maxsize=1)
 def jitted_step(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Any:
@@ -40,7 +50,11 @@ def jitted_step(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Any:
 
     The state is donated. The random key is derived from `state.step`. With `train.accumulate` the
     batch consists of small batches (`mesh.to_global`).
+
+    Raises:
+      UserError: see `check_kernels`.
     """
+    check_kernels(settings.model.correlation, mesh.devices.flat[0].platform, mesh.size)
     accumulates = settings.train.accumulate > 1
     make = accumulation.train_step if accumulates else train_step
     step = make(settings, steps_per_epoch)

@@ -201,7 +201,8 @@ class ModelSettings:
       centre: mean to subtract before features are compared: each position's mean over `channels`,
         or each channel's mean over `positions`.
       correlation: store the correlation of all pairs of positions (`dense`), compute it block by
-        block (`streaming`), or `auto`: block by block for neighbourhoods centred over channels, or
+        block (`streaming`; `pallas` does so by kernels of its own on one TPU, not timed yet, and
+        streams elsewhere), or `auto`: block by block for neighbourhoods centred over channels, or
         above 4,096 positions (256 x 256 pixels at stride 4).
       temperature: divisor of the cosines in the softmax (1 / alpha of equation 4).
       warp_upsampling: how the warped exemplar is upsampled to H x H; `patch` warps whole patches.
@@ -232,7 +233,7 @@ class ModelSettings:
     generator_norm: Literal["positional", "batch"] = "positional"
     match_kernel: Literal[1, 3] = 3
     centre: Literal["channels", "positions"] = "channels"
-    correlation: Literal["auto", "dense", "streaming"] = _free("auto")
+    correlation: Literal["auto", "dense", "streaming", "pallas"] = _free("auto")
     temperature: float = 0.01
     warp_upsampling: Literal["nearest", "bilinear", "patch"] = "nearest"
     mask_input: Literal["none", "features", "adaptor"] = "features"

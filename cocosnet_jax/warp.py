@@ -2,11 +2,15 @@
 
 The correlation has a row for each of n input positions and a column for each of m exemplar
 positions. `DenseWarp` holds it whole; `StreamingWarp` computes the same block by block, forward and
-backward, in memory that does not grow with n x m.
+backward, in memory that does not grow with n x m; `PallasWarp` does so by kernels for TPUs.
+
+Longer than other files: the ways to compute one correlation, and what reads it.
 """
 
+import functools
 import math
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -14,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from cocosnet_jax.nn import streaming
+from cocosnet_jax.nn import flash, streaming
 from cocosnet_jax.nn.norms import unit_length
 from cocosnet_jax.nn.streaming import DENSE_POSITIONS, PRECISION, Measured, neighbourhoods
 from cocosnet_jax.types import Match
@@ -72,7 +76,7 @@ def soft_match(
     *,
     match_kernel: int = 1,
     centre: Literal["channels", "positions"] = "channels",
-    correlation: Literal["auto", "dense", "streaming"] = "auto",
+    correlation: Literal["auto", "dense", "streaming", "pallas"] = "auto",
     mesh: Mesh | None = None,
 ) -> SoftMatch:
     """Matches the features of the correspondence network (equations 3 and 4).
@@ -84,25 +88,36 @@ def soft_match(
       match_kernel: side of the neighbourhood that represents a position.
       centre: see `matching_features`.
       correlation: `dense` holds all pairs of positions; `streaming` computes them block by block;
-        `auto` streams above DENSE_POSITIONS positions, and neighbourhoods centred over channels,
-        whose blocks need products of only k numbers instead of k * match_kernel^2. (Centring over
-        positions subtracts a different vector for each neighbour, so this does not work there.)
+        `pallas` does so by the kernels of `nn.flash` on a TPU, and streams on other devices and on
+        several; `auto` streams above DENSE_POSITIONS positions, and neighbourhoods centred over
+        channels, whose blocks need products of only k numbers instead of k * match_kernel^2.
+        (Centring over positions subtracts a different vector for each neighbour, so this does not
+        work there.)
       mesh: devices that split the positions of a streamed match, or None if they split the batch.
     """
     by_neighbours = match_kernel > 1 and centre == "channels"
     if correlation == "auto":
         small = max(x.shape[1] * x.shape[2] for x in (theta, phi)) <= DENSE_POSITIONS
         correlation = "dense" if small and not by_neighbours else "streaming"
-    if correlation == "streaming" and by_neighbours:
+    if correlation == "pallas" and mesh is not None and mesh.size > 1:
+        correlation = "streaming"
+    if correlation != "dense" and by_neighbours:
         rows, columns = (streaming.Side.of_neighbourhoods(x, match_kernel) for x in (theta, phi))
-        return StreamingWarp(rows, columns, temperature, mesh)
+        streamed = StreamingWarp(rows, columns, temperature, mesh)
+        if correlation == "streaming":
+            return streamed
+        kernels = [flash.Side.of_neighbourhoods(x, match_kernel) for x in (theta, phi)]
+        return PallasWarp(kernels[0], kernels[1], streamed)
     # These are several times as large as theta and phi, so the backward pass recomputes them.
     features = jax.checkpoint(matching_features, static_argnums=(1, 2))
     theta, phi = (features(x, match_kernel, centre) for x in (theta, phi))
     if correlation == "dense":
         return DenseWarp(correlation_logits(theta, phi, temperature))
     rows, columns = (streaming.Side.of_vectors(x) for x in (theta, phi))
-    return StreamingWarp(rows, columns, temperature, mesh)
+    streamed = StreamingWarp(rows, columns, temperature, mesh)
+    if correlation == "streaming":
+        return streamed
+    return PallasWarp(flash.Side.of_vectors(theta), flash.Side.of_vectors(phi), streamed)
 
 
 class DenseWarp(NamedTuple):
@@ -159,6 +174,41 @@ class StreamingWarp:
         self, rows: streaming.Side, columns: streaming.Side, values: Float[Array, "b m v"]
     ) -> Float[Array, "b n v"]:
         return streaming.attend(rows, columns, values, self.temperature, mesh=self.mesh)
+
+
+@flax.struct.dataclass
+class PallasWarp:
+    """A soft match by kernels on TPUs, and by `StreamingWarp` on other devices.
+
+    Attributes:
+      input, exemplar: features of their positions, as the kernels read them.
+      plain: the same match for other devices.
+      products: how the kernels multiply float32, see `flash.Products`.
+    """
+
+    input: flash.Side
+    exemplar: flash.Side
+    plain: StreamingWarp
+    products: flash.Products = flax.struct.field(pytree_node=False, default="float32")
+
+    def to_input(self, values: Float[Array, "b m k"]) -> Float[Array, "b n k"]:
+        kernel = functools.partial(flash.attend, self.input, self.exemplar)
+        return self._choose(kernel, self.plain.to_input, values)
+
+    def to_exemplar(self, values: Float[Array, "b n k"]) -> Float[Array, "b m k"]:
+        kernel = functools.partial(flash.attend, self.exemplar, self.input)
+        return self._choose(kernel, self.plain.to_exemplar, values)
+
+    def measure(self, values: Float[Array, "b m k"]) -> Measured:
+        kernel = functools.partial(flash.measure, self.input, self.exemplar)
+        return self._choose(kernel, self.plain.measure, values)
+
+    def _choose(self, kernel: Callable[..., Any], plain: Callable[..., Any], values: Array) -> Any:
+        def on_tpu(values: Array) -> Any:
+            found = kernel(values, self.plain.temperature, products=self.products)
+            return jax.tree.map(lambda x: x.astype(values.dtype), found)
+
+        return jax.lax.platform_dependent(values, tpu=on_tpu, default=plain)
 
 
 def blend(match: SoftMatch, values: Float[Array, "b_r m k"], exemplars: int) -> Measured:

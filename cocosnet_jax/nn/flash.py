@@ -1,0 +1,275 @@
+"""Softmax attention of the correlation as Pallas kernels for TPUs (FlashAttention).
+
+The same as `streaming`, which is the plain version: softmax(rows columns^T / temperature) values by
+a running maximum and sum (equations 3 and 4), forward and backward, for unit vectors and for
+neighbourhoods centred over channels. A block of the correlation never leaves the chip. Rows of the
+correlation are called queries in the kernels, and columns keys. XLA does not split the kernels over
+devices.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
+
+from cocosnet_jax.nn.flash_kernels import (
+    Block,
+    Products,
+    forward_kernel,
+    keys_kernel,
+    queries_kernel,
+)
+from cocosnet_jax.nn.flash_layout import Compared, Layout, by_neighbourhood, by_vector
+from cocosnet_jax.nn.streaming import Measured
+
+# Of the 128 MiB of on-chip memory that TPUs v4 to v6e have.
+_VMEM = 100 * 2**20
+
+
+@flax.struct.dataclass
+class Side:
+    """The rows or the columns of a correlation matrix."""
+
+    compared: Compared
+    layout: Layout = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def of_vectors(cls, x: Float[Array, "b n k"]) -> "Side":
+        """Positions that are compared by these vectors, unchanged."""
+        return cls(by_vector(x), Layout(x.shape[1], 1, 1))
+
+    @classmethod
+    def of_neighbourhoods(cls, x: Float[Array, "b h w k"], side: int) -> "Side":
+        """Positions that are compared by `warp.matching_features` of x, centred over channels.
+
+        Raises:
+          ValueError: the side is even, so that neighbourhoods have no centre.
+        """
+        if side % 2 == 0:
+            raise ValueError(f"the side of a neighbourhood must be odd, not {side}")
+        # The backward pass keeps x, and recomputes the other arrays of that size.
+        compared = jax.checkpoint(by_neighbourhood, static_argnums=1)(x, side)
+        return cls(compared, Layout(x.shape[1], x.shape[2], side))
+
+
+class _Call(NamedTuple):
+    """A kernel's place in memory: which parts of the arrays one program of its grid sees.
+
+    Attributes:
+      block: the block.
+      keys_first: whether the outer loop is over keys, not over queries.
+    """
+
+    block: Block
+    keys_first: bool
+
+    def _spec(
+        self, shape: tuple[Any, ...], index: Callable[[Any, Any, Any], tuple[Any, ...]]
+    ) -> pl.BlockSpec:
+        """A block's part, whose place is a function of sample, block of queries, block of keys."""
+        if self.keys_first:
+            return pl.BlockSpec(shape, lambda b, j, i: index(b, i, j))
+        return pl.BlockSpec(shape, index)
+
+    def of_queries(self, rows: int) -> pl.BlockSpec:
+        return self._spec((1, rows, self.block.queries.size), lambda b, i, j: (b, 0, i))
+
+    def of_keys(self, rows: int) -> pl.BlockSpec:
+        return self._spec((1, rows, self.block.keys.size), lambda b, i, j: (b, 0, j))
+
+    def inputs(self, rows: int, channels: int, values: int) -> list[pl.BlockSpec]:
+        """Of queries, their marks, keys, their marks, and values."""
+        queries, keys = self.block.queries, self.block.keys
+        return [
+            self._spec(
+                (pl.Element(1), pl.Element(channels), pl.Element(queries.window)),
+                lambda b, i, j: (b, 0, i * queries.size),
+            ),
+            self.of_queries(rows),
+            self._spec(
+                (pl.Element(1), pl.Element(keys.window), pl.Element(channels)),
+                lambda b, i, j: (b, j * keys.size, 0),
+            ),
+            self.of_keys(rows),
+            self.of_keys(values),
+        ]
+
+    def run(
+        self,
+        kernel: Callable[..., None],
+        arguments: tuple[Array, ...],
+        inputs: list[pl.BlockSpec],
+        outputs: list[tuple[pl.BlockSpec, tuple[int, ...]]],
+        scratch: list[tuple[int, int]],
+        interpret: bool,
+    ) -> tuple[Array, ...]:
+        block = self.block
+        grid = (block.queries.blocks, block.keys.blocks)
+        b = arguments[0].shape[0]
+        return pl.pallas_call(
+            functools.partial(kernel, block=block),
+            grid=(b, *(grid[::-1] if self.keys_first else grid)),
+            in_specs=inputs,
+            out_specs=tuple(spec for spec, _ in outputs),
+            out_shape=tuple(jax.ShapeDtypeStruct((b, *shape), jnp.float32) for _, shape in outputs),
+            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=_VMEM
+            ),
+            interpret=interpret,
+        )(*arguments)
+
+
+def _measure(
+    queries: Compared,
+    keys: Compared,
+    values: Float[Array, "b v m"],
+    block: Block,
+    interpret: bool,
+) -> tuple[Array, ...]:
+    """Weighted values (b, v, length), logarithms of the sums and entropies (b, 1, length)."""
+    call = _Call(block, keys_first=False)
+    rows, channels, v = queries.marks.shape[1], queries.features.shape[-1], values.shape[1]
+    size, length = block.queries.size, block.queries.length
+    return call.run(
+        forward_kernel,
+        (queries.features.swapaxes(1, 2), queries.marks, *keys, values),
+        call.inputs(rows, channels, v),
+        [(call.of_queries(n), (n, length)) for n in (v, 1, 1)],
+        [(block.keys.window, block.queries.window), *3 * [(1, size)]],
+        interpret,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _attend(
+    queries: Compared,
+    keys: Compared,
+    values: Float[Array, "b v m"],
+    block: Block,
+    interpret: bool,
+) -> Float[Array, "b v n"]:
+    return _measure(queries, keys, values, block, interpret)[0]
+
+
+def _attend_forward(
+    queries: Compared, keys: Compared, values: Array, block: Block, interpret: bool
+) -> tuple[Array, tuple[Any, ...]]:
+    out, log_sum, _ = _measure(queries, keys, values, block, interpret)
+    return out, (queries, keys, values, out, log_sum)
+
+
+def _attend_backward(
+    block: Block, interpret: bool, residuals: tuple[Any, ...], grad: Array
+) -> tuple[Compared, Compared, Array]:
+    queries, keys, values, out, log_sum = residuals
+    # The term of the softmax's derivative that all keys of a query share.
+    common = jnp.sum(grad * out, 1, keepdims=True)
+    rows, channels, v = queries.marks.shape[1], queries.features.shape[-1], values.shape[1]
+    arguments = (queries.features.swapaxes(1, 2), queries.marks, *keys, values)
+    arguments = (*arguments, grad, log_sum, common)
+    scratch = 2 * [(block.keys.window, block.queries.window)]
+
+    def run(kernel: Callable[..., None], keys_first: bool, outputs: Callable[..., Any]) -> Any:
+        call = _Call(block, keys_first)
+        inputs = [*call.inputs(rows, channels, v), *map(call.of_queries, (v, 1, 1))]
+        return call.run(kernel, arguments, inputs, outputs(call), scratch, interpret)
+
+    def of_window(call: _Call, layout: Layout, shape: tuple[int, int]) -> Any:
+        spec = call._spec((1, 1, *shape), lambda b, i, j: (b, j if call.keys_first else i, 0, 0))
+        return spec, (layout.blocks, *shape)
+
+    to_queries, to_marks_q = run(
+        queries_kernel,
+        False,
+        lambda call: [
+            of_window(call, block.queries, (channels, block.queries.window)),
+            (call.of_queries(rows), queries.marks.shape[1:]),
+        ],
+    )
+    to_keys, to_marks_k, to_values = run(
+        keys_kernel,
+        True,
+        lambda call: [
+            of_window(call, block.keys, (block.keys.window, channels)),
+            (call.of_keys(rows), keys.marks.shape[1:]),
+            (call.of_keys(v), values.shape[1:]),
+        ],
+    )
+    return (
+        Compared(block.queries.sum_windows(to_queries.swapaxes(2, 3)), to_marks_q),
+        Compared(block.keys.sum_windows(to_keys), to_marks_k),
+        to_values,
+    )
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def attend(
+    rows: Side,
+    columns: Side,
+    values: Float[Array, "b m v"],
+    temperature: float,
+    *,
+    products: Products = "float32",
+    interpret: bool = False,
+) -> Float[Array, "b n v"]:
+    """softmax(rows columns^T / temperature) values, without the n x m matrix.
+
+    The backward pass recomputes the blocks from the logarithm of each row's sum.
+
+    Args:
+      rows: the n rows.
+      columns: the m columns, of the same kind as the rows.
+      values: one vector for each column.
+      temperature: divides the products.
+      products: how float32 is multiplied.
+      interpret: run the kernels as plain JAX, on any device, for tests.
+
+    Raises:
+      ValueError: rows and columns have neighbourhoods of different sides.
+    """
+    block, line = _prepare(rows, columns, values, temperature, products)
+    out = _attend(rows.compared, columns.compared, line, block, interpret)
+    return _from_lines(out, rows.layout)[..., : values.shape[-1]]
+
+
+def measure(
+    rows: Side,
+    columns: Side,
+    values: Float[Array, "b m v"],
+    temperature: float,
+    *,
+    products: Products = "float32",
+    interpret: bool = False,
+) -> Measured:
+    """`attend`, with the sums and the entropies of its softmax; it has no derivative."""
+    block, line = _prepare(rows, columns, values, temperature, products)
+    found = _measure(rows.compared, columns.compared, line, block, interpret)
+    out, log_sum, entropy = (_from_lines(x, rows.layout) for x in found)
+    return Measured(out[..., : values.shape[-1]], log_sum, entropy)
+
+
+def _prepare(
+    rows: Side, columns: Side, values: Float[Array, "b m v"], temperature: float, products: Products
+) -> tuple[Block, Float[Array, "b v_padded length"]]:
+    if rows.layout.side != columns.layout.side:
+        raise ValueError(
+            f"rows have neighbourhoods of side {rows.layout.side}, columns of {columns.layout.side}"
+        )
+    layout = columns.layout
+    b, _, v = values.shape
+    grid = values.astype(jnp.float32).reshape(b, layout.height, layout.width, v)
+    line = layout.in_line(jnp.pad(grid, ((0, 0), (0, 0), (0, 0), (0, -v % 8))))
+    return Block(rows.layout, layout, temperature, products), line.swapaxes(1, 2)
+
+
+def _from_lines(x: Float[Array, "b v length"], layout: Layout) -> Float[Array, "b n v"]:
+    return layout.from_line(x.swapaxes(1, 2))

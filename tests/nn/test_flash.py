@@ -1,0 +1,208 @@
+"""The kernels, interpreted on a CPU in registers of 8 lanes: tiny grids have many blocks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cocosnet_jax import operations, partition, warp
+from cocosnet_jax.errors import UserError
+from cocosnet_jax.nn import flash, flash_kernels, flash_layout
+from cocosnet_jax.nn.flash_layout import Layout
+
+K = 20
+# Grids that fill neither rows nor blocks; one grid row in a step (5 x 6), or several (7 x 3).
+ROWS, COLUMNS = (5, 6), (7, 3)
+
+
+@pytest.fixture
+def small_registers(monkeypatch):
+    monkeypatch.setattr(flash_layout, "LANES", 8)
+    monkeypatch.setattr(flash_layout, "BLOCK", 16)
+
+
+def numbers(seed=0, shift=1.0, samples=2):
+    """Features of input and exemplar, and the exemplar's values."""
+    rng = np.random.default_rng(seed)
+    theta, phi = (rng.normal(shift, 1, (samples, *grid, K)) for grid in (ROWS, COLUMNS))
+    return theta, phi, rng.normal(size=(samples, COLUMNS[0] * COLUMNS[1], 3))
+
+
+def sides(theta, phi, side):
+    if side > 1:
+        return [flash.Side.of_neighbourhoods(x, side) for x in (theta, phi)]
+    return [flash.Side.of_vectors(warp.matching_features(x, 1, "channels")) for x in (theta, phi)]
+
+
+def logits_by_hand(theta, phi, side):
+    """Cosines of centred neighbourhoods, in float64: loops over positions and neighbours."""
+
+    def features(x):
+        h, w, k = x.shape
+        reach = side // 2
+        padded = np.zeros((h + 2 * reach, w + 2 * reach, k))
+        padded[reach : reach + h, reach : reach + w] = x
+        rows = [padded[i : i + side, j : j + side].ravel() for i in range(h) for j in range(w)]
+        centred = [row - row.mean() for row in rows]
+        return np.array([row / np.linalg.norm(row) for row in centred])
+
+    return features(theta) @ features(phi).T
+
+
+def softmax(x):
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("side", [1, 3])
+def test_the_kernels_equal_the_formula_and_its_gradients(side, small_registers):
+    # 0.05 spreads the match over several positions, so that gradients are not all zero.
+    temperature = 0.05
+
+    def dense(theta, phi, values):
+        match = warp.soft_match(theta, phi, temperature, match_kernel=side, correlation="dense")
+        return match.to_input(values)
+
+    def kernels(theta, phi, values):
+        return flash.attend(*sides(theta, phi, side), values, temperature, interpret=True)
+
+    def both(function, *arguments):
+        out, pull = jax.vjp(function, *arguments)
+        return out, pull(jnp.sin(3 * out))
+
+    arguments = numbers()
+    with jax.enable_x64(True):
+        expected = jax.jit(functools.partial(both, dense))(*arguments)
+    found = jax.jit(functools.partial(both, kernels))(*(np.float32(x) for x in arguments))
+    for i, (theta, phi, values) in enumerate(zip(*arguments, strict=True)):
+        by_hand = softmax(logits_by_hand(theta, phi, side) / temperature) @ values
+        np.testing.assert_allclose(found[0][i], by_hand, atol=1e-5)
+    for a, b in zip(*(map(np.asarray, jax.tree.leaves(x)) for x in (expected, found)), strict=True):
+        scale = np.abs(a).max()
+        assert scale > 0
+        np.testing.assert_allclose(b / scale, a / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("products", ["float32", "bf16x3"])
+def test_sums_and_entropies_at_the_release_s_temperature(products, small_registers):
+    """Means a hundred times the deviations, which centring takes away."""
+    theta, phi, values = (np.float32(x) for x in numbers(1, shift=100, samples=1))
+
+    @jax.jit
+    def run(theta, phi, values):
+        return flash.measure(*sides(theta, phi, 3), values, 0.01, products=products, interpret=True)
+
+    found = run(theta, phi, values)
+    logits = logits_by_hand(*(x[0].astype(float) for x in (theta, phi)), 3) / 0.01
+    weights = softmax(logits)
+    tolerance = {"float32": 1e-3, "bf16x3": 1e-2}[products]
+    top = logits.max(1)
+    log_sum = top + np.log(np.exp(logits - top[:, None]).sum(1))
+    entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(1)
+    np.testing.assert_allclose(found.log_sum[0, :, 0], log_sum, atol=tolerance)
+    np.testing.assert_allclose(found.entropy[0, :, 0], entropy, atol=tolerance)
+    np.testing.assert_allclose(found.values[0], weights @ values[0], atol=tolerance)
+
+
+def test_a_line_finds_the_neighbours(small_registers):
+    """Each grid's own numbers come back, and a step up or down the line is one in the grid."""
+    for height, width in ((5, 6), (7, 3), (4, 11), (40, 1)):
+        layout = Layout(height, width, 3)
+        grid = np.arange(1, height * width + 1, dtype=np.float32).reshape(height, width)
+
+        @jax.jit
+        def run(x, layout=layout):
+            line, halo = (layout.in_line(x[None, :, :, None], reach) for reach in (0, 1))
+            starts = range(0, layout.length, layout.size)
+            windows = [halo[:, start : start + layout.window] for start in starts]
+            times, summed = map(
+                layout.sum_windows, (jnp.ones_like(jnp.stack(windows, 1)), jnp.stack(windows, 1))
+            )
+            return [y[0, :, 0] for y in (line, halo, layout.from_line(line), times, summed)]
+
+        line, halo, back, times, summed = map(np.asarray, run(grid))
+        np.testing.assert_array_equal(back, grid.ravel())
+        np.testing.assert_array_equal(summed, times * halo)
+        assert set(times) <= {1, 2, 3}  # a window has up to two steps more than a block
+        padded = np.pad(grid, ((1, 1), (0, 0)))
+        assert np.count_nonzero(line) == grid.size
+        for place in np.flatnonzero(line):
+            row, column = divmod(int(line[place]) - 1, width)
+            around = halo[place :: layout.step][:3]
+            np.testing.assert_array_equal(around, padded[row : row + 3, column])
+
+
+def test_rest_products_in_bfloat16():
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(2, 64, 300)).astype(np.float32)
+    exact = a.astype(float) @ b.astype(float).T
+    scale = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
+    errors = {
+        products: np.abs((flash_kernels.multiply(a, b, (1, 1), products) - exact) / scale).max()
+        for products in ("float32", "bf16x3")
+    }
+    assert errors["float32"] < 1e-6
+    # Both parts keep 16 bits, so a product is off by at most 2^-16.
+    assert errors["float32"] < errors["bf16x3"] < 2**-16
+
+
+@pytest.mark.parametrize("side", [1, 3])
+def test_the_setting_runs_kernels_on_tpus_and_streams_elsewhere(side):
+    def loss(correlation, theta, phi, values):
+        match = warp.soft_match(theta, phi, 0.05, match_kernel=side, correlation=correlation)
+        return jnp.sum(match.to_input(values) ** 2)
+
+    def gradient(correlation):
+        return jax.jit(jax.value_and_grad(functools.partial(loss, correlation), (0, 1, 2)))
+
+    # Other shapes than above, whose traces are of small registers.
+    theta, phi, values = (np.float32(x) for x in numbers())
+    arguments = theta[..., :12], phi[..., :12], values
+    pallas = gradient("pallas").trace(*arguments)
+    kernels = pallas.lower(lowering_platforms=("tpu",)).as_text()
+    assert kernels.count("stablehlo.custom_call @tpu_custom_call") == 3
+    assert "tpu_custom_call" not in pallas.lower(lowering_platforms=("cuda",)).as_text()
+    found, streamed = (
+        jax.jit(functools.partial(loss, correlation))(*arguments)
+        for correlation in ("pallas", "streaming")
+    )
+    np.testing.assert_allclose(found, streamed, rtol=1e-6)
+
+
+def test_several_devices_do_not_run_the_kernels():
+    grid = jnp.ones((1, 4, 4, 2))
+    two = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
+    found = warp.soft_match(grid, grid, 0.01, correlation="pallas", mesh=two)
+    assert isinstance(found, warp.StreamingWarp)
+    with pytest.raises(UserError, match="train on one TPU, but there are 2; set it to streaming"):
+        partition.check_kernels("pallas", "tpu", 2)
+    partition.check_kernels("pallas", "tpu", 1)
+    partition.check_kernels("pallas", "cpu", 2)
+
+
+def test_the_products_of_all_blocks_count(monkeypatch):
+    monkeypatch.setattr(flash_layout, "BLOCK", 128)
+
+    def run(rows, columns, values):
+        return flash.attend(
+            flash.Side.of_vectors(rows), flash.Side.of_vectors(columns), values, 0.01
+        )
+
+    shapes = [jax.ShapeDtypeStruct((1, *x), jnp.float32) for x in ((256, 16), (384, 16), (384, 8))]
+    found = operations.count(jax.jit(run).trace(*shapes).jaxpr, "tpu")
+    assert found.products == 256 * 384 * 2 * (16 + 8)
+
+
+def test_sides_of_neighbourhoods_must_be_odd_and_equal():
+    grid, values = np.ones((1, 4, 4, 2), np.float32), np.ones((1, 16, 1), np.float32)
+    with pytest.raises(ValueError, match="must be odd, not 2"):
+        flash.Side.of_neighbourhoods(grid, 2)
+
+    def run(grid, values):
+        rows, columns = (flash.Side.of_neighbourhoods(grid, side) for side in (3, 5))
+        return flash.attend(rows, columns, values, 0.01)
+
+    with pytest.raises(ValueError, match="side 3, columns of 5"):
+        jax.eval_shape(run, grid, values)
