@@ -66,7 +66,8 @@ def test_the_kernels_equal_the_formula_and_its_gradients(side, small_registers):
         return match.to_input(values)
 
     def kernels(theta, phi, values):
-        return flash.attend(*sides(theta, phi, side), values, temperature, interpret=True)
+        rows, columns = sides(theta, phi, side)
+        return flash.attend(rows, columns, values, temperature, interpret=True)
 
     def both(function, *arguments):
         out, pull = jax.vjp(function, *arguments)
@@ -92,7 +93,8 @@ def test_sums_and_entropies_at_the_release_s_temperature(products, small_registe
 
     @jax.jit
     def run(theta, phi, values):
-        return flash.measure(*sides(theta, phi, 3), values, 0.01, products=products, interpret=True)
+        rows, columns = sides(theta, phi, 3)
+        return flash.measure(rows, columns, values, 0.01, products=products, interpret=True)
 
     found = run(theta, phi, values)
     logits = logits_by_hand(*(x[0].astype(float) for x in (theta, phi)), 3) / 0.01
