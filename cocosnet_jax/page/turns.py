@@ -72,6 +72,14 @@ class Turns(Generic[Asked, Made]):
                 self._busy, jobs = True, self._next()
             try:
                 self._serve(jobs)
+            except BaseException:
+                # This thread ends; others serve the jobs that it leaves.
+                left = [other for other in jobs if not other.future.done()]
+                with self._changed:
+                    self._line.extendleft(reversed(left))
+                    if not job.future.done():
+                        self._line.remove(job)
+                raise
             finally:
                 with self._changed:
                     self._busy = False
@@ -98,7 +106,7 @@ class Turns(Generic[Asked, Made]):
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
                 return
-            # Whose fault it was shows when each is translated by itself.
+            # Translating each by itself shows which of them caused the error.
             for job in jobs:
                 self._serve([job])
             return

@@ -107,6 +107,22 @@ def test_other_work_keeps_its_place_in_the_line(networks):
     assert networks.batches == [[1], [2, 3, 4, 5], [6]]
 
 
+def test_a_thread_that_ends_leaves_its_batch_to_others(networks):
+    def translate(numbers):
+        found = networks(numbers)
+        if len(networks.batches) == 2:
+            raise SystemExit
+        return found
+
+    found = ask(Turns(translate, MOST), networks, [1, 2, 3, 4])
+    ended = [future for future in found if future.exception()]
+    assert [type(future.exception()) for future in ended] == [SystemExit]
+    assert networks.batches[:2] == [[1], [2, 3, 4]]
+    results = {future.result() for future in found if future not in ended}
+    assert len(results) == 3
+    assert results < {2, 4, 6, 8}
+
+
 def test_many_threads(networks):
     networks.let.set()
     turns = Turns(networks, MOST)
