@@ -1,6 +1,7 @@
 """Initial state and training step on a mesh: initialised, jitted and compiled for its devices."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -32,6 +33,17 @@ def initial_state(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Train
     noise = jax.jit(lambda key: draw_players(key, shapes), out_shardings=replicated(mesh))(key)
     options = compiler.options(mesh, compiler.LEAST)
     return jax.jit(create, out_shardings=replicated(mesh), compiler_options=options)(noise)
+
+
+def without_kernels(settings: Settings) -> Settings:
+    """Returns the settings with which a program may run on several TPUs at once.
+
+    XLA cannot split the kernels of the correlation (`pallas`) over devices, nor lower them for any
+    number of pictures. The program streams the correlation instead.
+    """
+    if settings.model.correlation != "pallas":
+        return settings
+    return replace(settings, model=replace(settings.model, correlation="streaming"))
 
 
 def check_kernels(correlation: str, platform: str, devices: int) -> None:

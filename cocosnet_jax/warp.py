@@ -204,9 +204,12 @@ class PallasWarp:
         return self._choose(kernel, self.plain.measure, values)
 
     def _choose(self, kernel: Callable[..., Any], plain: Callable[..., Any], values: Array) -> Any:
+        # That of the plain way's results.
+        dtype = jnp.promote_types(values.dtype, self.plain.input.compared.features.dtype)
+
         def on_tpu(values: Array) -> Any:
             found = kernel(values, self.plain.temperature, products=self.products)
-            return jax.tree.map(lambda x: x.astype(values.dtype), found)
+            return jax.tree.map(lambda x: x.astype(dtype), found)
 
         return jax.lax.platform_dependent(values, tpu=on_tpu, default=plain)
 

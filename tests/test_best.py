@@ -222,6 +222,18 @@ def drawn(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("devices", "correlation"), [(1, "pallas"), (2, "streaming")])
+def test_several_devices_measure_without_kernels(devices, correlation, monkeypatch):
+    """XLA refuses to split the kernels of `pallas` on TPUs."""
+    used = []
+    monkeypatch.setattr(validation, "predict_step", lambda config, **_: used.append(config))
+    monkeypatch.setattr(jax, "jit", lambda step, **_: step)
+    config = settings.Settings(model=settings.ModelSettings(correlation="pallas"))
+    some = jax.sharding.Mesh(np.array(jax.devices()[:1] * devices), ("data",))
+    validation.predict_and_count(config, some, [])
+    assert [each.model.correlation for each in used] == [correlation]
+
+
 def test_the_first_pairs_are_measured(drawn, monkeypatch):
     """Three of four validation pairs, in batches of two; the translation is the input's own map."""
 

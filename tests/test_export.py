@@ -100,6 +100,14 @@ def test_the_exported_program_is_the_translation(folder, arrays, expected):
     assert restored.settings == SETTINGS
 
 
+def test_an_export_has_no_kernels(monkeypatch):
+    """They run on one TPU, for a number of pictures that is known when they are compiled."""
+    used = []
+    monkeypatch.setattr(steps, "predict_step", used.append)
+    portable.translation(Settings(model=ModelSettings(correlation="pallas")))
+    assert [settings.model.correlation for settings in used] == ["streaming"]
+
+
 def test_the_example_runs_without_this_package(folder, pair, expected, tmp_path):
     arguments = ["run.py", "result.png", *map(str, pair)]
     program = (

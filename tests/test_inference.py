@@ -259,6 +259,16 @@ def test_batches_in_which_no_device_is_idle(devices, share_rows, sizes):
     assert {count: translator.round_up(count) for count in sizes} == sizes
 
 
+@pytest.mark.parametrize(("whole", "correlation"), [(True, "streaming"), (False, "pallas")])
+def test_devices_with_whole_pictures_each_run_no_kernels(whole, correlation, monkeypatch):
+    """XLA refuses to split them; where rows are split, `soft_match` streams."""
+    monkeypatch.setattr(inference, "predict_step", lambda settings, *_, **__: settings)
+    translator = inference.Translator.__new__(inference.Translator)
+    translator.settings = Settings(model=ModelSettings(correlation="pallas"))
+    translator._rows = mock.Mock(size=1)
+    assert translator._translation(whole, None, False, False).model.correlation == correlation
+
+
 @pytest.mark.parametrize(("size", "example"), [(100, 96), (32, 64)])
 def test_a_size_that_cannot_be_drawn(size, example):
     with pytest.raises(
