@@ -8,7 +8,7 @@ from jax.ad_checkpoint import checkpoint_policies
 from jaxtyping import Array, Float, PyTree
 
 # Names (`checkpoint_name`) of results that are expensive to recompute.
-PRODUCT = "product"  # of a convolution
+PRODUCT = "product"  # of a convolution; also ReLU's output, and statistics of norms
 SPECTRAL = "spectral"  # vectors and sigma of spectral norm: small, and always kept
 Rematerialise = Literal["nothing", "elementwise", "blocks"]
 
