@@ -80,7 +80,7 @@ class Weights(NamedTuple):
             y = _divide(y, jnp.broadcast_to(sigma, y.shape[-1:]))
         if bias is not None:
             y = y + spread(bias, y.shape).astype(y.dtype)
-        # With the bias: what is kept and what is read next are then one array.
+        # Named with its bias, so that the backward pass keeps the array that the next layer reads.
         return checkpoint_name(y.astype(dtype), PRODUCT)
 
 

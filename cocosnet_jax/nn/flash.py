@@ -78,9 +78,11 @@ class _Call(NamedTuple):
         return pl.BlockSpec(shape, index)
 
     def of_queries(self, rows: int) -> pl.BlockSpec:
+        """Rows of numbers, one number for each query of a block."""
         return self._spec((1, rows, self.block.queries.size), lambda b, i, j: (b, 0, i))
 
     def of_keys(self, rows: int) -> pl.BlockSpec:
+        """Rows of numbers, one number for each key of a block."""
         return self._spec((1, rows, self.block.keys.size), lambda b, i, j: (b, 0, j))
 
     def inputs(self, rows: int, channels: int, values: int) -> list[pl.BlockSpec]:
@@ -109,6 +111,16 @@ class _Call(NamedTuple):
         scratch: list[tuple[int, int]],
         interpret: bool,
     ) -> tuple[Array, ...]:
+        """Runs a kernel for all samples and blocks.
+
+        Args:
+          kernel: takes references to its inputs, outputs and scratch, and the block.
+          arguments: whole arrays, samples first.
+          inputs: the part of each that one program sees.
+          outputs: the part and, without samples, the shape of each result.
+          scratch: shapes of float32 arrays on the chip.
+          interpret: run it as plain JAX.
+        """
         block = self.block
         grid = (block.queries.blocks, block.keys.blocks)
         b = arguments[0].shape[0]
@@ -155,6 +167,7 @@ def _attend(
     block: Block,
     interpret: bool,
 ) -> Float[Array, "b v n"]:
+    """The weighted values of `_measure`, with a derivative."""
     return _measure(queries, keys, values, block, interpret)[0]
 
 
@@ -260,6 +273,7 @@ def measure(
 def _prepare(
     rows: Side, columns: Side, values: Float[Array, "b m v"], temperature: float, products: Products
 ) -> tuple[Block, Float[Array, "b v_padded length"]]:
+    """The block, and the values in the line of the columns, padded to whole registers."""
     if rows.layout.side != columns.layout.side:
         raise ValueError(
             f"rows have neighbourhoods of side {rows.layout.side}, columns of {columns.layout.side}"
@@ -272,4 +286,5 @@ def _prepare(
 
 
 def _from_lines(x: Float[Array, "b v length"], layout: Layout) -> Float[Array, "b n v"]:
+    """Takes the positions of the grid out of lines, one for each value."""
     return layout.from_line(x.swapaxes(1, 2))

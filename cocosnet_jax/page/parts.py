@@ -74,7 +74,8 @@ class Desk:
     ) -> None:
         """Calls a function when something happens.
 
-        So many run at once for all visitors that a batch is read while another is translated.
+        All visitors together have as many calls at once as two batches hold, so that one batch is
+        read while the other is translated.
 
         Args:
           triggers: events, such as `button.click`.

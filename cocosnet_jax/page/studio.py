@@ -88,7 +88,7 @@ class Studio:
 
         Args:
           translator: the networks.
-          together: translations of a batch at most; 0 for what suits the devices.
+          together: the largest number of translations in a batch; 0 for what suits the devices.
 
         Raises:
           UserError: the networks take no exemplar, or inputs that a page cannot paint.
@@ -238,6 +238,7 @@ class Studio:
         exemplar_planes: Planes | None,
         points: list[Point],
     ) -> Matches:
+        """`match`, for whoever has the networks."""
         given = exemplar_planes if self.needs_exemplar_label else None
         call = functools.partial(
             correspond.correspond,

@@ -1,4 +1,4 @@
-"""Who uses the networks: one at a time, in turn; translations that wait share a batch."""
+"""Gives the networks to one request at a time; translations that wait share a batch."""
 
 import collections
 import dataclasses
@@ -35,7 +35,7 @@ class Turns(Generic[Asked, Made]):
     nobody waits for a batch to become full.
 
     Attributes:
-      most: translations of a batch at most.
+      most: the largest number of translations in a batch.
     """
 
     def __init__(self, translate: Callable[[Sequence[Asked]], Sequence[Made]], most: int):
@@ -43,7 +43,7 @@ class Turns(Generic[Asked, Made]):
 
         Args:
           translate: translates 1 to `most` requests at once, and returns a result for each.
-          most: translations of a batch at most.
+          most: the largest number of translations in a batch.
         """
         self._translate, self.most = translate, most
         self._line: collections.deque[_Job] = collections.deque()
