@@ -220,8 +220,8 @@ class ModelSettings:
         plain translation network without exemplar).
       condition_resize: how the SPADE condition is resized to each layer.
       spectral_everywhere: spectral norm on every convolution, not only on the release's.
-      dtype: of activations; parameters, norms, losses, the correlation and the features for it
-        (between the feature block's convolutions) stay float32.
+      dtype: of activations; parameters, statistics of norms, losses and the correlation stay
+        float32.
       rematerialise: what the backward pass recomputes to save memory: `nothing`, `elementwise`
         operations (norms, activations), or whole `blocks`; the results are the same.
     """
