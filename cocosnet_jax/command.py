@@ -58,6 +58,9 @@ def define_config(trains: bool = True) -> ReadSettings:
         if total in flags.FLAGS and per_device in flags.FLAGS:
             raise UserError(f"--{total} and --{per_device} are both given; leave out one of them")
         values = holder.value.to_dict()
+        if total in flags.FLAGS:
+            # The config may have set the other one, which has precedence.
+            values["train"]["batch_per_device"] = 0
         for name, value in (decided or {}).items():
             section, field = name.split(".")
             values.setdefault(section, {})[field] = value

@@ -40,11 +40,16 @@ def get_config(variant: str = "64") -> ConfigDict:
     config.data.exemplar_probability = 0.5
     config.model.base_filters = 8
     config.model.warp_stride = 2
+    # Groups of 2, so that a batch of any number of devices consists of whole groups. A sample's
+    # terms weigh as they do in groups of 4 with weights of 100.
+    config.loss.group_size = 2
+    config.loss.pseudo_exemplar = 50.0
+    config.loss.self_warp = 50.0
     config.optimiser.generator_rate = 1e-3
     config.optimiser.discriminator_rate = 7e-4
     config.optimiser.constant_epochs = 3
     config.optimiser.decay_epochs = 2
     config.optimiser.ema = 0.998
-    config.train.batch_size = 2
+    config.train.batch_per_device = 2
     config.train.evaluation_batch_size = 8
     return config

@@ -65,12 +65,15 @@ def test_small_is_the_recipe_of_drawn_scenes_for_photographs():
         "data.self_pair_list": "'names', ''",
         "model.base_filters": "10, 8",
         "model.warp_stride": "4, 2",
+        "loss.group_size": "4, 2",
+        "loss.pseudo_exemplar": "100.0, 50.0",
+        "loss.self_warp": "100.0, 50.0",
         "optimiser.generator_rate": "0.0005, 0.001",
         "optimiser.discriminator_rate": "0.0005, 0.0007",
         "optimiser.constant_epochs": "20, 3",
         "optimiser.decay_epochs": "13, 2",
         "optimiser.ema": "0.999, 0.998",
-        "train.batch_size": "16, 2",
+        "train.batch_per_device": "0, 2",
         "train.evaluation_batch_size": "16, 8",
     }
     assert settings.differences(load("small", "128"), load("small")) == {
