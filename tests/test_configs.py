@@ -156,6 +156,11 @@ WRONG = [
         "--config.train.batch_size and --config.train.batch_per_device are both given",
     ),
     (
+        # This config sets batch_per_device, which a batch size that is given replaces.
+        ("--config=small", "--config.train.batch_size=6", "--config.train.accumulate=4"),
+        "config.train.accumulate is 4, but config.train.batch_size, 6, does not split into so many",
+    ),
+    (
         ("--config=toy", "--config.train.batch_per_device=-1"),
         "config.train.batch_per_device is -1; it must be 0 or more",
     ),
