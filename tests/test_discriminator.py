@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cocosnet_jax.discriminator import Discriminator, halve
-from cocosnet_jax.nn.initial import initialise
+from cocosnet_jax.nn.initial import draw, fill, variable_shapes
 from cocosnet_jax.nn.interleave import interleave, separate
 
 
@@ -14,7 +14,8 @@ def test_two_images_per_map_equal_separate_calls():
         semantics, real, fake = (
             jnp.asarray(rng.normal(size=(2, 32, 32, channels))) for channels in (5, 3, 3)
         )
-        variables = initialise(module, jax.random.key(0), semantics, real)
+        shapes = variable_shapes(module, semantics, real)
+        variables = fill(shapes, draw(jax.random.key(0), shapes))
         variables = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
 
         def features(variables, semantics, real, fake):

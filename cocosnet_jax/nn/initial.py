@@ -1,6 +1,6 @@
 """Initial values of parameters and stored statistics, by the name of the leaf (SPEC section 2).
 
-Modules declare the shapes of their leaves with `blank`; `initialise` fills them as in `LEAVES`.
+Modules declare the shapes of their leaves with `blank`; `fill` gives them the values of `LEAVES`.
 """
 
 import math
@@ -59,32 +59,23 @@ def blank(*arguments: Any) -> Float[Array, "..."]:
     return jnp.zeros(arguments[-1])
 
 
-def initialise(module: nn.Module, key: jax.Array, *arguments: Any) -> dict[str, PyTree]:
-    """Returns the initial variables of `module`, in the structure that `module.init` returns.
-
-    All random leaves are slices of one sequence of numbers: with `module.init`, XLA compiles a
-    generator for each of some 400 leaves, which takes minutes.
+def variable_shapes(module: nn.Module, *arguments: Any) -> dict[str, PyTree]:
+    """Returns the shapes of the variables of `module`, in the structure that `module.init` returns.
 
     Args:
       module: its `__call__` takes `arguments` and `train`.
-      key: of all random leaves.
       arguments: arrays, or their shapes.
-
-    Raises:
-      KeyError: the module has a leaf whose name is not in `LEAVES`.
     """
-    shapes = variable_shapes(module, *arguments)
-    return fill(shapes, draw(key, shapes))
-
-
-def variable_shapes(module: nn.Module, *arguments: Any) -> dict[str, PyTree]:
-    """Returns the shapes of the variables of `module`, which `initialise` describes."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     return dict(jax.eval_shape(partial(module.init, train=False), key, *arguments))
 
 
 def draw(key: jax.Array, shapes: PyTree) -> Float[Array, "_"]:
-    """Returns standard normal numbers, at least as many as variables of these shapes have."""
+    """Returns standard normal numbers, at least as many as variables of these shapes have.
+
+    All random leaves are slices of one sequence: with `module.init`, XLA compiles a generator for
+    each of some 400 leaves, which takes minutes.
+    """
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     # In several draws, since each needs several times the memory of its result.
     keys = jax.random.split(key, -(-total // DRAW))

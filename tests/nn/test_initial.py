@@ -21,7 +21,8 @@ class Named(nn.Module):
 
 
 def value(name, collection="params"):
-    variables = initial.initialise(Named(name, collection), jax.random.key(0), jnp.zeros(()))
+    shapes = initial.variable_shapes(Named(name, collection), jnp.zeros(()))
+    variables = initial.fill(shapes, initial.draw(jax.random.key(0), shapes))
     return np.asarray(variables[collection][name])
 
 
