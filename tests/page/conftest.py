@@ -62,6 +62,8 @@ def served(tmp_path_factory):
             env=environment,
             stdout=file,
             stderr=subprocess.STDOUT,
+            # A shell that runs tests in the background has them ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         end = time.monotonic() + LIMIT_S
