@@ -2,14 +2,17 @@
 
 import functools
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 
+from cocosnet_jax import pictures
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.page import painting, uploads
 from cocosnet_jax.page.classes import PaintClass
@@ -103,7 +106,7 @@ class Desk:
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
             try:
-                return function(*arguments)
+                return self._written(function(*arguments))
             except UserError as error:
                 raise gr.Error(str(error), duration=15, print_exception=False) from None
             except Exception as error:
@@ -113,6 +116,20 @@ class Desk:
                 ) from error
 
         return call
+
+    def _written(self, values: Any) -> Any:
+        """The values that a function returns, with a new PNG file's path for each picture.
+
+        Gradio would name the file after its content and write it anew for each visitor: who gets the
+        same picture at the same moment as another may then get an empty one.
+        """
+        if type(values) in (tuple, list):  # No points, which are named tuples.
+            return type(values)(self._written(value) for value in values)
+        if not isinstance(values, np.ndarray) or values.ndim != 3:
+            return values
+        path = self.folder / secrets.token_hex(16) / "image.png"
+        pictures.write_png(epath.Path(path), values)
+        return str(path)
 
 
 def number(value: Any, low: float, high: float, what: str) -> float:

@@ -225,6 +225,16 @@ def test_what_is_drawn_arrives_to_the_byte(site, tmp_path):
     assert (np.asarray(Image.open(warped)) == 3).all()
 
 
+def test_equal_results_are_files_of_their_own(site, tmp_path):
+    """Else one visitor may get the file while another's request has just emptied it."""
+    teal = Image.new("RGB", (64, 64), "teal")
+    before = set(site.folder.rglob("image.png"))
+    for _ in range(2):
+        translate(site, tmp_path, teal)
+    new = [file.read_bytes() for file in set(site.folder.rglob("image.png")) - before]
+    assert [new.count(content) for content in sorted(new)] == [2, 2, 2, 2]
+
+
 def test_an_error_of_the_page_stops_nobody(site, tmp_path):
     with pytest.raises(Exception, match="the page failed; the terminal of its server says why"):
         translate(site, tmp_path, Image.new("RGB", (64, 64), "white"))
