@@ -120,8 +120,8 @@ class Desk:
     def _written(self, values: Any) -> Any:
         """The values that a function returns, with a new PNG file's path for each picture.
 
-        Gradio would name the file after its content and write it anew for each visitor: who gets the
-        same picture at the same moment as another may then get an empty one.
+        Gradio would name the file after its content, and write it anew for each visitor: of two who
+        get the same picture at the same moment, one could get an empty file.
         """
         if type(values) in (tuple, list):  # No points, which are named tuples.
             return type(values)(self._written(value) for value in values)
