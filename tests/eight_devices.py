@@ -26,6 +26,7 @@ from cocosnet_jax import distributed, mesh, partition, settings, steps
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.configs import ade20k
 from cocosnet_jax.nn import blocks, conv, initial, streaming
+from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.types import Batch
 
@@ -137,6 +138,18 @@ def rows_differ(many: Mesh, state: Any) -> tuple[float, float]:
     return largest(found, wanted), largest(alone(state, rounded), wanted)
 
 
+def share_of_padded_rows(many: Mesh) -> float:
+    """The share of a padded convolution's operations that each device computes, of shared rows."""
+
+    def flops(devices: Mesh) -> float:
+        x = jax.ShapeDtypeStruct((1, 64, 64, 8), "float32", sharding=mesh.rows_of(devices, 4))
+        kernel = jax.ShapeDtypeStruct((3, 3, 8, 8), "float32", sharding=mesh.replicated(devices))
+        padded = jax.jit(lambda x, kernel: convolve(reflect_pad(x), kernel, 1))
+        return padded.lower(x, kernel).compile().cost_analysis()["flops"]
+
+    return flops(many) / flops(mesh.make(jax.devices()[:1]))
+
+
 # What training changes, apart from the optimisers.
 NAMES = ("params", "variables", "ema")
 
@@ -183,6 +196,7 @@ def by_one_process() -> dict[str, Any]:
         "devices": many.size,
         "rows_shared_by": [mesh.for_rows(coarsest).size for coarsest in (2, 4, 8, 16)],
         "rows_differ": rows_differ(mesh.make(jax.devices()[:4]), wanted[1]),
+        "share_of_padded_rows": share_of_padded_rows(many),
         "samples": mesh.to_local(mesh.to_global(many, numbered).self_reference).tolist(),
         "compared": compare(found, wanted),
         "differ_resumed": {

@@ -51,6 +51,8 @@ def test_eight_devices_compute_what_one_computes(program):
     # Images are in [-1, 1]; the softmax over positions amplifies rounding.
     error, rounding = found["rows_differ"]
     assert error < 20 * rounding < 1e-6
+    # An eighth, and the rows beside it.
+    assert found["share_of_padded_rows"] == pytest.approx(0.15, abs=0.01)
     assert found["samples"] == list(range(16))
     assert_equal(found["compared"])
     for name, differ in found["differ_resumed"].items():

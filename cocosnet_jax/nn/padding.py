@@ -12,10 +12,12 @@ from jaxtyping import Array, Shaped
 def reflect_pad(x: Shaped[Array, "b height width c"]) -> Shaped[Array, "b h w c"]:
     """Pads by one reflected pixel on every side; an axis of length 1 repeats its only pixel.
 
-    On CPUs pixels are gathered by index, which XLA fuses with the computation of x, so that nothing
-    is copied. The gradient, and accelerators, use slices: gathering would be slow there.
+    On a CPU pixels are gathered by index, which XLA fuses with the computation of x, so that
+    nothing is copied. The gradient, and accelerators, use slices: gathering would be slow there.
+    So do simulated devices: if they shared the rows of x, each would gather all of them.
     """
-    return jax.lax.platform_dependent(x, cpu=_pad_by_index, default=_pad_by_slices)
+    by_index = _pad_by_index if jax.local_device_count() == 1 else _pad_by_slices
+    return jax.lax.platform_dependent(x, cpu=by_index, default=_pad_by_slices)
 
 
 def _mirrored(size: int) -> tuple[int, int]:
