@@ -63,11 +63,11 @@ def default_folder() -> pathlib.Path:
     """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     version = importlib.metadata.version("jaxlib")
-    name = f"jaxlib-{version}-{platform.machine()}-{_cpu()}"
+    name = f"jaxlib-{version}-{platform.machine()}-{cpu()}"
     return pathlib.Path(base).expanduser() / "cocosnet_jax" / "xla" / name
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """Returns a short name of the CPU's model and instruction sets."""
     # These lines say what XLA compiles for, on x86-64 and on ARM; others change while it runs.
     said = re.compile(r"vendor_id|cpu family|model|flags|Features|CPU (implementer|part)")
@@ -82,7 +82,8 @@ def _cpu() -> str:
 def prune(root: pathlib.Path, limit: int) -> None:
     """Removes the programs under `root` that were not used for longest, down to `limit` bytes."""
     found = []
-    for path in root.rglob("*-cache"):
+    # Partly written ones, too, which a killed process leaves.
+    for path in root.rglob("*-cache*"):
         # Another process may remove it at the same time.
         with contextlib.suppress(FileNotFoundError):
             status = path.stat()

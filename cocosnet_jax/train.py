@@ -16,8 +16,8 @@ from cocosnet_jax import (
     fine_tuning,
     hooks,
     interrupt,
+    kept_step,
     mesh,
-    operations,
     partition,
     workdir,
     yardsticks,
@@ -180,14 +180,9 @@ def loop(
     began = time.monotonic()
     with interrupt.ctrl_c_ends_at_once():
         first = next(batches)
-        step_fn = partition.compile_step(
+        step_fn, products = kept_step.step(
             settings, devices, run.steps_per_epoch, (state, weights, first)
         )
-        products = None
-        if operations.peak(jax.devices()[0]):
-            products = partition.products(
-                settings, devices, run.steps_per_epoch, (state, weights, first)
-            )
         if watch:
             watch.begin(start, state)
     speed = Speed(train.batch_size, Goodput(folder, start, run.began), products)

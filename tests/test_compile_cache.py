@@ -73,15 +73,15 @@ def test_a_folder_that_cannot_be_written_is_one_note(fresh, capsys):
 
 def test_the_least_recently_used_programs_are_removed(tmp_path):
     for index, name in enumerate(["old", "used", "new"]):
-        path = tmp_path / f"folder_{index}" / f"{name}-cache"
+        path = tmp_path / f"folder_{index}" / f"{name}-cache{'.partial' * (name == 'old')}"
         path.parent.mkdir()
         path.write_bytes(bytes(1000))
         os.utime(path, (100 + index, 100 + index))
     os.utime(tmp_path / "folder_1/used-cache", (500, 101))
     compile_cache.prune(tmp_path, 3000)
-    assert len(list(tmp_path.rglob("*-cache"))) == 3
+    assert len(list(tmp_path.rglob("*-cache*"))) == 3
     compile_cache.prune(tmp_path, 1999)
-    assert [path.name for path in tmp_path.rglob("*-cache")] == ["used-cache"]
+    assert [path.name for path in tmp_path.rglob("*-cache*")] == ["used-cache"]
 
 
 def test_a_damaged_program_is_removed_with_one_note(fresh, capsys):

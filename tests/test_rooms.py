@@ -28,7 +28,7 @@ FLOORS = (
     ("steps", "weights_file"),
     ("accumulation",),
     ("checkpoint", "partition"),
-    ("workdir", "fine_tuning", "pretrained"),
+    ("workdir", "fine_tuning", "pretrained", "kept_step"),
     ("hooks", "inference", "features", "validation", "yardsticks", "subjects"),
     ("search", "best", "measure", "translations", "translated", "api", "portable", "checkup"),
     ("report",),

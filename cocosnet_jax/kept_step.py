@@ -1,0 +1,146 @@
+"""Keeps compiled training steps on disk, so that a restart need not trace them either.
+
+JAX's own cache spares a restart the work of XLA. But to find a program there, JAX traces and lowers
+it: a third of the time of a warm start (docs/performance.md, "Starting"). Here a step is found
+by all that it is made from: the package's source, settings, shapes, devices, versions and options.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import pickle
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+from jax.experimental import serialize_executable
+from jax.sharding import Mesh
+
+from cocosnet_jax import compile_cache, files, fit, operations, partition
+from cocosnet_jax.distributed import say
+from cocosnet_jax.errors import StorageError
+from cocosnet_jax.settings import Settings, TrainSettings
+
+PACKAGE = pathlib.Path(__file__).parent
+_CACHE_HIT = "/jax/compilation_cache/cache_hits"
+# Settings of the loop around the step.
+_OF_LOOP = (
+    *("stop_after", "log_every", "images_every", "checkpoint_every", "keep_checkpoints", "profile"),
+    *("evaluation_batch_size", "evaluate_every", "evaluate_images", "keep_best", "hang_minutes"),
+)
+
+
+def step(
+    settings: Settings, mesh: Mesh, steps_per_epoch: int, arguments: tuple[Any, ...]
+) -> tuple[Any, float | None]:
+    """Returns `partition.compile_step`, from the folder of compiled programs if it is there.
+
+    Several processes compile: they must not run programs of different starts. What JAX's own cache
+    had is not kept here: on CPUs, XLA saves a program that it has loaded without some functions.
+
+    Returns:
+      The step, and the operations of its matrix products (`partition.products`), which are None
+      if the device's peak rate is not known.
+
+    Raises:
+      UserError: see `partition.compile_step`.
+    """
+    made_from = settings, mesh, steps_per_epoch, arguments
+    kept = folder()
+    file = kept / f"step-{_key(*made_from)}-cache" if kept else None
+    if file and (found := _read(file)):
+        say("the step is as at an earlier start: its compiled program is used")
+        return found
+    with _events() as events:
+        compiled = partition.compile_step(*made_from)
+    counted = operations.peak(mesh.devices.flat[0]) is not None
+    products = partition.products(*made_from) if counted else None
+    if file and _CACHE_HIT not in events:
+        _write(file, compiled, products)
+    return compiled, products
+
+
+@contextlib.contextmanager
+def _events() -> Iterator[list[str]]:
+    """Collects the names of JAX's events."""
+    events: list[str] = []
+
+    def listen(event: str, **_: str | int) -> None:
+        events.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield events
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+
+
+def folder() -> epath.Path | None:
+    """Returns the folder of compiled programs, or None if steps are not kept."""
+    name = compile_cache.folder() if jax.process_count() == 1 else ""
+    return epath.Path(name) if name else None
+
+
+def _key(settings: Settings, mesh: Mesh, steps_per_epoch: int, arguments: tuple[Any, ...]) -> str:
+    """A digest of all that a compiled step depends on."""
+    defaults = {name: getattr(TrainSettings, name) for name in _OF_LOOP}
+    train = dataclasses.replace(settings.train, **defaults)
+    device = mesh.devices.flat[0]
+    options = {
+        name: value
+        for name, value in jax.config.values.items()
+        if not name.startswith(("jax_compilation_cache", "jax_persistent_cache"))
+    }
+    leaves, tree = jax.tree.flatten(arguments)
+    described = (
+        _source(),
+        [importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")],
+        dataclasses.replace(settings, train=train),
+        steps_per_epoch,
+        tree,
+        [(leaf.shape, str(leaf.dtype), str(leaf.sharding)) for leaf in leaves],
+        mesh,
+        (device.device_kind, device.client.platform_version, fit.capacity(device)),
+        compile_cache.cpu(),
+        sorted((name, repr(value)) for name, value in options.items()),
+        [os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")],
+    )
+    return hashlib.sha256(repr(described).encode()).hexdigest()
+
+
+@functools.cache
+def _source() -> str:
+    """A digest of this package's source."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(PACKAGE)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _read(file: epath.Path) -> tuple[Any, float | None] | None:
+    """What `_write` wrote, or None if that is not there, or damaged."""
+    try:
+        content = file.read_bytes()
+    except (OSError, ValueError):
+        return None
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        return None
+    products, *program = pickle.loads(zlib.decompress(content[32:]))
+    return serialize_executable.deserialize_and_load(*program), products
+
+
+def _write(file: epath.Path, compiled: Any, products: float | None) -> None:
+    """Keeps a compiled step; where that cannot be done, a note says why."""
+    try:
+        content = pickle.dumps((products, *serialize_executable.serialize(compiled)))
+        content = zlib.compress(content, 1)
+        files.write(file, hashlib.sha256(content).digest() + content)
+    except (StorageError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
+        say(f"note: the compiled step is not kept for the next start ({error})")
