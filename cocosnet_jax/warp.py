@@ -19,8 +19,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from cocosnet_jax.nn import flash, streaming
+from cocosnet_jax.nn.neighbourhoods import neighbourhoods
 from cocosnet_jax.nn.norms import unit_length
-from cocosnet_jax.nn.streaming import DENSE_POSITIONS, PRECISION, Measured, neighbourhoods
+from cocosnet_jax.nn.streaming import DENSE_POSITIONS, PRECISION, Measured
 from cocosnet_jax.types import Match
 
 
