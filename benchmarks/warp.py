@@ -18,6 +18,7 @@ where the body of a loop counts once, and a kernel's arguments and results count
 """
 
 import argparse
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def gradients(correlation: Any, match_kernel: int) -> Callable[..., Any]:
         )
         if products:
             assert isinstance(match, warp.PallasWarp)
-            match = warp.PallasWarp(match.input, match.exemplar, match.plain, products)
+            match = dataclasses.replace(match, products=products)
         return jnp.sum(jnp.square(match.to_input(values)))
 
     return jax.value_and_grad(loss, argnums=(0, 1, 2))

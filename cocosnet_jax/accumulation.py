@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from cocosnet_jax import losses, vgg
@@ -47,12 +48,13 @@ def shares_of(settings: Settings, batch: Batch) -> losses.Shares:
     return losses.Shares(q.reshape(shape), of_mask.reshape(shape))
 
 
-def train_step(settings: Settings, steps_per_epoch: int) -> TrainStep:
+def train_step(settings: Settings, steps_per_epoch: int, devices: Mesh | None = None) -> TrainStep:
     """Returns the training step of `train.accumulate` small batches.
 
     Args:
       settings: of the run.
       steps_per_epoch: determines learning rate and mask warm-up, which depend on the epoch.
+      devices: those that split each small batch, or None.
 
     Returns:
       (state, VGG weights, batch, key) -> (state, weighted losses of the whole batch). The arrays of
@@ -84,6 +86,7 @@ def train_step(settings: Settings, steps_per_epoch: int) -> TrainStep:
                 give_mask,
                 shares,
                 number * len(rows.image),
+                devices,
             )
             return (variables, jax.tree.map(jnp.add, sums, grads)), metrics
 

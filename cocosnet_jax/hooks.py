@@ -90,7 +90,7 @@ class Pictures:
         self._devices = devices
         self._alarms = alarms
         self._predict = jax.jit(
-            predict_and_measure(settings),
+            predict_and_measure(settings, devices),
             out_shardings=(mesh.split(devices), mesh.replicated(devices)),
             compiler_options=compiler.options(devices, compiler.LESS),
         )
@@ -131,11 +131,16 @@ class Pictures:
 
 
 def predict_and_measure(
-    settings: Settings,
+    settings: Settings, devices: Mesh | None = None
 ) -> Callable[[TrainState, Batch, Bool[Array, "b"]], tuple[Outputs, dict[str, Float[Array, ""]]]]:
-    """(state, batch, valid) -> (outputs without matches, numbers of `health.measure`)."""
+    """(state, batch, valid) -> (outputs without matches, numbers of `health.measure`).
+
+    Args:
+      settings: of the run.
+      devices: those that split the batch, or None.
+    """
     side = settings.data.image_size // settings.model.warp_stride
-    predict = predict_step(settings, with_match=side <= MOST_MATCHED)
+    predict = predict_step(settings, with_match=side <= MOST_MATCHED, samples=devices)
 
     def step(
         state: TrainState, batch: Batch, valid: Bool[Array, "b"]

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, Shaped
 
-from cocosnet_jax import mesh, model, partition
+from cocosnet_jax import mesh, model
 from cocosnet_jax import settings as settings_lib
 from cocosnet_jax.checkpoint import Restored, restore_for_inference
 from cocosnet_jax.encode import batch_shapes, encode
@@ -336,11 +336,12 @@ class Translator:
         self, whole: bool, give_mask: bool | None, with_mask: bool, with_confidence: bool
     ) -> PredictStep:
         return predict_step(
-            partition.without_kernels(self.settings) if whole else self.settings,
+            self.settings,
             give_mask,
             with_mask=with_mask,
             with_confidence=with_confidence,
             mesh=None if whole else self._rows,
+            samples=self._all if whole else None,
         )
 
     def _takes_whole(self, count: int) -> bool:

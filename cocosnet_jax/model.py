@@ -54,11 +54,13 @@ class CoCosNet(nn.Module):
       settings: widths and variants.
       code_size: see `Generator`.
       mesh: devices that split the positions of each image, or None.
+      samples: devices that split the batch, or None.
     """
 
     settings: ModelSettings
     code_size: int
     mesh: Mesh | None = None
+    samples: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -103,6 +105,7 @@ class CoCosNet(nn.Module):
             centre=s.centre,
             correlation=s.correlation,
             mesh=self.mesh,
+            samples=self.samples,
         )
 
         def flat(x: Float[Array, "_ h w k"]) -> Float[Array, "_ n k"]:
@@ -157,6 +160,7 @@ class CoCosNet(nn.Module):
         return Translation(image, warped, correspondence, warped_mask, cycle, target, certainty)
 
 
-def build(settings: Settings) -> CoCosNet:
-    """Returns the model that these settings describe."""
-    return CoCosNet(settings.model, settings.data.image_size // COARSEST)
+def build(settings: Settings, samples: Mesh | None = None) -> CoCosNet:
+    """Returns the model that these settings describe, on devices that split the batch."""
+    code_size = settings.data.image_size // COARSEST
+    return CoCosNet(settings.model, code_size, samples=samples)

@@ -1,14 +1,12 @@
 """Initial state and training step on a mesh: initialised, jitted and compiled for its devices."""
 
 import functools
-from dataclasses import replace
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from cocosnet_jax import accumulation, compiler, operations, rng
-from cocosnet_jax.errors import UserError
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.mesh import replicated, split, split_small
 from cocosnet_jax.settings import Settings
@@ -35,26 +33,6 @@ def initial_state(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Train
     return jax.jit(create, out_shardings=replicated(mesh), compiler_options=options)(noise)
 
 
-def without_kernels(settings: Settings) -> Settings:
-    """Returns the settings with which a program may run on several TPUs at once.
-
-    XLA cannot split the kernels of the correlation (`pallas`) over devices, nor lower them for any
-    number of pictures. The program streams the correlation instead.
-    """
-    if settings.model.correlation != "pallas":
-        return settings
-    return replace(settings, model=replace(settings.model, correlation="streaming"))
-
-
-def check_kernels(correlation: str, platform: str, devices: int) -> None:
-    """Raises a `UserError` if kernels are set and there are several TPUs: XLA can't split them."""
-    if correlation == "pallas" and platform == "tpu" and devices > 1:
-        raise UserError(
-            "config.model.correlation is pallas, whose kernels train on one TPU, but there are"
-            f" {devices}; set it to streaming"
-        )
-
-
 # Kept, so that whoever counts its operations does not trace it a second time.
 @functools.lru_cache(maxsize=1)
 def jitted_step(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Any:
@@ -62,14 +40,10 @@ def jitted_step(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Any:
 
     The state is donated. The random key is derived from `state.step`. With `train.accumulate` the
     batch consists of small batches (`mesh.to_global`).
-
-    Raises:
-      UserError: see `check_kernels`.
     """
-    check_kernels(settings.model.correlation, mesh.devices.flat[0].platform, mesh.size)
     accumulates = settings.train.accumulate > 1
     make = accumulation.train_step if accumulates else train_step
-    step = make(settings, steps_per_epoch)
+    step = make(settings, steps_per_epoch, mesh)
     rows = split_small(mesh) if accumulates else split(mesh)
 
     def step_with_key(

@@ -8,6 +8,7 @@ import contextlib
 import importlib.metadata
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -19,7 +20,7 @@ from jax import export
 from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Float, UInt8
 
-from cocosnet_jax import __version__, partition, steps, weights_file
+from cocosnet_jax import __version__, steps, weights_file
 from cocosnet_jax.data.classes import class_names
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import needs_exemplar, needs_exemplar_label
@@ -48,7 +49,10 @@ def translation(settings: Settings) -> Callable[..., dict[str, Float[Array, "b r
       `input_names` lists, (b, S, S, p) uint8 as in `types.Batch`. It returns `image` and, if there
       is an exemplar, `warped_exemplar`, as in `types.Outputs`.
     """
-    predict = steps.predict_step(partition.without_kernels(settings))
+    if settings.model.correlation == "pallas":
+        # JAX cannot lower the kernels for any number of pictures.
+        settings = replace(settings, model=replace(settings.model, correlation="streaming"))
+    predict = steps.predict_step(settings)
     names = input_names(settings)
 
     def translate(

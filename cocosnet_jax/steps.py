@@ -127,6 +127,7 @@ def gradients(
     give_mask: Any,
     shares: losses.Shares | None = None,
     first: Any = 0,
+    devices: Mesh | None = None,
 ) -> tuple[dict[str, PyTree], dict[str, PyTree], Metrics, model.Translation]:
     """One joint forward pass and one gradient per player.
 
@@ -141,11 +142,12 @@ def gradients(
       give_mask: whether the correspondence network gets masks.
       shares: as `generator_losses` takes them.
       first: number of the first sample in the whole batch.
+      devices: those that split the batch, or None.
 
     Returns:
       The gradients and the new variables of both players, the weighted losses, the translation.
     """
-    generator, discriminator = model.build(settings), build_discriminator(settings)
+    generator, discriminator = model.build(settings, devices), build_discriminator(settings)
     semantics = inputs.semantics.tensor()
     numbers = first + jnp.arange(len(inputs.image))
     sample_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
@@ -224,12 +226,13 @@ def apply_gradients(
     return TrainState(state.step + 1, params, variables, opt_state, ema)
 
 
-def train_step(settings: Settings, steps_per_epoch: int) -> TrainStep:
+def train_step(settings: Settings, steps_per_epoch: int, devices: Mesh | None = None) -> TrainStep:
     """Returns the training step that these settings describe (SPEC section 7).
 
     Args:
       settings: of the run.
       steps_per_epoch: determines learning rate and mask warm-up, which depend on the epoch.
+      devices: those that split the batch, or None.
 
     Returns:
       (state, VGG weights, batch, key) -> (state, weighted losses).
@@ -241,7 +244,7 @@ def train_step(settings: Settings, steps_per_epoch: int) -> TrainStep:
         inputs = encode(batch, settings.data)
         give_mask = gives_mask(settings, state.step, steps_per_epoch)
         grads, variables, metrics, _ = gradients(
-            settings, state, vgg_weights, inputs, key, give_mask
+            settings, state, vgg_weights, inputs, key, give_mask, devices=devices
         )
         return apply_gradients(settings, state, grads, variables, steps_per_epoch), metrics
 
@@ -256,6 +259,7 @@ def predict_step(
     with_match: bool = False,
     with_confidence: bool = False,
     mesh: Mesh | None = None,
+    samples: Mesh | None = None,
 ) -> PredictStep:
     """Returns the translation of a batch or of a blend, a deterministic function.
 
@@ -266,7 +270,8 @@ def predict_step(
       with_mask: whether to warp the exemplar's mask, too, if the input domain has classes.
       with_match: whether to match the positions of input and exemplar, too; not of a blend.
       with_confidence: whether to measure how sharp the match is, too.
-      mesh: devices that split the positions of each image, or None if they split the batch.
+      mesh: devices that split the positions of each image, or None.
+      samples: devices that split the batch, or None.
 
     Returns:
       (state, batch) -> Outputs.
@@ -277,7 +282,8 @@ def predict_step(
     model_settings = dataclasses.replace(
         settings.model, warped_mask="direct" if with_mask else "none"
     )
-    network = model.CoCosNet(model_settings, settings.data.image_size // model.COARSEST, mesh)
+    code_size = settings.data.image_size // model.COARSEST
+    network = model.CoCosNet(model_settings, code_size, mesh, samples)
 
     def step(state: TrainState, batch: Batch) -> Outputs:
         inputs = encode(batch, settings.data)

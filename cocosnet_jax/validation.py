@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, PyTree
 
-from cocosnet_jax import compiler, files, mesh, partition, vgg
+from cocosnet_jax import compiler, files, mesh, vgg
 from cocosnet_jax.data import keypoints, pipeline
 from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.data.keypoints import PairPoints
@@ -92,9 +92,7 @@ def predict_and_count(
       (state, VGG of the baselines or None, batch, valid) -> (outputs, counts of each metric, whose
       arrays have a row for each picture).
     """
-    if devices.size > 1:
-        settings = partition.without_kernels(settings)
-    predict = predict_step(settings, with_mask=True, with_match=True)
+    predict = predict_step(settings, with_mask=True, with_match=True, samples=devices)
 
     def step(
         state: TrainState,

@@ -19,8 +19,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from cocosnet_jax.nn import flash, streaming
+from cocosnet_jax.nn.neighbourhoods import neighbourhoods
 from cocosnet_jax.nn.norms import unit_length
-from cocosnet_jax.nn.streaming import DENSE_POSITIONS, PRECISION, Measured, neighbourhoods
+from cocosnet_jax.nn.streaming import DENSE_POSITIONS, PRECISION, Measured
 from cocosnet_jax.types import Match
 
 
@@ -78,6 +79,7 @@ def soft_match(
     centre: Literal["channels", "positions"] = "channels",
     correlation: Literal["auto", "dense", "streaming", "pallas"] = "auto",
     mesh: Mesh | None = None,
+    samples: Mesh | None = None,
 ) -> SoftMatch:
     """Matches the features of the correspondence network (equations 3 and 4).
 
@@ -88,18 +90,26 @@ def soft_match(
       match_kernel: side of the neighbourhood that represents a position.
       centre: see `matching_features`.
       correlation: `dense` holds all pairs of positions; `streaming` computes them block by block;
-        `pallas` does so by the kernels of `nn.flash` on a TPU, and streams on other devices and on
-        several; `auto` streams above DENSE_POSITIONS positions, and neighbourhoods centred over
-        channels, whose blocks need products of only k numbers instead of k * match_kernel^2.
+        `pallas` does so by the kernels of `nn.flash` on TPUs, and streams on other devices and
+        where several share the positions; `auto` streams above DENSE_POSITIONS positions, and
+        neighbourhoods centred over channels, whose blocks need products of only k numbers instead
+        of k * match_kernel^2.
         (Centring over positions subtracts a different vector for each neighbour, so this does not
         work there.)
-      mesh: devices that split the positions of a streamed match, or None if they split the batch.
+      mesh: devices that split the positions of a streamed match, or None.
+      samples: devices that split the batch, or None. XLA splits all but the kernels by itself.
     """
     by_neighbours = match_kernel > 1 and centre == "channels"
     if correlation == "auto":
         small = max(x.shape[1] * x.shape[2] for x in (theta, phi)) <= DENSE_POSITIONS
         correlation = "dense" if small and not by_neighbours else "streaming"
-    if correlation == "pallas" and mesh is not None and mesh.size > 1:
+    if samples is not None and samples.size == 1:
+        samples = None
+    if correlation == "pallas" and (
+        (mesh is not None and mesh.size > 1)
+        # Each device runs the kernels on as many samples.
+        or (samples is not None and theta.shape[0] % samples.size)
+    ):
         correlation = "streaming"
     if correlation != "dense" and by_neighbours:
         rows, columns = (streaming.Side.of_neighbourhoods(x, match_kernel) for x in (theta, phi))
@@ -107,7 +117,7 @@ def soft_match(
         if correlation == "streaming":
             return streamed
         kernels = [flash.Side.of_neighbourhoods(x, match_kernel) for x in (theta, phi)]
-        return PallasWarp(kernels[0], kernels[1], streamed)
+        return PallasWarp(kernels[0], kernels[1], streamed, samples)
     # These are several times as large as theta and phi, so the backward pass recomputes them.
     features = jax.checkpoint(matching_features, static_argnums=(1, 2))
     theta, phi = (features(x, match_kernel, centre) for x in (theta, phi))
@@ -117,7 +127,8 @@ def soft_match(
     streamed = StreamingWarp(rows, columns, temperature, mesh)
     if correlation == "streaming":
         return streamed
-    return PallasWarp(flash.Side.of_vectors(theta), flash.Side.of_vectors(phi), streamed)
+    kernels = [flash.Side.of_vectors(x) for x in (theta, phi)]
+    return PallasWarp(kernels[0], kernels[1], streamed, samples)
 
 
 class DenseWarp(NamedTuple):
@@ -183,12 +194,14 @@ class PallasWarp:
     Attributes:
       input, exemplar: features of their positions, as the kernels read them.
       plain: the same match for other devices.
+      samples: several devices that split the batch, or None.
       products: how the kernels multiply float32, see `flash.Products`.
     """
 
     input: flash.Side
     exemplar: flash.Side
     plain: StreamingWarp
+    samples: Mesh | None = flax.struct.field(pytree_node=False, default=None)
     products: flash.Products = flax.struct.field(pytree_node=False, default="float32")
 
     def to_input(self, values: Float[Array, "b m k"]) -> Float[Array, "b n k"]:
@@ -208,7 +221,9 @@ class PallasWarp:
         dtype = jnp.promote_types(values.dtype, self.plain.input.compared.features.dtype)
 
         def on_tpu(values: Array) -> Any:
-            found = kernel(values, self.plain.temperature, products=self.products)
+            found = kernel(
+                values, self.plain.temperature, products=self.products, mesh=self.samples
+            )
             return jax.tree.map(lambda x: x.astype(dtype), found)
 
         return jax.lax.platform_dependent(values, tpu=on_tpu, default=plain)

@@ -18,14 +18,15 @@ from typing import Any
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from cocosnet_jax import distributed, mesh, partition, settings, steps
+from cocosnet_jax import compile_check, distributed, mesh, partition, settings, steps
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.configs import ade20k
-from cocosnet_jax.nn import blocks, conv, initial, streaming
+from cocosnet_jax.nn import blocks, conv, flash, flash_layout, initial, streaming
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.types import Batch
@@ -150,6 +151,38 @@ def share_of_padded_rows(many: Mesh) -> float:
     return flops(many) / flops(mesh.make(jax.devices()[:1]))
 
 
+# Tiny grids then have several blocks.
+@mock.patch.object(flash_layout, "LANES", 8)
+@mock.patch.object(flash_layout, "BLOCK", 16)
+def kernels(devices: Mesh | None) -> tuple[Any, list[str]]:
+    """What the kernels of the correlation give for 8 samples, interpreted on these devices.
+
+    Returns:
+      Values, sums and entropies of the warp, and the gradients of the values; the collectives of
+      the program.
+    """
+
+    def run(theta: jax.Array, phi: jax.Array, values: jax.Array) -> Any:
+        rows, columns = (flash.Side.of_neighbourhoods(x, 3) for x in (theta, phi))
+        measured = flash.measure(rows, columns, values, 0.05, mesh=devices, interpret=True)
+
+        def warped(theta: jax.Array, phi: jax.Array, values: jax.Array) -> jax.Array:
+            rows, columns = (flash.Side.of_neighbourhoods(x, 3) for x in (theta, phi))
+            return flash.attend(rows, columns, values, 0.05, mesh=devices, interpret=True)
+
+        out, pull = jax.vjp(warped, theta, phi, values)
+        return measured, pull(jnp.sin(3 * out))
+
+    draw = np.random.default_rng(0).normal
+    sizes = (5, 6, 4), (7, 3, 4), (21, 3)
+    arguments = [draw(size=(8, *size)).astype(np.float32) for size in sizes]
+    placed = mesh.split(devices) if devices else None
+    with jax.enable_x64(False):
+        compiled = jax.jit(run, in_shardings=placed).lower(*arguments).compile()
+        found = jax.device_get(compiled(*jax.device_put(arguments, placed)))
+    return found, sorted(compile_check.collectives(compiled.as_text()))
+
+
 # What training changes, apart from the optimisers.
 NAMES = ("params", "variables", "ema")
 
@@ -191,12 +224,16 @@ def by_one_process() -> dict[str, Any]:
     found = run(jitted(many, 1), many, 1)
     after_resumed = next_step(step, one, resumed(found[2], many, one))
     after_one = next_step(step, one, jax.device_put(wanted[2], mesh.replicated(one)))
+    (split, collectives), (whole, _) = kernels(many), kernels(None)
     numbered = batch(0, 16, 16)._replace(self_reference=np.arange(16))
     return {
         "devices": many.size,
         "rows_shared_by": [mesh.for_rows(coarsest).size for coarsest in (2, 4, 8, 16)],
         "rows_differ": rows_differ(mesh.make(jax.devices()[:4]), wanted[1]),
         "share_of_padded_rows": share_of_padded_rows(many),
+        "kernels_differ": largest(split, whole),
+        "kernels_moved": min(float(np.abs(x).max()) for x in jax.tree.leaves(whole)),
+        "kernels_communicate": collectives,
         "samples": mesh.to_local(mesh.to_global(many, numbered).self_reference).tolist(),
         "compared": compare(found, wanted),
         "differ_resumed": {

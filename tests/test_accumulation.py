@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax import accumulation, losses, mesh, partition, settings
+from cocosnet_jax import accumulation, losses, mesh, partition, settings, steps
 from cocosnet_jax.data import pipeline
-from cocosnet_jax.encode import encode, random_batch
+from cocosnet_jax.encode import batch_shapes, encode, random_batch
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.nn import conv
 from cocosnet_jax.nn.conv import Conv
 from cocosnet_jax.nn.norms import BatchNorm
 from cocosnet_jax.pretrained import vgg as vgg_weights
-from cocosnet_jax.state import TrainState
+from cocosnet_jax.state import TrainState, state_shapes
 from tests.eight_devices import convolve
 from tests.untrained import untrained
 
@@ -239,3 +239,18 @@ def test_small_batches_of_one_sample_equal_the_large_batch(dtype, record_propert
             [[np.abs(z - y).max(), np.abs(y - x).max()] for x, y, z in leaves], axis=0
         )
         assert differ < 1e-6 * moved
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_networks_know_which_devices_split_the_batch(accumulate, monkeypatch):
+    """XLA cannot split the kernels of the correlation without that."""
+    wanted = config(accumulate)
+    start, devices = state_shapes(wanted), mesh.make(jax.devices()[:1])
+    build = mock.Mock(side_effect=InterruptedError)
+    monkeypatch.setattr(steps.model, "build", build)
+    step = partition.jitted_step(wanted, devices, 1)
+    with pytest.raises(InterruptedError):
+        step.trace(
+            start, vgg_weights.load("random", 2), batch_shapes(wanted.data, SAMPLES, accumulate)
+        )
+    build.assert_called_once_with(wanted, devices)

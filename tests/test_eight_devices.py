@@ -53,6 +53,9 @@ def test_eight_devices_compute_what_one_computes(program):
     assert error < 20 * rounding < 1e-6
     # An eighth, and the rows beside it.
     assert found["share_of_padded_rows"] == pytest.approx(0.15, abs=0.01)
+    # The kernels of the correlation: float32.
+    assert found["kernels_differ"] < 1e-5 < 1e-2 < found["kernels_moved"]
+    assert found["kernels_communicate"] == []
     assert found["samples"] == list(range(16))
     assert_equal(found["compared"])
     for name, differ in found["differ_resumed"].items():

@@ -101,7 +101,7 @@ def test_the_exported_program_is_the_translation(folder, arrays, expected):
 
 
 def test_an_export_has_no_kernels(monkeypatch):
-    """They run on one TPU, for a number of pictures that is known when they are compiled."""
+    """They run on TPUs, for a number of pictures that is known when they are compiled."""
     used: list[Settings] = []
     monkeypatch.setattr(steps, "predict_step", used.append)
     portable.translation(Settings(model=ModelSettings(correlation="pallas")))

@@ -259,14 +259,15 @@ def test_batches_in_which_no_device_is_idle(devices, share_rows, sizes):
     assert {count: translator.round_up(count) for count in sizes} == sizes
 
 
-@pytest.mark.parametrize(("whole", "correlation"), [(True, "streaming"), (False, "pallas")])
-def test_devices_with_whole_pictures_each_run_no_kernels(whole, correlation, monkeypatch):
-    """XLA refuses to split them; where rows are split, `soft_match` streams."""
-    monkeypatch.setattr(inference, "predict_step", lambda settings, *_, **__: settings)
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_devices_split(whole, monkeypatch):
+    """XLA cannot split the kernels of `pallas`, so they must know whose pictures they see."""
+    monkeypatch.setattr(inference, "predict_step", lambda *_, mesh, samples, **__: (mesh, samples))
     translator = inference.Translator.__new__(inference.Translator)
-    translator.settings = Settings(model=ModelSettings(correlation="pallas"))
-    translator._rows = mock.Mock(size=1)
-    assert translator._translation(whole, None, False, False).model.correlation == correlation
+    translator.settings = Settings()
+    translator._all, translator._rows = mock.Mock(), mock.Mock()
+    expected = (None, translator._all) if whole else (translator._rows, None)
+    assert translator._translation(whole, None, False, False) == expected
 
 
 @pytest.mark.parametrize(("size", "example"), [(100, 96), (32, 64)])

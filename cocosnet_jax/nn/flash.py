@@ -3,8 +3,10 @@
 The same as `streaming`, which is the plain version: softmax(rows columns^T / temperature) values by
 a running maximum and sum (equations 3 and 4), forward and backward, for unit vectors and for
 neighbourhoods centred over channels. A block of the correlation never leaves the chip. Rows of the
-correlation are called queries in the kernels, and columns keys. XLA does not split the kernels over
-devices.
+correlation are called queries in the kernels, and columns keys.
+
+XLA cannot split a kernel over devices. Where devices split the samples, each runs the kernels on
+its own ones.
 """
 
 import functools
@@ -16,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.flash_kernels import (
@@ -51,8 +54,6 @@ class Side:
         Raises:
           ValueError: the side is even, so that neighbourhoods have no centre.
         """
-        if side % 2 == 0:
-            raise ValueError(f"the side of a neighbourhood must be odd, not {side}")
         # The backward pass keeps x, and recomputes the other arrays of that size.
         compared = jax.checkpoint(by_neighbourhood, static_argnums=1)(x, side)
         return cls(compared, Layout(x.shape[1], x.shape[2], side))
@@ -232,6 +233,7 @@ def attend(
     temperature: float,
     *,
     products: Products = "float32",
+    mesh: Mesh | None = None,
     interpret: bool = False,
 ) -> Float[Array, "b n v"]:
     """softmax(rows columns^T / temperature) values, without the n x m matrix.
@@ -244,13 +246,15 @@ def attend(
       values: one vector for each column.
       temperature: divides the products.
       products: how float32 is multiplied.
+      mesh: devices, on one axis, that split the samples; their number divides that of the samples.
       interpret: run the kernels as plain JAX, on any device, for tests.
 
     Raises:
       ValueError: rows and columns have neighbourhoods of different sides.
     """
     block, line = _prepare(rows, columns, values, temperature, products)
-    out = _attend(rows.compared, columns.compared, line, block, interpret)
+    run = _on_each(lambda q, k, v: _attend(q, k, v, block, interpret), mesh)
+    out = run(rows.compared, columns.compared, line)
     return _from_lines(out, rows.layout)[..., : values.shape[-1]]
 
 
@@ -261,13 +265,24 @@ def measure(
     temperature: float,
     *,
     products: Products = "float32",
+    mesh: Mesh | None = None,
     interpret: bool = False,
 ) -> Measured:
     """`attend`, with the sums and the entropies of its softmax; it has no derivative."""
     block, line = _prepare(rows, columns, values, temperature, products)
-    found = _measure(rows.compared, columns.compared, line, block, interpret)
+    run = _on_each(lambda q, k, v: _measure(q, k, v, block, interpret), mesh)
+    found = run(rows.compared, columns.compared, line)
     out, log_sum, entropy = (_from_lines(x, rows.layout) for x in found)
     return Measured(out[..., : values.shape[-1]], log_sum, entropy)
+
+
+def _on_each(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """Lets each device of a mesh apply the function to its own samples."""
+    if mesh is None:
+        return function
+    samples = PartitionSpec(mesh.axis_names[0])
+    # The kernels' results do not say over which axes they vary.
+    return jax.shard_map(function, mesh=mesh, in_specs=samples, out_specs=samples, check_vma=False)
 
 
 def _prepare(

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn.norms import FLOAT64_EPS
-from cocosnet_jax.nn.streaming import neighbourhoods
+from cocosnet_jax.nn.neighbourhoods import centre
 
 # Approximate queries and keys of a block, without their neighbours. Twice as many need 14 % fewer
 # products of 3 x 3 neighbourhoods, and three times as long to compile.
@@ -152,17 +151,8 @@ def by_neighbourhood(x: Float[Array, "b h w k"], side: int) -> Compared:
     in each neighbourhood. Neither part is a small difference of large numbers.
     """
     x = x.astype(jnp.float32)
-    k = x.shape[-1]
     layout = Layout(x.shape[1], x.shape[2], side)
-    own = x.mean(-1, keepdims=True)
-    rest = x - own
-    means = neighbourhoods(own, side)
-    centred = means - means.mean(-1, keepdims=True)
-    square = neighbourhoods(jnp.sum(jnp.square(rest), -1, keepdims=True), side)
-    square = jnp.sum(square + k * jnp.square(centred), -1)
-    # In a constant neighbourhood, only rounding errors remain: they are not scaled to length 1.
-    rounding = 4 * jnp.finfo(x.dtype).eps * jnp.abs(means).max(-1)
-    contrast = square > k * side**2 * jnp.square(rounding)
-    length = jnp.sqrt(jnp.where(contrast, square, 1)) + FLOAT64_EPS
-    scale = jnp.where(contrast, 1 / length, 1)
-    return Compared(layout.in_line(rest, layout.reach), _marks(np.sqrt(k) * centred, scale, layout))
+    found = centre(x, side)
+    around = np.sqrt(x.shape[-1]) * (found.means - found.means.mean(-1, keepdims=True))
+    marks = _marks(around, found.scale[..., 0], layout)
+    return Compared(layout.in_line(x - found.own, layout.reach), marks)

@@ -7,7 +7,6 @@ algorithm.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn.norms import FLOAT64_EPS
+from cocosnet_jax.nn.neighbourhoods import centre
+from cocosnet_jax.nn.tiles import Tile, divisors, spread_neighbours, sum_neighbours
 
 _Precision = jax.lax.Precision | None
 # Logits are cosines times 100, so products in bfloat16 or TF32 would change them by tenths.
@@ -29,119 +29,73 @@ DENSE_POSITIONS = 4096
 BLOCK = 2048
 
 
-def neighbourhoods(x: Float[Array, "b h w k"], side: int) -> Float[Array, "b h w k_side"]:
-    """Concatenates the vectors of each position's side x side neighbourhood, with zero padding."""
-    if side == 1:
-        return x
-    reach = side // 2
-    h, w = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    shifts = [padded[:, i : i + h, j : j + w] for i in range(side) for j in range(side)]
-    return jnp.concatenate(shifts, -1)
-
-
-class _Grid(NamedTuple):
-    """A grid of positions, flattened to one line for comparison by neighbourhoods.
-
-    Each grid row is followed by the padding that a neighbourhood reaches beyond its centre, and the
-    line has as much padding at both ends as the first and the last neighbourhood need. A neighbour
-    then has the same offset in the line from every position.
-    """
-
-    height: int
-    width: int
-    side: int  # of the neighbourhood
-
-    @property
-    def stride(self) -> int:
-        return self.width + self.side // 2
-
-    @property
-    def length(self) -> int:
-        """Length of the line, without the padding at its ends."""
-        return self.height * self.stride
-
-    @property
-    def halo(self) -> int:
-        """Positions that a block reads besides its own, before and after it together."""
-        return (self.side - 1) * (self.stride + 1)
-
-    def in_line(self, x: Float[Array, "b n k"]) -> Float[Array, "b length k"]:
-        b, _, k = x.shape
-        x = x.reshape(b, self.height, self.width, k)
-        return jnp.pad(x, ((0, 0), (0, 0), (0, self.side // 2), (0, 0))).reshape(b, -1, k)
-
-    def from_line(self, x: Float[Array, "b length k"]) -> Float[Array, "b n k"]:
-        b, _, k = x.shape
-        return x.reshape(b, self.height, self.stride, k)[:, :, : self.width].reshape(b, -1, k)
-
-    def block(self, near: int, parts: int = 1) -> int:
-        """Length of a block of whole grid rows, about `near` positions, that divides each part."""
-        rows = min(
-            _divisors(self.height // parts),
-            key=lambda rows: abs(math.log(rows * self.width / near)),
-        )
-        return rows * self.stride
-
-
 class _Compared(NamedTuple):
-    """Features by which the positions of a line are compared.
+    """Features by which positions are compared: of a whole grid, or of a tile as a line.
 
     Attributes:
-      features: (b, before + length + after, k), unit vectors, or the vectors in neighbourhoods.
-      mean: (b, length, 1), mean of each neighbourhood; None for unit vectors.
-      scale: (b, length, 1), 1 / length of each centred neighbourhood; None for unit vectors.
+      features: unit vectors; or the vectors in neighbourhoods, whose tiles include neighbours.
+      mean: of each neighbourhood, less the offset; None for unit vectors.
+      scale: 1 / length of each centred neighbourhood; None for unit vectors.
+      offset: one number for each sample, to subtract from the features, padding included; None for
+        unit vectors, and where it is subtracted.
     """
 
-    features: Float[Array, "b before_length_after k"]
-    mean: Float[Array, "b length 1"] | None = None
-    scale: Float[Array, "b length 1"] | None = None
+    features: Float[Array, "b *positions k"]
+    mean: Float[Array, "b *inner 1"] | None = None
+    scale: Float[Array, "b *inner 1"] | None = None
+    offset: Float[Array, "b 1 1 1"] | None = None
+
+    def take(self, tile: Tile, index: jax.Array) -> "_Compared":
+        """The part for one tile."""
+        features = tile.take_around(self.features, index)
+        if self.mean is None or self.scale is None or self.offset is None:
+            return _Compared(features)
+        features = features.astype(self.mean.dtype) - self.offset[:, 0]
+        return _Compared(features, tile.take(self.mean, index), tile.take(self.scale, index))
+
+    def add(self, tile: Tile, part: "_Compared", index: jax.Array) -> "_Compared":
+        """Adds to one tile; the neighbours of tiles overlap."""
+
+        def inner(x: Array | None, more: Array | None) -> Array | None:
+            return None if x is None or more is None else tile.add(x, more, index)
+
+        return self._replace(
+            features=tile.add_around(self.features, part.features, index),
+            mean=inner(self.mean, part.mean),
+            scale=inner(self.scale, part.scale),
+        )
 
 
-def _by_neighbourhood(x: Float[Array, "b h w k"], side: int) -> _Compared:
-    """Prepares products of `warp.matching_features`, centred over channels, without making those.
+def _centring(x: Float[Array, "b h w k"], side: int) -> tuple[Array, Array, Array]:
+    """Mean, scale and offset of `_Compared`.
 
-    The product of two neighbourhoods is the sum of their vectors' products. Centring subtracts the
-    product of their means times the number of their channels.
+    The product of two neighbourhoods is the sum of their vectors' products. Centring over channels
+    subtracts the product of their means times the number of their channels.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    b, h, w, k = x.shape
-    grid = _Grid(h, w, side)
     # Subtracting one constant from all numbers, padding included, changes no centred vector, and
     # makes the products of means small, so that little is lost by cancellation.
     offset = jax.lax.stop_gradient(x.mean((1, 2, 3), keepdims=True))
-
-    def neighbours(y: Float[Array, "b h w"]) -> Float[Array, "b n side_side"]:
-        return neighbourhoods(y[..., None], side).reshape(b, h * w, -1)
-
-    # Squared length of the centred neighbourhood, as a sum of squares, without cancellation.
-    own = x.mean(-1)
-    means = neighbours(own) - offset[..., 0]
-    mean = means.mean(-1, keepdims=True)
-    within = neighbours(jnp.sum(jnp.square(x - own[..., None]), -1))
-    square = jnp.sum(within + k * jnp.square(means - mean), -1, keepdims=True)
-    # In a constant neighbourhood, only rounding errors remain: they are not scaled to length 1.
-    rounding = jnp.finfo(x.dtype).eps * (jnp.abs(mean) + jnp.abs(offset[..., 0]))
-    contrast = square > k * side**2 * jnp.square(rounding)
-    length = jnp.sqrt(jnp.where(contrast, square, 1)) + FLOAT64_EPS
-    scale = jnp.where(contrast, 1 / length, 1)
-
-    reach = grid.halo // 2
-    line = jnp.pad(grid.in_line(x.reshape(b, h * w, k)), ((0, 0), (reach, reach), (0, 0)))
-    return _Compared(line - offset[:, 0], grid.in_line(mean), grid.in_line(scale))
+    found = centre(x, side)
+    return (found.means - offset).mean(-1, keepdims=True), found.scale, offset
 
 
 @flax.struct.dataclass
 class Side:
-    """The rows or the columns of a correlation matrix."""
+    """The rows or the columns of a correlation matrix.
+
+    Attributes:
+      compared: their features, in a grid.
+      side: of the neighbourhoods, 1 for vectors.
+    """
 
     compared: _Compared
-    grid: _Grid = flax.struct.field(pytree_node=False)
+    side: int = flax.struct.field(pytree_node=False)
 
     @classmethod
     def of_vectors(cls, x: Float[Array, "b n k"]) -> "Side":
         """Positions that are compared by these vectors, unchanged."""
-        return cls(_Compared(x), _Grid(x.shape[1], 1, 1))
+        return cls(_Compared(x[:, :, None]), 1)
 
     @classmethod
     def of_neighbourhoods(cls, x: Float[Array, "b h w k"], side: int) -> "Side":
@@ -150,117 +104,94 @@ class Side:
         Raises:
           ValueError: the side is even, so that neighbourhoods have no centre.
         """
-        if side % 2 == 0:
-            raise ValueError(f"the side of a neighbourhood must be odd, not {side}")
         # The backward pass keeps x, and recomputes the other arrays of that size.
-        compared = jax.checkpoint(_by_neighbourhood, static_argnums=1)(x, side)
-        return cls(compared, _Grid(x.shape[1], x.shape[2], side))
+        return cls(_Compared(x, *jax.checkpoint(_centring, static_argnums=1)(x, side)), side)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of products: float32 or wider."""
+        return jnp.promote_types(self.compared.features.dtype, jnp.float32)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width."""
+        _, height, width, _ = self.compared.features.shape
+        return height, width
 
 
 class _Blocks(NamedTuple):
     """How the correlation matrix is split into blocks, and how a block is computed.
 
     Attributes:
-      high, wide: number of rows and columns of a block.
-      rows, columns: the grids of the positions; a block consists of whole grid rows of both.
+      rows, columns: the tiles whose positions a block compares.
       temperature: divides the cosines.
       precision: of the matrix products.
     """
 
-    high: int
-    wide: int
-    rows: _Grid
-    columns: _Grid
+    rows: Tile
+    columns: Tile
     temperature: float
     precision: _Precision
 
-    def logits(self, queries: _Compared, keys: _Compared) -> Float[Array, "b high wide"]:
-        """One block of the correlation, divided by the temperature (equations 3 and 4)."""
-        products = jnp.einsum(
-            "bnk,bmk->bnm", queries.features, keys.features, precision=self.precision
-        )
+    def einsum(self, formula: str, *arrays: Array) -> Array:
+        return jnp.einsum(formula, *arrays, precision=self.precision)
+
+    def products(self, queries: _Compared, keys: _Compared) -> Float[Array, "b rows columns"]:
+        """Products of unit vectors, or of centred neighbourhoods before scaling."""
+        products = self.einsum("bnk,bmk->bnm", queries.features, keys.features)
         if queries.mean is None or keys.mean is None:
-            return products / self.temperature
-        assert queries.scale is not None
-        assert keys.scale is not None
-        summed = _sum_neighbours(products, self.rows, self.columns)
+            return products
         count = self.rows.side**2 * queries.features.shape[-1]
-        common = count * queries.mean * keys.mean.swapaxes(1, 2)
-        cosines = (summed - common) * queries.scale * keys.scale.swapaxes(1, 2)
-        padding = np.arange(self.wide) % self.columns.stride >= self.columns.width
-        return cosines / self.temperature + np.where(padding, -np.inf, 0).astype(products.dtype)
+        summed = sum_neighbours(products, self.rows, self.columns)
+        return summed - count * queries.mean * keys.mean.swapaxes(1, 2)
+
+    def scales(self, queries: _Compared, keys: _Compared) -> tuple[Array | float, Array | float]:
+        """What the products are multiplied by: a column over the temperature, and a row."""
+        if queries.scale is None or keys.scale is None:
+            return 1 / self.temperature, 1.0
+        return queries.scale / self.temperature, keys.scale.swapaxes(1, 2)
+
+    def logits(
+        self, products: Float[Array, "b rows columns"], queries: _Compared, keys: _Compared
+    ) -> Float[Array, "b rows columns"]:
+        """One block of the correlation, divided by the temperature (equations 3 and 4)."""
+        column, row = self.scales(queries, keys)
+        padding = np.where(self.columns.in_padding(), -np.inf, 0).astype(products.dtype)
+        return products * column * row + padding
+
+    def pull(
+        self,
+        grad: Float[Array, "b rows columns"],
+        products: Float[Array, "b rows columns"],
+        queries: _Compared,
+        keys: _Compared,
+    ) -> tuple[_Compared, _Compared]:
+        """Gradients of queries and keys from those of the logits."""
+        column, row = self.scales(queries, keys)
+        grad = grad * column * row
+        to_queries, to_keys = _Compared(grad), _Compared(grad)
+        if queries.mean is not None and keys.mean is not None:
+            assert queries.scale is not None
+            assert keys.scale is not None
+            # XLA's own sums over these arrays take longer than products with a vector.
+            count = self.rows.side**2 * queries.features.shape[-1]
+            over_columns = self.einsum("bnm,bmo->bno", grad, count * keys.mean)
+            over_rows = self.einsum("bnm,bno->bmo", grad, count * queries.mean)
+            weighted = grad * products
+            for_scale_q = self.einsum("bnm,bmo->bno", weighted, jnp.ones_like(keys.mean))
+            for_scale_k = self.einsum("bnm,bno->bmo", weighted, jnp.ones_like(queries.mean))
+            to_queries = _Compared(grad, -over_columns, _divide(for_scale_q, queries.scale))
+            to_keys = _Compared(grad, -over_rows, _divide(for_scale_k, keys.scale))
+            grad = spread_neighbours(grad, self.rows, self.columns)
+        return (
+            to_queries._replace(features=self.einsum("bnm,bmk->bnk", grad, keys.features)),
+            to_keys._replace(features=self.einsum("bnm,bnk->bmk", grad, queries.features)),
+        )
 
 
-def _sum_along_diagonals(
-    x: Float[Array, "b h w"], count: int, down: int, right: int
-) -> Float[Array, "b high wide"]:
-    """Sum of `count` windows of x, each `down` rows and `right` columns beyond the last."""
-    high, wide = x.shape[1] - (count - 1) * down, x.shape[2] - (count - 1) * right
-    windows = (x[:, i * down : i * down + high, i * right : i * right + wide] for i in range(count))
-    # Without the barrier, XLA would recompute the sum for each product that reads it.
-    return jax.lax.optimization_barrier(functools.reduce(jnp.add, windows))
-
-
-def _sum_windows(
-    x: Float[Array, "b h w"], rows: _Grid, columns: _Grid
-) -> Float[Array, "b high wide"]:
-    """Sums over neighbours in a row, then over rows: 2 * side windows instead of side * side."""
-    x = _sum_along_diagonals(x, rows.side, 1, 1)
-    return _sum_along_diagonals(x, rows.side, rows.stride, columns.stride)
-
-
-# The derivative is written by hand: JAX's would pad every window to full size before adding them.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _sum_neighbours(
-    products: Float[Array, "b high_halo wide_halo"], rows: _Grid, columns: _Grid
-) -> Float[Array, "b high wide"]:
-    """Products of neighbourhoods, from the products of single positions."""
-    return _sum_windows(products, rows, columns)
-
-
-def _sum_neighbours_forward(products: Array, rows: _Grid, columns: _Grid) -> tuple[Array, None]:
-    return _sum_neighbours(products, rows, columns), None
-
-
-def _sum_neighbours_backward(rows: _Grid, columns: _Grid, _: None, grad: Array) -> tuple[Array]:
-    # Neighbourhoods are symmetric, so the transpose sums over the same windows.
-    padding = [(0, 0), *((grid.halo, grid.halo) for grid in (rows, columns))]
-    return (_sum_windows(jnp.pad(grad, padding), rows, columns),)
-
-
-_sum_neighbours.defvjp(_sum_neighbours_forward, _sum_neighbours_backward)
-
-
-def _divisors(number: int) -> list[int]:
-    return [size for size in range(1, number + 1) if number % size == 0]
-
-
-def _rows(
-    x: Float[Array, "b n k"], index: jax.Array, size: int, halo: int = 0
-) -> Float[Array, "b size_halo k"]:
-    return jax.lax.dynamic_slice_in_dim(x, index * size, size + halo, 1)
-
-
-def _put(
-    x: Float[Array, "b n k"], rows: Float[Array, "b size k"], index: jax.Array
-) -> Float[Array, "b n k"]:
-    return jax.lax.dynamic_update_slice_in_dim(x, rows, index * rows.shape[1], 1)
-
-
-def _take(x: _Compared, index: jax.Array, size: int, halo: int) -> _Compared:
-    """The part of x for one block of positions; its features include the halo."""
-    block = jax.tree.map(lambda y: _rows(y, index, size), x)
-    return block._replace(features=_rows(x.features, index, size, halo))
-
-
-def _add(x: _Compared, block: _Compared, index: jax.Array, size: int) -> _Compared:
-    """Adds `block` to the part of x that `_take` returns; the halos of blocks overlap."""
-
-    def add(y: Array, rows: Array) -> Array:
-        old = _rows(y, index, size, rows.shape[1] - size)
-        return jax.lax.dynamic_update_slice_in_dim(y, old + rows, index * size, 1)
-
-    return jax.tree.map(add, x, block)
+def _divide(x: Float[Array, "b n 1"], scale: Float[Array, "b n 1"]) -> Float[Array, "b n 1"]:
+    """Quotients; 0 in padding, whose scale is 0."""
+    return jnp.where(scale == 0, 0, x / jnp.where(scale == 0, 1, scale))
 
 
 class Measured(NamedTuple):
@@ -330,42 +261,40 @@ def _by_blocks(
     mesh: Mesh | None,
 ) -> Any:
     """Chooses the blocks, and calls `_attend` or `_measure` on all rows or on each device's."""
-    if rows.grid.side != columns.grid.side:
-        raise ValueError(
-            f"rows have neighbourhoods of side {rows.grid.side}, columns of {columns.grid.side}"
-        )
-    values = values.astype(jnp.promote_types(values.dtype, columns.compared.features.dtype))
-    parts = 1 if mesh is None or rows.grid.height % mesh.size else mesh.size
-    # The halo costs products. It is a smaller share of a wider block, which takes less memory than
-    # a larger square.
-    wide = BLOCK if columns.grid.side == 1 else 2 * BLOCK
+    if rows.side != columns.side:
+        raise ValueError(f"rows have neighbourhoods of side {rows.side}, columns of {columns.side}")
+    side = rows.side
+    (height, width), (b, _, v) = rows.grid, values.shape
+    values = values.astype(jnp.promote_types(values.dtype, columns.dtype))
+    parts = 1 if mesh is None or height % mesh.size else mesh.size
+    # Neighbours beyond a tile's edges cost products. They are a smaller share of a larger tile; a
+    # wider block takes less memory than a larger square.
     blocks = _Blocks(
-        rows.grid.block(BLOCK, parts),
-        columns.grid.block(wide),
-        rows.grid,
-        columns.grid,
+        Tile.about(BLOCK, height // parts, width, side),
+        Tile.about(BLOCK if side == 1 else 2 * BLOCK, *columns.grid, side),
         temperature,
         precision,
     )
-    arguments = rows.compared, columns.compared, columns.grid.in_line(values)
+    grid = values.reshape(b, *columns.grid, v)
+
+    def part(queries: _Compared, keys: _Compared, values: Array, number: Any) -> Any:
+        return function(queries, keys, values, number, height // parts, blocks)
+
+    arguments = rows.compared, columns.compared, grid
     if mesh is None or parts == 1:
-        return jax.tree.map(rows.grid.from_line, function(*arguments, blocks))
-    axis = mesh.axis_names[0]
-
-    def part(queries: _Compared, keys: _Compared, values: Array) -> Any:
-        size = rows.grid.length // parts
-        own = _take(queries, jax.lax.axis_index(axis), size, rows.grid.halo)
-        return function(own, keys, values, blocks)
-
-    in_parts = jax.shard_map(
-        part,
-        mesh=mesh,
-        in_specs=PartitionSpec(),
-        out_specs=PartitionSpec(None, axis),
-        # The loops' initial values are the same on all devices, their results are not.
-        check_vma=False,
-    )
-    return jax.tree.map(rows.grid.from_line, in_parts(*arguments))
+        found = part(*arguments, jnp.zeros((), int))
+    else:
+        axis = mesh.axis_names[0]
+        in_parts = jax.shard_map(
+            lambda queries, keys, values: part(queries, keys, values, jax.lax.axis_index(axis)),
+            mesh=mesh,
+            in_specs=PartitionSpec(),
+            out_specs=PartitionSpec(None, axis),
+            # The loops' initial values are the same on all devices, their results are not.
+            check_vma=False,
+        )
+        found = in_parts(*arguments)
+    return jax.tree.map(lambda x: x.reshape(b, height * width, -1), found)
 
 
 def map_rows(
@@ -378,7 +307,7 @@ def map_rows(
     The backward pass recomputes the function.
     """
     b, n, k = x.shape
-    size = max(size for size in _divisors(n) if size <= max(most, 1))
+    size = max(size for size in divisors(n) if size <= max(most, 1))
     if size == n:
         return function(x)
     blocks = x.reshape(b, n // size, size, k).swapaxes(0, 1)
@@ -386,47 +315,62 @@ def map_rows(
     return mapped.reshape(b, n, *mapped.shape[3:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _attend(
-    queries: _Compared, keys: _Compared, values: Float[Array, "b m v"], blocks: _Blocks
-) -> Float[Array, "b n v"]:
-    return _attend_forward(queries, keys, values, blocks)[0]
+    queries: _Compared,
+    keys: _Compared,
+    values: Float[Array, "b h w v"],
+    part: jax.Array,
+    high: int,
+    blocks: _Blocks,
+) -> Float[Array, "b high width v"]:
+    """The weighted values of `_measure`, with a derivative."""
+    return _attend_forward(queries, keys, values, part, high, blocks)[0]
 
 
 def _attend_forward(
-    queries: _Compared, keys: _Compared, values: Float[Array, "b m v"], blocks: _Blocks
-) -> tuple[Float[Array, "b n v"], tuple[Any, ...]]:
+    queries: _Compared,
+    keys: _Compared,
+    values: Float[Array, "b h w v"],
+    part: jax.Array,
+    high: int,
+    blocks: _Blocks,
+) -> tuple[Float[Array, "b high width v"], tuple[Any, ...]]:
     """The result, and the residuals for the backward pass."""
-    out, log_sum, _ = _measure(queries, keys, values, blocks, with_entropy=False)
-    return out, (queries, keys, values, out, log_sum)
+    out, log_sum, _ = _measure(queries, keys, values, part, high, blocks, with_entropy=False)
+    return out, (queries, keys, values, part, out, log_sum)
 
 
 def _measure(
     queries: _Compared,
     keys: _Compared,
-    values: Float[Array, "b m v"],
+    values: Float[Array, "b h w v"],
+    part: jax.Array,
+    high: int,
     blocks: _Blocks,
     *,
     with_entropy: bool = True,
 ) -> Measured:
-    """The forward pass; without `with_entropy`, the entropy is meaningless."""
-    high, wide = blocks.high, blocks.wide
-    b, m, channels = values.shape
-    row_halo, column_halo = blocks.rows.halo, blocks.columns.halo
-    n = queries.features.shape[1] - row_halo
+    """The forward pass for one part of the queries, which has `high` rows of the grid.
+
+    Without `with_entropy`, the entropy is meaningless.
+    """
+    rows, columns = blocks.rows, blocks.columns
+    b, *_, channels = values.shape
     dtype = values.dtype
+    tiles = high * rows.width // (rows.high * rows.wide)
 
     def row(i: jax.Array, results: Measured) -> Measured:
-        q = _take(queries, i, high, row_halo)
+        q = queries.take(rows, part * tiles + i)
 
         def column(j: jax.Array, running: tuple[Array, ...]) -> tuple[Array, ...]:
             top, total, below, weighted = running
-            logits = blocks.logits(q, _take(keys, j, wide, column_halo))
+            k = keys.take(columns, j)
+            logits = blocks.logits(blocks.products(q, k), q, k)
             new_top = jnp.maximum(top, logits.max(-1, keepdims=True))
             gaps = logits - new_top
             weights, rescale = jnp.exp(gaps), jnp.exp(top - new_top)
-            v = _rows(values, j, wide)
-            added = jnp.einsum("bnm,bmv->bnv", weights, v, precision=blocks.precision)
+            added = blocks.einsum("bnm,bmv->bnv", weights, columns.take(values, j))
             if with_entropy:
                 # Padding has weight 0 and an infinite gap; so have all columns before the first.
                 moved = jnp.where(total > 0, total * (top - new_top), 0)
@@ -435,50 +379,63 @@ def _measure(
             total = total * rescale + weights.sum(-1, keepdims=True)
             return new_top, total, below, weighted * rescale + added
 
-        zeros = jnp.zeros((b, high, 1), dtype)
-        start = zeros - jnp.inf, zeros, zeros, jnp.zeros((b, high, channels), dtype)
+        zeros = jnp.zeros((b, rows.length, 1), dtype)
+        start = zeros - jnp.inf, zeros, zeros, jnp.zeros((b, rows.length, channels), dtype)
         # `below` is the sum of weights times gaps to the top.
-        top, total, below, weighted = jax.lax.fori_loop(0, m // wide, column, start)
+        top, total, below, weighted = jax.lax.fori_loop(0, _tiles(values, columns), column, start)
         found = Measured(weighted / total, top + jnp.log(total), jnp.log(total) - below / total)
-        return Measured(*(_put(*x, i) for x in zip(results, found, strict=True)))
+        return Measured(*(rows.put(*x, i) for x in zip(results, found, strict=True)))
 
-    zeros = jnp.zeros((b, n, 1), dtype)
-    empty = Measured(jnp.zeros((b, n, channels), dtype), zeros, zeros)
-    return jax.lax.fori_loop(0, n // high, row, empty)
+    zeros = jnp.zeros((b, high, rows.width, 1), dtype)
+    empty = Measured(jnp.zeros((b, high, rows.width, channels), dtype), zeros, zeros)
+    return jax.lax.fori_loop(0, tiles, row, empty)
+
+
+def _tiles(x: Float[Array, "b h w k"], tile: Tile) -> int:
+    """Number of tiles of a grid."""
+    return x.shape[1] * x.shape[2] // (tile.high * tile.wide)
 
 
 def _attend_backward(
-    blocks: _Blocks, residuals: tuple[Any, ...], grad: Float[Array, "b n v"]
-) -> tuple[_Compared, _Compared, Float[Array, "b m v"]]:
-    queries, keys, values, out, log_sum = residuals
-    high, wide = blocks.high, blocks.wide
-    row_halo, column_halo = blocks.rows.halo, blocks.columns.halo
-    n, m = out.shape[1], values.shape[1]
-    einsum = functools.partial(jnp.einsum, precision=blocks.precision)
+    high: int, blocks: _Blocks, residuals: tuple[Any, ...], grad: Float[Array, "b high width v"]
+) -> tuple[_Compared, _Compared, Float[Array, "b h w v"], None]:
+    queries, keys, values, part, out, log_sum = residuals
+    rows, columns = blocks.rows, blocks.columns
+    tiles = _tiles(grad, rows)
     # The term of the softmax's derivative that all columns of a row share.
     common = jnp.sum(grad * out, -1, keepdims=True)
 
     def column(j: jax.Array, grads: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
         to_queries, to_keys, to_values = grads
-        k, v = _take(keys, j, wide, column_halo), _rows(values, j, wide)
+        k, v = keys.take(columns, j), columns.take(values, j)
 
         def row(i: jax.Array, running: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
             to_queries, to_k, to_v = running
-            q, g = _take(queries, i, high, row_halo), _rows(grad, i, high)
-            logits, pull = jax.vjp(blocks.logits, q, k)
-            weights = jnp.exp(logits - _rows(log_sum, i, high))
-            to_v += einsum("bnm,bnv->bmv", weights, g)
-            to_weights = einsum("bnv,bmv->bnm", g, v)
-            more_to_q, more_to_k = pull(weights * (to_weights - _rows(common, i, high)))
-            to_queries = _add(to_queries, more_to_q, i, high)
+            q, g = queries.take(rows, part * tiles + i), rows.take(grad, i)
+            products = blocks.products(q, k)
+            # Padding has weight 0.
+            log_sums = rows.take(log_sum, i, padding=np.inf)
+            weights = jnp.exp(blocks.logits(products, q, k) - log_sums)
+            to_v += blocks.einsum("bnm,bnv->bmv", weights, g)
+            to_weights = blocks.einsum("bnv,bmv->bnm", g, v)
+            to_logits = weights * (to_weights - rows.take(common, i))
+            more_to_q, more_to_k = blocks.pull(to_logits, products, q, k)
+            to_queries = to_queries.add(rows, more_to_q, part * tiles + i)
             return to_queries, jax.tree.map(jnp.add, to_k, more_to_k), to_v
 
         start = to_queries, jax.tree.map(jnp.zeros_like, k), jnp.zeros_like(v)
-        to_queries, to_k, to_v = jax.lax.fori_loop(0, n // high, row, start)
-        return to_queries, _add(to_keys, to_k, j, wide), _put(to_values, to_v, j)
+        to_queries, to_k, to_v = jax.lax.fori_loop(0, tiles, row, start)
+        return to_queries, to_keys.add(columns, to_k, j), columns.put(to_values, to_v, j)
 
-    zeros = jax.tree.map(jnp.zeros_like, (queries, keys, values))
-    return jax.lax.fori_loop(0, m // wide, column, zeros)
+    def zeros(x: Array) -> Array:
+        return jnp.zeros(x.shape, values.dtype)
+
+    start = jax.tree.map(zeros, (queries, keys, values))
+    grads = jax.lax.fori_loop(0, _tiles(values, columns), column, start)
+    to_queries, to_keys, to_values = jax.tree.map(
+        lambda grad, x: grad.astype(x.dtype), grads, (queries, keys, values)
+    )
+    return to_queries, to_keys, to_values, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
