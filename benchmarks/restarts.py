@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -428,26 +428,52 @@ def victims_of(rng: random.Random, processes: int, moment: Moment | None) -> tup
     return rng.choice(choice)
 
 
-def main() -> int:
-    """Makes the experiments and prints their tables."""
-    parser = argparse.ArgumentParser()
+def command(
+    parser: argparse.ArgumentParser,
+    prepare: Callable[[Path], None],
+    experiment: Callable[[Path, int, argparse.Namespace], tuple[int, int]],
+) -> int:
+    """Makes an experiment with each number of processes, and prints their sums.
+
+    Args:
+      parser: has the program's own flags, and gets those of all experiments.
+      prepare: writes what is missing into a folder.
+      experiment: prints its table; takes the folder, the number of processes and the flags; returns
+        the numbers of kills and of differences.
+
+    Returns:
+      The exit status: 1 if there is a difference, or else 0.
+    """
     parser.add_argument("--kills", type=int, default=20, help="of each number of processes")
     parser.add_argument("--processes", default="1,2", help="numbers of processes")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--kinds", default="", help="only moments whose name matches this pattern")
     parser.add_argument("--folder", type=Path, help="for all files, which stay there")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if not (folder / "ade").exists():
-            draw(folder / "ade")
+        prepare(folder)
         found = [
-            (count, *experiment(folder, count, arguments.kills, arguments.seed, arguments.kinds))
+            (count, *experiment(folder, count, arguments))
             for count in map(int, arguments.processes.split(","))
         ]
     for count, kills, different in found:
         print(f"{count} process(es): {kills} kills, {different} differences")
     return int(any(different for *_, different in found))
+
+
+def main() -> int:
+    """Makes the experiments and prints their tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kinds", default="", help="only moments whose name matches this pattern")
+
+    def prepare(folder: Path) -> None:
+        if not (folder / "ade").exists():
+            draw(folder / "ade")
+
+    def trial(folder: Path, processes: int, given: argparse.Namespace) -> tuple[int, int]:
+        return experiment(folder, processes, given.kills, given.seed, given.kinds)
+
+    return command(parser, prepare, trial)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ a difference. `benchmarks.restarts` does the same with training.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import random
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,22 +146,11 @@ def prepare(folder: Path) -> None:
 
 def main() -> int:
     """Makes the experiments and prints their tables."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=20, help="of each number of processes")
-    parser.add_argument("--processes", default="1,2", help="numbers of processes")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, help="for all files, which stay there")
-    arguments = parser.parse_args()
-    with contextlib.ExitStack() as stack:
-        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        prepare(folder)
-        found = [
-            (count, *experiment(folder, count, arguments.kills, arguments.seed))
-            for count in map(int, arguments.processes.split(","))
-        ]
-    for count, kills, different in found:
-        print(f"{count} process(es): {kills} kills, {different} differences")
-    return int(any(different for *_, different in found))
+
+    def trial(folder: Path, processes: int, given: argparse.Namespace) -> tuple[int, int]:
+        return experiment(folder, processes, given.kills, given.seed)
+
+    return restarts.command(argparse.ArgumentParser(), prepare, trial)
 
 
 if __name__ == "__main__":
