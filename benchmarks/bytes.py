@@ -30,14 +30,13 @@ channels take as much as 128.
 
 import argparse
 import collections
-import importlib
 import json
 import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import hlo
+from benchmarks import configs, hlo
 
 GIB = 2**30
 PRODUCTS_READ, PRODUCTS_WRITTEN = "products read", "written"
@@ -118,12 +117,8 @@ def compile_step(arguments: argparse.Namespace) -> Compiled:
     from cocosnet_jax.pretrained import vgg
     from cocosnet_jax.settings import from_mapping
 
-    file, _, variant = arguments.config.partition(":")
-    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
-    config = module.get_config(variant) if variant else module.get_config()
+    config = configs.load(arguments.config)
     config.data.image_size = config.data.load_size = arguments.size
-    config.data.exemplar_list = "random"
-    config.data.channels = config.data.channels or 151
     config.model.dtype = arguments.dtype
     config.model.rematerialise = arguments.rematerialise
     config.model.base_filters = arguments.base_filters

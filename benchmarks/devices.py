@@ -25,7 +25,6 @@ nothing and are left out. With `--topology` (see `cocosnet_jax.compile_check`) n
 
 import argparse
 import dataclasses
-import importlib
 import math
 import os
 import time
@@ -35,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import configs
 from cocosnet_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,11 +79,7 @@ def networks(arguments: argparse.Namespace) -> "Restored":
 
     if arguments.checkpoint:
         return restore_for_inference(arguments.checkpoint)
-    file, _, variant = arguments.config.partition(":")
-    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
-    config = module.get_config(variant) if variant else module.get_config()
-    config.data.exemplar_list = "random"
-    config.data.channels = config.data.channels or 151
+    config = configs.load(arguments.config)
     config.model.dtype = arguments.dtype or config.model.dtype
     described = settings.from_mapping(config.to_dict())
     if arguments.run:
@@ -91,7 +87,7 @@ def networks(arguments: argparse.Namespace) -> "Restored":
         found = partition.initial_state(described, one, 1000)
     else:
         found = state.state_shapes(described)
-    return Restored(described, found, 0, Path(file))
+    return Restored(described, found, 0, Path(arguments.config))
 
 
 def measure(

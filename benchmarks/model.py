@@ -20,7 +20,6 @@ that does not fit in memory says so. `--jsonl=FILE` appends the figures to a fil
 """
 
 import argparse
-import importlib
 import itertools
 import json
 import multiprocessing
@@ -28,6 +27,8 @@ import resource
 import time
 from collections.abc import Callable
 from typing import Any
+
+from benchmarks import configs
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
@@ -39,13 +40,9 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     from cocosnet_jax.fit import GIB, compile_to_fit, planned
     from cocosnet_jax.pretrained import vgg as vgg_weights
 
-    file, _, variant = case["config"].partition(":")
-    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
-    config = module.get_config(variant) if variant else module.get_config()
+    config = configs.load(case["config"])
     size, b = case["size"], case["batch"]
     config.data.image_size = config.data.load_size = size
-    config.data.exemplar_list = "random"
-    config.data.channels = config.data.channels or 151
     config.model.dtype = case["dtype"]
     config.model.correlation = case["correlation"]
     config.train.batch_size, config.train.accumulate = b, case["accumulate"]

@@ -18,7 +18,6 @@ XLA compiles those that differ.
 
 import argparse
 import collections
-import importlib
 import multiprocessing
 import os
 import re
@@ -29,6 +28,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks import configs
 
 FIRST_STEP = "first step done"
 
@@ -85,10 +86,7 @@ def compile_figures(name: str, topology: str) -> dict[str, Any]:
 
     jax.config.update("jax_enable_compilation_cache", False)
     devices = compile_check.slice_devices(topology) if topology else jax.devices()
-    file, _, variant = name.partition(":")
-    module = importlib.import_module(f"cocosnet_jax.configs.{file}")
-    config = module.get_config(variant) if variant else module.get_config()
-    config.data.exemplar_list = "random"
+    config = configs.load(name)
     settings = from_mapping(config.to_dict())
     shapes = (
         state.state_shapes(settings),
