@@ -97,6 +97,14 @@ def create_state(settings: Settings, key: jax.Array, steps_per_epoch: int) -> Tr
 
 def player_shapes(settings: Settings) -> dict[str, PyTree]:
     """Returns the shapes of both players' parameters and variables, {"generator": ..., ...}."""
+    found = _player_shapes(settings, str(jax.dtypes.canonicalize_dtype(float)))
+    return jax.tree.map(lambda shape: shape, found)  # a copy
+
+
+# Tracing the networks takes seconds, and a start needs their shapes more than once.
+@functools.lru_cache(maxsize=16)
+def _player_shapes(settings: Settings, dtype: str) -> dict[str, PyTree]:
+    del dtype  # of what is made, which a setting of JAX decides
 
     def example() -> tuple[Inputs, jax.Array]:
         image = jnp.zeros((1, INIT_SIZE, INIT_SIZE, 3))

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +5,7 @@ import optax
 import pytest
 from flax import traverse_util
 
-from cocosnet_jax import settings, state
+from cocosnet_jax import mesh, partition, settings, state
 from cocosnet_jax.nn.initial import xavier_deviation
 
 SETTINGS = settings.from_mapping(
@@ -22,8 +20,7 @@ SETTINGS = settings.from_mapping(
 
 @pytest.fixture(scope="module")
 def made():
-    create = functools.partial(state.create_state, SETTINGS, steps_per_epoch=10)
-    return jax.device_get(jax.jit(create)(jax.random.key(0)))
+    return jax.device_get(partition.initial_state(SETTINGS, mesh.make(), 10))
 
 
 def test_initial_parameters_have_the_releases_distribution(made):
@@ -85,3 +82,13 @@ def test_the_table_of_parameters_adds_up(made):
     for line, count in zip(lines, counts, strict=True):
         parts = line[line.index("(") + 1 : -1].split(", ")
         assert sum(int(part.split()[1].replace(",", "")) for part in parts) == count
+
+
+def test_shapes_are_a_copy_of_those_that_are_kept():
+    one, other = (state.player_shapes(SETTINGS) for _ in range(2))
+    assert one == other
+    del one["generator"]["params"]
+    assert state.player_shapes(SETTINGS) == other
+    with jax.enable_x64(True):
+        state.player_shapes(SETTINGS)
+    assert state.player_shapes(SETTINGS) == other
