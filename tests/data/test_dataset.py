@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import tempfile
 
 import numpy as np
 import pytest
@@ -53,6 +54,13 @@ def test_records_and_lists_are_read_once(listed, monkeypatch):
         listed.exemplar_list: 1,
         listed.validation_exemplar_list: 1,
     }
+
+
+def test_preparing_leaves_no_temporary_files(settings, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert len(data.prepare(settings).training) == 5
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_other_settings_of_the_same_records(listed):

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -21,7 +22,15 @@ from cocosnet_jax.page import scenes
 from cocosnet_jax.pretrained import SHIPPED
 from tests.conftest import ROOT
 
-LIMIT_S = 600  # for the page to start, on a loaded machine
+LIMIT_S = 600  # for the page to start or to end, on a loaded machine
+
+
+@pytest.fixture(scope="package", autouse=True)
+def downloads(tmp_path_factory):
+    """Gradio's client leaves an empty temporary folder for each file that it downloads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("downloads")))
+        yield
 
 
 class Page(NamedTuple):
@@ -73,7 +82,7 @@ def served(tmp_path_factory):
             time.sleep(0.2)
         yield Page(found[1], psutil.Process(process.pid), log)
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(LIMIT_S) == 130
         # Uploads and results are gone.
         assert not list(folder.glob("cocosnet-page-*"))
     finally:
