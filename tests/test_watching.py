@@ -148,8 +148,12 @@ def test_waiting_for_the_step_before_costs_little():
 
     clock, result = Clock(), jax.block_until_ready(jnp.ones(()))
     batches = clock.batches(iter(int, 1))
-    began = real.process_time()
-    for _ in range(1000):
-        next(batches)
-        clock.dispatched(result)
-    assert real.process_time() - began < 0.1
+    seconds = []
+    # The fastest round, by this thread's own time: a loaded machine is no failure.
+    for _ in range(10):
+        began = real.thread_time()
+        for _ in range(100):
+            next(batches)
+            clock.dispatched(result)
+        seconds.append(real.thread_time() - began)
+    assert min(seconds) < 0.01

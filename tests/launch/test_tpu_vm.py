@@ -9,6 +9,7 @@ import pytest
 
 from cocosnet_jax.errors import UserError
 from launch import tpu_host, tpu_vm
+from tests.conftest import LIMIT_S
 
 SLICE = ["--tpu=ade20k", "--zone=us-west4-a"]
 RUN = ["run", *SLICE, "--type=v5litepod-16", "--", "--config=a b", "--workdir=gs://b/w"]
@@ -209,7 +210,7 @@ class Host:
             env=os.environ | {"HOME": str(self.home)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIMIT_S,
         )
 
     def start(self, *arguments):
@@ -220,9 +221,9 @@ class Host:
 
     def started(self):
         """Waits until the run has set its trap and printed."""
-        for _ in range(500):
-            if (self.folder / "run.log").exists() and (self.folder / "run.log").read_text():
-                return
+        end, log = time.monotonic() + LIMIT_S, self.folder / "run.log"
+        while not (log.exists() and log.read_text()):
+            assert time.monotonic() < end
             time.sleep(0.02)
 
 
