@@ -4,16 +4,18 @@ import dataclasses
 import fcntl
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 from cocosnet_jax import kept_step
 
 # First: they set up XLA, and check what is imported after them.
-from tests import fast, typechecks  # noqa: F401
+from tests import fast, preloaded, typechecks  # noqa: F401
 from tests.data.conftest import CLASSES, draw_label, write_pair
 from tests.untrained import write_run
 
@@ -65,9 +67,15 @@ STEPS = 6
 
 @dataclasses.dataclass
 class Program:
-    """Runs entry points as a user does, with compiled programs kept between them."""
+    """Runs entry points as a user does, with compiled programs kept between them.
+
+    Attributes:
+      folder: of a dataset, and of runs that tests share.
+      server: starts programs without importing the libraries anew.
+    """
 
     folder: Path
+    server: preloaded.Server
 
     def environment(self, devices: int = 1) -> dict[str, str]:
         return os.environ | {
@@ -78,17 +86,32 @@ class Program:
     def command(self, module: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", f"cocosnet_jax.{module}", *arguments]
 
+    def start(self, module: str, *arguments: str, devices: int = 1) -> preloaded.Started:
+        """Starts a module of any package."""
+        return self.server.start([module, *arguments], self.environment(devices), LIMIT_S)
+
     def run(
         self, module: str, *arguments: str, devices: int = 1
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(module, *arguments),
-            cwd=ROOT,
-            env=self.environment(devices),
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
+        return self.start(f"cocosnet_jax.{module}", *arguments, devices=devices).wait()
+
+    def start_two(self, *arguments: str) -> tuple[preloaded.Started, preloaded.Started]:
+        """Starts two processes of `main`."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        first, second = (
+            self.start("cocosnet_jax.main", *arguments, f"--distributed=localhost:{port},2,{index}")
+            for index in range(2)
         )
+        return first, second
+
+    def signalled(
+        self, name: str, moment: str, module: str, *arguments: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a module that gets a signal at a moment, which tests/signalled.py explains."""
+        module = f"cocosnet_jax.{module}"
+        return self.start("tests.signalled", name, moment, module, *arguments).wait()
 
     def run_by_two(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Two processes of `main`, by the script that users run."""
@@ -144,7 +167,27 @@ def program(tmp_path_factory):
         write_pair(folder / "ade/training", f"ADE_train_{index}", draw_label(index))
     for index in range(4):
         write_pair(folder / "ade/validation", f"ADE_val_{index}", draw_label(100 + index))
-    return Program(folder)
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    server = preloaded.Server(tmp_path_factory.mktemp("said"), environment)
+    yield Program(folder, server)
+    server.close()
+
+
+# Whole networks in them are traced many times, and take a third longer with the checks of
+# tests/typechecks.py. tests/test_shapes.py traces whole networks with the checks.
+UNCHECKED = {
+    *("test_api.py", "test_applications.py", "test_best.py", "test_checkpoint.py", "test_demo.py"),
+    *("test_evaluation.py", "test_export.py", "test_fine_tuning.py", "test_golden_checkpoint.py"),
+    *("test_hooks.py", "test_inference.py", "test_parity.py", "test_release.py", "test_search.py"),
+    *("test_steps.py", "test_train.py"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checks(request):
+    jaxtyping.config.update("jaxtyping_disable", request.path.name in UNCHECKED)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def shared_folder(tmp_path_factory):
@@ -193,25 +236,13 @@ def assert_same_numbers(one, other):
 # The longest first, so that both workers end at about the same time; a file is one worker's
 # (--dist=loadfile), since its tests share what they compile.
 LONGEST = (
-    "test_eight_devices.py",
-    "test_two_processes.py",
-    "test_accumulation.py",
-    "test_bucket.py",
-    "test_train.py",
-    "test_release.py",
-    "test_evaluation.py",
-    "test_inference.py",
-    "test_steps.py",
-    "test_parity.py",
-    "test_translate.py",
-    "test_shapes.py",
-    "test_fine_tuning.py",
-    "test_checkpoint.py",
-    "test_configs.py",
-    "test_demo.py",
-    "test_golden_checkpoint.py",
-    "test_losses.py",
-    "test_warp.py",
+    *("test_eight_devices.py", "test_accumulation.py", "test_bucket.py"),
+    *("test_two_processes.py", "test_train.py", "test_evaluation.py", "test_parity.py"),
+    *("test_inference.py", "test_demo.py", "test_translate.py", "test_release.py"),
+    *("test_applications.py", "test_evaluate.py", "test_export.py", "test_api.py"),
+    *("test_checkpoint.py", "test_shapes.py", "test_fine_tuning.py", "test_pipeline.py"),
+    *("test_steps.py", "test_warp.py", "test_golden_checkpoint.py", "test_restarting.py"),
+    *("test_hooks.py", "test_compile_check.py", "test_flash.py", "test_swd.py"),
 )
 
 

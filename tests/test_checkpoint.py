@@ -301,7 +301,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     checkpoints.save(4, t.state_of(4))
     # No checkpoint is due at this step: the error does not wait for the next one.
-    for _ in range(600):
+    for _ in range(6000):
         checkpoints.due(5)
         time.sleep(0.1)
 except UserError as error:

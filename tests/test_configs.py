@@ -228,19 +228,9 @@ WRONG = [
 ]
 
 
-def run(module, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", f"cocosnet_jax.{module}", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-
-
 @pytest.mark.parametrize(("arguments", "line"), WRONG, ids=[line[:40] for _, line in WRONG])
-def test_a_wrong_command_line_is_one_line(arguments, line):
-    done = run("main", *arguments)
+def test_a_wrong_command_line_is_one_line(program, arguments, line):
+    done = program.run("main", *arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -249,7 +239,7 @@ def test_a_wrong_command_line_is_one_line(arguments, line):
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("text", "said"),
     [
         ("def get_config(:", "SyntaxError: invalid syntax (mine.py, line 1); correct the file"),
         (
@@ -264,9 +254,9 @@ def test_a_wrong_command_line_is_one_line(arguments, line):
         ("", "AttributeError: module 'config_config' has no attribute 'get_config'"),
     ],
 )
-def test_a_config_that_cannot_be_loaded_is_one_line(tmp_path, program, said):
-    (tmp_path / "mine.py").write_text(program)
-    done = run("main", f"--config={tmp_path}/mine.py", "--config.train.batch_size=8")
+def test_a_config_that_cannot_be_loaded_is_one_line(program, tmp_path, text, said):
+    (tmp_path / "mine.py").write_text(text)
+    done = program.run("main", f"--config={tmp_path}/mine.py", "--config.train.batch_size=8")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: --config={tmp_path}/mine.py cannot be loaded: ")
     assert done.stderr.count("\n") == 1
@@ -301,8 +291,8 @@ def test_ctrl_c_is_one_line():
         ("convert", ("--corr=x", "--generator=x", f"--output={ROOT}"), "already exists"),
     ],
 )
-def test_what_does_not_train_needs_no_exemplar_list(module, arguments, line):
+def test_what_does_not_train_needs_no_exemplar_list(program, module, arguments, line):
     # What is wrong with the other flags is said once the settings are read.
-    done = run(module, "--config=configs/ade20k.py:released", *arguments)
+    done = program.run(module, "--config=configs/ade20k.py:released", *arguments)
     assert done.returncode == 2
     assert line in done.stderr

@@ -123,6 +123,8 @@ def assert_same_measures(folder, evaluated):
         assert np.abs(one - two).max() <= 1
 
 
+# `make test` measures by two processes, and trains on two.
+@pytest.mark.parity
 def test_two_devices_share_batches_of_three(program, evaluated, elsewhere, tmp_path):
     """The batch is rounded up to four. The checkpoint is the best one."""
     (tmp_path / "checkpoints").rename(tmp_path / "best")
@@ -150,8 +152,9 @@ def test_two_processes_go_on_where_one_was_interrupted(program, evaluated, elsew
     # As a cut power supply may leave it: counted, and not written.
     pictures[2].unlink()
     before = [path.stat().st_mtime_ns for path in pictures[:2]]
-    done = program.run_by_two(*elsewhere, "--config.train.evaluation_batch_size=2")
-    assert done.returncode == 0, done.stderr
+    first, second = program.start_two(*elsewhere, "--config.train.evaluation_batch_size=2")
+    done, other = first.wait(), second.wait()
+    assert (done.returncode, other.returncode) == (0, 0), done.stderr + other.stderr
     assert "2 of 4 pictures are translated already" in done.stdout
     assert before == [path.stat().st_mtime_ns for path in pictures[:2]]
     assert metrics["positions"] > 0

@@ -1,13 +1,11 @@
 import dataclasses
 import re
-import subprocess
-import sys
 
 import pytest
 
 from cocosnet_jax import flags_help
 from cocosnet_jax.settings import Settings
-from tests.conftest import LIMIT_S, ROOT
+from tests.conftest import ROOT
 
 MEASURING = ("inception", "lpips", "lpips-vgg", "format")
 # Module -> its own flags, and whether it takes --config.
@@ -90,15 +88,9 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("module", PROGRAMS)
-def test_help_shows_all_that_a_command_takes_and_no_more(module):
+def test_help_shows_all_that_a_command_takes_and_no_more(program, module):
     own, configured = PROGRAMS[module]
-    done = subprocess.run(
-        [sys.executable, "-m", f"cocosnet_jax.{module}", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
+    done = program.run(module, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     file = ROOT / f"cocosnet_jax/{module.replace('.', '/')}.py"
     first = re.match(r'r?"""(.*)', file.read_text())[1]

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import types
 from unittest import mock
@@ -17,6 +16,8 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util import tensor_util
 
 from cocosnet_jax import (
     alarms,
@@ -202,37 +203,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program, plain, c
         **PLAIN,
     )
 
-    def stopped_after(line_begins):
-        """Exit status and output."""
-        process = subprocess.Popen(
-            program.command("main", *arguments),
-            cwd=ROOT,
-            env=program.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        killer = threading.Timer(LIMIT_S, process.kill)
-        killer.start()
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith(line_begins):
-                os.kill(process.pid, signal.SIGTERM)
-        process.wait()
-        killer.cancel()
-        said = "".join(lines)
-        return process.returncode, said + process.stderr.read()
-
-    # The signal itself ends the process, which has written no settings or checkpoint.
-    status, said = stopped_after("compiling")
-    assert status == -signal.SIGTERM, said
-    assert list((folder / "checkpoints").iterdir()) == []
-    assert not (folder / "settings.json").exists()
-
-    status, said = stopped_after("compiled, first step done")
-    assert status == 128 + signal.SIGTERM, said
-    assert "run the same command again to resume" in said
+    moment = "cocosnet_jax.watchdog:Watchdog.beat:2"
+    done = program.signalled("SIGTERM", moment, "main", *arguments)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "run the same command again to resume" in done.stdout
     stopped_at = max(int(path.name) for path in (folder / "checkpoints").iterdir())
     assert 1 <= stopped_at < STEPS
 
@@ -244,6 +218,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program, plain, c
     config = settings.from_json((folder / "settings.json").read_text())
     assert train.train(config, epath.Path(folder)) == 0
     assert f"nothing to do: {folder} has {STEPS} of {STEPS} steps" in capfd.readouterr().out
+
+
+# Another start of a whole run.
+@pytest.mark.parity
+def test_sigterm_ends_a_run_that_compiles_before_anything_is_written(program, tmp_path):
+    arguments = program.train_arguments(tmp_path / "run", **PLAIN)
+    moment = "cocosnet_jax.partition:compile_step:1"
+    done = program.signalled("SIGTERM", moment, "main", *arguments)
+    # The signal itself ends the process.
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert list((tmp_path / "run/checkpoints").iterdir()) == []
+    assert not (tmp_path / "run/settings.json").exists()
 
 
 def test_another_runs_workdir_is_refused(program, plain):
@@ -279,13 +265,15 @@ def loop(tmp_path, monkeypatch):
     config = dataclasses.replace(
         test_checkpoint.SETTINGS,
         vgg=settings.VggSettings("random", 2),
-        train=settings.TrainSettings(batch_size=1, checkpoint_every=2, log_every=4, images_every=0),
+        train=settings.TrainSettings(batch_size=1, log_every=4, images_every=0),
     )
     folder = epath.Path(tmp_path)
     monkeypatch.setattr(train.pipeline, "training_batches", lambda *_, **__: iter(int, 1))
     monkeypatch.setattr(train.mesh, "to_global", lambda _, batch, k: batch)
 
-    def run(step, **changes):
+    def run(step, checkpoint_every=50, **changes):
+        """Saves take the most of the time."""
+        changes["checkpoint_every"] = checkpoint_every
         monkeypatch.setattr(train.kept_step, "step", lambda *_: (step, None))
         changed = dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
         checkpoints = Checkpoints(folder, changed)
@@ -318,7 +306,7 @@ def good_until(loss, parameter):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(loop, tmp_path):
     with pytest.raises(UserError, match=r"the loss mask is inf at step 7; checkpoint 6 is good"):
-        loop(good_until(loss=7, parameter=99))
+        loop(good_until(loss=7, parameter=99), checkpoint_every=2)
     restored = checkpoint.restore_for_inference(tmp_path)
     assert restored.step == 6
     assert all_finite(restored.state)
@@ -347,7 +335,7 @@ def watched(monkeypatch):
 
 
 def test_a_run_is_measured_at_intervals_and_at_its_end(loop, watched):
-    loop(good_until(loss=99, parameter=99), evaluate_every=3, checkpoint_every=50)
+    loop(good_until(loss=99, parameter=99), evaluate_every=3)
     assert watched == [0, 3, 6, 8, "closed"]
 
 
@@ -369,7 +357,7 @@ def happened(monkeypatch, watched):
 
 def test_a_step_is_saved_after_all_else_of_it_is_written(loop, happened):
     """A run that is killed once it is saved resumes after it, and repeats nothing of it."""
-    loop(good_until(loss=99, parameter=99), evaluate_every=4, images_every=4)
+    loop(good_until(loss=99, parameter=99), 2, evaluate_every=4, images_every=4)
     of_four = happened[happened.index("saved 2") + 1 : happened.index("saved 4") + 1]
     assert of_four == ["picture", 4, "flushed", "saved 4"]
     assert happened[-5:] == ["picture", 8, "flushed", "saved 8", "closed"]
@@ -384,7 +372,7 @@ def test_a_step_is_saved_first_where_the_run_is_told_to_stop(loop, happened):
             os.kill(os.getpid(), signal.SIGTERM)
         return good(state, weights, batch)
 
-    loop(step, evaluate_every=3, images_every=3)
+    loop(step, 2, evaluate_every=3, images_every=3)
     after = happened[happened.index("saved 2") + 1 :]
     assert after == ["saved 3", "picture", 3, "flushed", "closed"]
 
@@ -452,7 +440,7 @@ def test_a_run_that_could_not_start_leaves_the_folder_free(loop, tmp_path):
         loop(does_not_fit)
     assert not (tmp_path / "settings.json").exists()
     loop(good_until(loss=99, parameter=99))
-    assert settings.from_json((tmp_path / "settings.json").read_text()).train.checkpoint_every == 2
+    assert settings.from_json((tmp_path / "settings.json").read_text()).train.checkpoint_every == 50
 
 
 def test_converted_weights_are_trained_further(tmp_path, monkeypatch):
@@ -483,7 +471,7 @@ def test_converted_weights_are_trained_further(tmp_path, monkeypatch):
 
 def test_a_bad_state_is_never_saved_even_if_the_losses_look_good(loop, tmp_path):
     with pytest.raises(UserError, match=r"a parameter is not finite at step 6; checkpoint 4"):
-        loop(good_until(loss=99, parameter=5))
+        loop(good_until(loss=99, parameter=5), checkpoint_every=2)
     assert checkpoint.restore_for_inference(tmp_path).step == 4
 
 
@@ -494,16 +482,23 @@ def test_slow_data_are_said_once_and_the_time_is_split(loop, monkeypatch, tmp_pa
             yield 1
 
     monkeypatch.setattr(train.pipeline, "training_batches", lambda *_, **__: slow())
-    loop(good_until(loss=99, parameter=99), log_every=2)
+    # Between saves, which take long on a slow machine, there are steps that only wait.
+    loop(good_until(loss=99, parameter=99), checkpoint_every=4, log_every=2)
     out = capsys.readouterr().out
     assert out.count("data are slower than the devices") == 1
     assert re.search(r"step 8/8 \(100 %\)  .* s/step \(data \d+ %, host \d+ %, device", out)
     assert "MFU" not in out
     steps = json.loads((tmp_path / "goodput.json").read_text())["seconds"]
-    assert list(steps) == ["0", "2", "4", "6", "8"]
+    assert list(steps) == ["0", "4", "8"]
     seconds = list(steps.values())
     assert seconds[0] == 0
     assert seconds == sorted(seconds)
+    [file] = (tmp_path / "tensorboard").glob("events.*")
+    values = [(x.step, y) for x in EventFileLoader(str(file)).Load() for y in x.summary.value]
+    shares = {x: tensor_util.make_ndarray(y.tensor) for x, y in values if y.tag == "data_share"}
+    # One curve, of all steps that are logged.
+    assert list(shares) == [2, 4, 6, 8]
+    assert 0.2 < max(shares.values()) <= 1
 
 
 def test_a_saturated_discriminator_is_said(loop, monkeypatch, capsys):
@@ -526,15 +521,16 @@ def test_a_saturated_discriminator_is_said(loop, monkeypatch, capsys):
 
 
 def test_a_step_that_hangs_is_written_down(loop, tmp_path, capfd):
-    good = good_until(loss=99, parameter=99)
+    good, stacks = good_until(loss=99, parameter=99), tmp_path / "stacks_0.txt"
 
     def stuck_step(state, weights, batch):
-        if int(state.step) == 4:
-            time.sleep(1.5)
+        end = time.monotonic() + LIMIT_S
+        while int(state.step) == 4 and not stacks.exists() and time.monotonic() < end:
+            time.sleep(0.05)
         return good(state, weights, batch)
 
-    loop(jax.transfer_guard("allow")(stuck_step), hang_minutes=0.6 / 60, checkpoint_every=50)
-    assert "in stuck_step" in (tmp_path / "stacks_0.txt").read_text()
+    loop(jax.transfer_guard("allow")(stuck_step), hang_minutes=0.6 / 60)
+    assert "in stuck_step" in stacks.read_text()
     # On a loaded machine, saving may take as long.
     assert "warning: no step has ended for" in capfd.readouterr().err
 

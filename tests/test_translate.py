@@ -1,8 +1,7 @@
 """The command: what it says, and what it writes."""
 
 import dataclasses
-import subprocess
-import time
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from cocosnet_jax import checkpoint
 from cocosnet_jax.settings import DataSettings, LossSettings, ModelSettings, Settings
-from tests.conftest import PLAIN_LOSS, PLAIN_MODEL, ROOT
+from tests.conftest import PLAIN_LOSS, PLAIN_MODEL
 from tests.test_checkpoint import state_of
 
 DATA = DataSettings(dataset="ade20k", channels=6, exemplar_list="random")
@@ -98,16 +97,12 @@ def test_a_killed_grid_goes_on_and_ends(program, untrained_run, tmp_path):
     def results():
         return {path: path.stat().st_mtime_ns for path in out.glob("*/*.png")}
 
-    command = program.command("translate", *arguments)
-    running = subprocess.Popen(
-        command, cwd=ROOT, env=program.environment(), stdout=subprocess.DEVNULL
-    )
-    while not results() and running.poll() is None:
-        time.sleep(0.01)
-    running.kill()
-    running.wait()
+    # When the third of eight pictures is about to be written.
+    moment = "cocosnet_jax.files:write:3"
+    killed = program.signalled("SIGKILL", moment, "translate", *arguments)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     before = results()
-    assert before
+    assert len(before) == 2
     assert not (out / "grid.png").exists()
     done = program.run("translate", *arguments)
     assert done.returncode == 0, done.stderr

@@ -3,15 +3,14 @@
 tests/test_evaluate.py has two processes measure a checkpoint.
 """
 
-import contextlib
+import os
 import re
 import signal
-import socket
-import subprocess
+import time
 
 import pytest
 
-from tests.conftest import LIMIT_S, PLAIN, ROOT
+from tests.conftest import PLAIN
 
 
 def arguments_of(program, workdir, stop_after):
@@ -24,47 +23,19 @@ def arguments_of(program, workdir, stop_after):
     )
 
 
-def stopped_by_the_second(program, arguments, folder):
-    """Starts both, sends SIGTERM to the second one after the first step.
-
-    Returns both exit statuses and what the first one printed.
-    """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    with contextlib.ExitStack() as stack:
-        processes = []
-        for index in range(2):
-            # Files, which never fill up as pipes do.
-            errors = stack.enter_context((folder / f"errors_{index}").open("w"))
-            process = subprocess.Popen(
-                program.command("main", *arguments, f"--distributed=localhost:{port},2,{index}"),
-                cwd=ROOT,
-                env=program.environment(),
-                stdout=subprocess.PIPE if index == 0 else errors,
-                stderr=errors,
-                text=True,
-            )
-            stack.callback(process.kill)
-            processes.append(process)
-        first, second = processes
-        lines = []
-        for line in first.stdout:
-            lines.append(line)
-            if line.startswith("compiled, first step done"):
-                second.send_signal(signal.SIGTERM)
-        return [process.wait(LIMIT_S) for process in processes], "".join(lines)
-
-
 @pytest.fixture(scope="module")
 def stopped(program, tmp_path_factory):
-    """Workdir, exit statuses, output and step of a run that the second process's SIGTERM ended."""
-    folder = tmp_path_factory.mktemp("two")
-    workdir = folder / "run"
+    """Workdir, output and step of a run that a SIGTERM to the second process ended."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
     # To the end of the schedule, which is far away: the signal comes first on any machine.
-    statuses, said = stopped_by_the_second(program, arguments_of(program, workdir, 0), folder)
-    errors = "".join((folder / f"errors_{index}").read_text() for index in range(2))
-    assert statuses == [128 + signal.SIGTERM] * 2, said + errors
+    first, second = program.start_two(*arguments_of(program, workdir, 0))
+    while first.runs() and "compiled, first step done" not in first.said():
+        time.sleep(0.1)
+    os.kill(second.pid, signal.SIGTERM)
+    ended = [process.wait() for process in (first, second)]
+    errors = "".join(done.stderr for done in ended)
+    assert [done.returncode for done in ended] == [128 + signal.SIGTERM] * 2, errors
+    said = ended[0].stdout
     return workdir, said, max(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
@@ -148,9 +119,9 @@ def test_processes_end_together_on_a_wrong_setting(program, tmp_path):
     arguments = program.train_arguments(
         tmp_path / "run", data__source="/nowhere", train__evaluation_batch_size=2
     )
-    done = program.run_by_two(*arguments)
-    assert done.returncode == 2, done.stderr
-    # Both write to one place.
     error = "error: config.data.source is '/nowhere', which is not a folder"
-    assert done.stderr.count(error) == done.stderr.count("error: ") == 2
+    for process in program.start_two(*arguments):
+        done = process.wait()
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count(error) == done.stderr.count("error: ") == 1
     assert not (tmp_path / "run").exists()

@@ -1,8 +1,6 @@
 """Files of weights: what is written is read, and what is wrong with a file is one error."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import ml_dtypes
@@ -16,7 +14,6 @@ from cocosnet_jax.configs import drawn
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import SHIPPED
 from cocosnet_jax.state import inference_variables
-from tests.conftest import LIMIT_S, ROOT
 from tests.test_checkpoint import SETTINGS, assert_same, state_of
 
 
@@ -30,12 +27,10 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def written(run):
+def written(program, run):
     """The file of that run, by the command."""
     file = run / "weights.safetensors"
-    command = [sys.executable, "-m", "cocosnet_jax.convert", f"--checkpoint={run}"]
-    command += [f"--safetensors={file}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)
+    done = program.run("convert", f"--checkpoint={run}", f"--safetensors={file}")
     assert done.returncode == 0, done.stderr
     return file
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cocosnet_jax.data.drawn.things import CLASS_COLOURS
 from cocosnet_jax.page import painting
 from cocosnet_jax.page.tabs import FACE
 
@@ -102,8 +103,6 @@ def stroke(tab, place, start, end, number):
 
 def numbers_of(pixels, truth):
     """The classes that a canvas shows in their colours."""
-    from cocosnet_jax.data.drawn.things import CLASS_COLOURS
-
     same = (pixels[:, :, None, :3] == CLASS_COLOURS).all(-1)
     assert (same.sum(-1) == 1).all()
     return same.argmax(-1).astype(np.uint8)
@@ -200,9 +199,11 @@ def test_a_click_is_matched(tab, truth):
 def test_the_painters_text_is_what_the_server_reads(tab, truth):
     open_tab(tab, "Translate")
     tab.locator("#maps .thumbnail-item").nth(5).click()
-    tab.wait_for_timeout(1500)
-    pixels = drawn(tab, "#translate-painter", 128)
-    np.testing.assert_array_equal(numbers_of(pixels, truth), truth.examples[5].planes[..., 0])
-    text = painting.encode(numbers_of(pixels, truth))
+    wanted = CLASS_COLOURS[truth.examples[5].planes[..., 0]]
+    end = time.monotonic() + WAIT_MS / 1000
+    while (drawn(tab, "#translate-painter", 128)[..., :3] != wanted).any():
+        assert time.monotonic() < end, "the map is not shown"
+        tab.wait_for_timeout(100)
+    text = painting.encode(numbers_of(drawn(tab, "#translate-painter", 128), truth))
     assert json.loads(text)["side"] == 128
     assert len(truth.examples) > FACE

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +15,6 @@ from cocosnet_jax import checkpoint, settings
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import release, torch_files
 from cocosnet_jax.pretrained.release_names import table
-from tests.conftest import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 SPECS = ROOT / "tests" / "golden"
@@ -272,6 +268,7 @@ def test_exchanged_and_strange_files(files, tmp_path):
         release.train_state(NARROW, {**files, "generator": strange})
 
 
+@pytest.mark.parity
 def test_without_discriminator_and_with_averages(files, tmp_path):
     config = make_settings(5, 4, True, True, width=4, ema=0.999)
     nets: tuple[release.Net, ...] = ("correspondence", "generator")
@@ -299,18 +296,7 @@ def test_without_discriminator_and_with_averages(files, tmp_path):
     assert plain.opt_state["generator"][0].count == 0
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "cocosnet_jax.convert", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-
-
-def test_command_line(files, tmp_path):
+def test_command_line(program, files, tmp_path):
     config = [
         "--config=configs/ade20k.py:released",
         "--config.model.base_filters=4",
@@ -319,14 +305,15 @@ def test_command_line(files, tmp_path):
     ]
     names = [f"--corr={files['correspondence']}", f"--generator={files['generator']}"]
     names += [f"--discriminator={files['discriminator']}"]
-    done = run(*config, *names, f"--output={tmp_path / 'run'}")
+    done = program.run("convert", *config, *names, f"--output={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert "input channels 5, base filters 4, adaptor kernel 4" in done.stdout
     restored = checkpoint.restore_for_inference(tmp_path / "run")
     assert restored.settings.model.adaptor_kernel == 4
     assert jnp.shape(restored.state.params["generator"]["generator"]["stem"]["bias"]) == (64,)
 
-    done = run("--to-torch", f"--checkpoint={tmp_path / 'run'}", f"--output={tmp_path / 'back'}")
+    given = [f"--checkpoint={tmp_path / 'run'}", f"--output={tmp_path / 'back'}"]
+    done = program.run("convert", "--to-torch", *given)
     assert done.returncode == 0, done.stderr
     for seed, (net, label) in enumerate(NETS.items()):
         got = torch_files.read(tmp_path / "back" / f"0_net_{label}.pth")
@@ -343,10 +330,11 @@ def test_command_line(files, tmp_path):
         ({"output": ""}, "--output is missing"),
     ],
 )
-def test_command_line_errors(files, tmp_path, given, message):
+def test_command_line_errors(program, files, tmp_path, given, message):
     names = {"corr": files["correspondence"], "generator": files["generator"]}
     named = names | {"output": str(tmp_path / "run")} | given
-    done = run("--config=configs/ade20k.py:released", *(f"--{x}={y}" for x, y in named.items()))
+    flags = [f"--{name}={value}" for name, value in named.items()]
+    done = program.run("convert", "--config=configs/ade20k.py:released", *flags)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")
     assert not (tmp_path / "run").exists()

@@ -1,8 +1,5 @@
 import dataclasses
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -282,7 +279,7 @@ def get_config():
 """
 
 
-def test_the_command_line(source, tmp_path):
+def test_the_command_line(program, source, tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
 
     def prepare(folder):
@@ -292,14 +289,7 @@ def test_the_command_line(source, tmp_path):
             "source": folder,
             "preview": tmp_path / "sheet.png",
         }
-        command = [sys.executable, "-m", "cocosnet_jax.prepare"]
-        return subprocess.run(
-            command + [f"--{name}={value}" for name, value in flags.items()],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-            check=False,
-        )
+        return program.run("prepare", *(f"--{name}={value}" for name, value in flags.items()))
 
     done = prepare(source)
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,6 @@
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -872,7 +868,7 @@ def test_flickr_takes_ade20ks_label_maps(settings, own):
     assert found[16:].max() < CLASSES
 
 
-def test_the_command_line_counts_classes(own, tmp_path):
+def test_the_command_line_counts_classes(program, own, tmp_path):
     for name in NAMES:
         path = own / f"labels/{name}.png"
         save(path, np.asarray(Image.open(path)) * 40)
@@ -883,14 +879,7 @@ def test_the_command_line_counts_classes(own, tmp_path):
         "config.data.image_size": 64,
         "config.data.load_size": 64,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "cocosnet_jax.prepare", *(f"--{k}={v}" for k, v in flags.items())],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[3],
-        env={**os.environ},
-        check=False,
-    )
+    done = program.run("prepare", *(f"--{name}={value}" for name, value in flags.items()))
     assert done.returncode == 0, done.stderr
     assert "found 201 classes; share of pixels by class: 0 " in done.stdout
     assert "only 6 of the numbers 0 to 200 occur" in done.stdout
