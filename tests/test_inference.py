@@ -133,6 +133,7 @@ def test_matches_are_those_of_the_warp(translator, arrays):
         close(translator.warp(*arrays, layer=layer, back=way), wanted)
 
 
+@pytest.mark.parity
 def test_one_exemplar_twice_as_a_blend_equals_once(translator, arrays, expected):
     label, *given = arrays
     outputs = translator.translate(
@@ -182,6 +183,7 @@ def test_a_blend_takes_each_place_from_the_exemplar_that_fits(translator, arrays
     close(alone.image, translator.translate(*arrays).image)
 
 
+@pytest.mark.parity
 def test_bfloat16_computes_nearly_the_same(arrays, expected):
     translator = inference.Translator(restored(SETTINGS), bfloat16=True)
     assert translator.settings.model.dtype == "bfloat16"

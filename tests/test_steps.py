@@ -55,6 +55,8 @@ def test_the_weight_of_pseudo_exemplars_does_not_depend_on_the_batch(group_size,
         np.testing.assert_allclose(found, 10 * share * distances, rtol=1e-4)
 
 
+# tests/test_evaluation.py compares an evaluation's pictures with those of pairs alone.
+@pytest.mark.parity
 def test_a_translation_does_not_depend_on_the_rest_of_its_batch():
     batch = random_batch(SETTINGS.data, 3)
     start = untrained(SETTINGS)

@@ -1,9 +1,12 @@
 """Checks the annotated shapes and types of a function whenever a test calls it.
 
-tests/conftest.py imports this module before the package. Programs that tests start run without it.
+tests/conftest.py imports this module before the package, and says which files of tests do without.
+Programs that tests start run without it.
 """
 
+import collections
 import pathlib
+from collections.abc import Callable
 from typing import IO, Any
 
 import beartype
@@ -33,6 +36,28 @@ _ACCEPTED: dict[Any, Any] = {
 check = beartype.beartype(
     conf=beartype.BeartypeConf(hint_overrides=beartype.BeartypeHintOverrides(_ACCEPTED))
 )
+# How often a function inside another is checked: it is made anew whenever the outer one is called,
+# and making its check takes long.
+_TIMES = 4
+_made: collections.Counter[tuple[str, str]] = collections.Counter()
+_jaxtyped = jaxtyping.jaxtyped
+
+
+def _sparing(**options: Any) -> Callable[[Any], Any]:
+    """What the import hook decorates functions and classes with."""
+
+    def decorate(one: Any) -> Any:
+        name = one.__module__, one.__qualname__
+        if "<locals>" in one.__qualname__:
+            if jaxtyping.config.jaxtyping_disable or _made[name] == _TIMES:
+                return one
+            _made[name] += 1
+        return _jaxtyped(**options)(one)
+
+    return decorate
+
+
+jaxtyping.jaxtyped = _sparing  # type: ignore[assignment]
 _dataclass = flax.struct.dataclass
 
 

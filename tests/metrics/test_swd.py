@@ -37,7 +37,7 @@ def patches(sets):
     return of
 
 
-@pytest.mark.parametrize("other", ["b", "noisy", "a"])
+@pytest.mark.parametrize("other", ["b", pytest.param("noisy", marks=pytest.mark.parity), "a"])
 def test_distances_are_the_figures(patches, other):
     wanted = FIGURES["swd"][f"a_{other}"]
     assert [*swd.levels(SIDE), "average"] == wanted["levels"]

@@ -57,6 +57,7 @@ def test_results_are_the_same():
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is of XLA on CPUs")
+@pytest.mark.parity
 def test_memory_falls():
     arrays = [jax.ShapeDtypeStruct((1, 64, 64, k), jnp.float32) for k in (4, 3)]
     # As for the training step on CPUs, where XLA would otherwise undo rematerialisation.
