@@ -119,7 +119,7 @@ def test_small_batches_are_parts_of_the_large_one(prepared):
 def test_more_processes_than_images(prepared):
     """A batch goes through several epochs, and evaluation gives some processes copies only."""
     dataset = data.open(prepared)
-    count, processes = len(dataset.training), 16
+    count, processes = len(dataset.training), 8
     assert count < processes
     size = 2 * processes
     parts = [

@@ -12,7 +12,6 @@ from PIL import Image
 
 from cocosnet_jax.data.drawn.things import CLASS_COLOURS
 from cocosnet_jax.page import painting
-from cocosnet_jax.page.tabs import FACE
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = [
@@ -206,4 +205,7 @@ def test_the_painters_text_is_what_the_server_reads(tab, truth):
         tab.wait_for_timeout(100)
     text = painting.encode(numbers_of(drawn(tab, "#translate-painter", 128), truth))
     assert json.loads(text)["side"] == 128
+    # Not above: Gradio takes seconds to import, also where this file's tests are not run.
+    from cocosnet_jax.page.tabs import FACE
+
     assert len(truth.examples) > FACE
