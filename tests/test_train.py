@@ -224,7 +224,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program, plain, c
 @pytest.mark.parity
 def test_sigterm_ends_a_run_that_compiles_before_anything_is_written(program, tmp_path):
     arguments = program.train_arguments(tmp_path / "run", **PLAIN)
-    moment = "cocosnet_jax.partition:compile_step:1"
+    moment = "cocosnet_jax.kept_step:step:1"
     done = program.signalled("SIGTERM", moment, "main", *arguments)
     # The signal itself ends the process.
     assert done.returncode == -signal.SIGTERM, done.stderr
