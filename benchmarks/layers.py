@@ -5,6 +5,7 @@
 prints milliseconds per call of both ways, forward and with all gradients, in float32, for shapes of
 the generator where the difference matters. Each line names the faster way first:
 
+- many channels: fewer multiplications (Winograd), or a convolution;
 - one-hot maps: sum rows of the kernel, or multiply one-hot channels;
 - reflection padding of SPADE's output: gather by index, or concatenate slices;
 - instance norm, and a bias: average over one axis after the other, or sum over both at once;
@@ -52,6 +53,10 @@ def ways() -> Iterator[tuple[str, Way, Way | None, tuple[jax.Array, ...]]]:
 
     If the plain way is None, it is the code path of accelerators.
     """
+    for side, cin, cout in ((64, 512, 512), (32, 1024, 1024), (256, 128, 256)):
+        arrays = normal(0, 1, side + 2, side + 2, cin), normal(1, 3, 3, cin, cout)
+        yield f"convolution, {side} x {side}, {cin} to {cout}", convolve, None, arrays
+
     image = normal(0, 1, 256, 256, 3)
     # Squares of 16 x 16 pixels, since label maps of photographs have regions.
     labels = jax.random.randint(jax.random.key(1), (1, 16, 16), 0, 151)

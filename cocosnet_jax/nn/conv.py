@@ -12,6 +12,7 @@ from jax import export
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Shaped
 
+from cocosnet_jax.nn import winograd
 from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.positions import mean_over_positions, spread
@@ -131,11 +132,15 @@ def convolve(
     """Cross-correlation with `padding` zeros on every side.
 
     In float64, patches are multiplied by the kernel as a matrix: on CPUs, where the parity tests
-    run, XLA has no fast float64 convolution.
+    run, XLA has no fast float64 convolution. On CPUs, 3 x 3 kernels of many channels are convolved
+    with fewer multiplications (`nn.winograd`).
     """
     if x.dtype == jnp.float64:
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
         convolved = _convolve_patches(x, kernel, stride)
+    elif stride == 1 and winograd.pays(x, kernel):
+        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        convolved = winograd.convolve(x, kernel)
     else:
         convolved = jax.lax.conv_general_dilated(
             x,
