@@ -12,8 +12,6 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-from cocosnet_jax import kept_step
-
 # First: they set up XLA, and check what is imported after them.
 from tests import fast, preloaded, typechecks  # noqa: F401
 from tests.data.conftest import CLASSES, draw_label, write_pair
@@ -157,7 +155,7 @@ class Program:
 @pytest.fixture(autouse=True)
 def steps_are_not_kept(monkeypatch):
     """What a test puts in place of a function is not in the digest by which a step is found."""
-    monkeypatch.setattr(kept_step, "folder", lambda: None)
+    monkeypatch.setattr("cocosnet_jax.kept_step.folder", lambda: None)
 
 
 @pytest.fixture(scope="session")

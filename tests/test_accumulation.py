@@ -93,7 +93,7 @@ def test_spectral_norm_advances_once_and_batch_norm_with_every_small_batch(monke
     }
     firsts = []
 
-    def gradients(s, state, vgg, inputs, key, give_mask, shares, first):
+    def gradients(s, state, vgg, inputs, key, give_mask, shares, first, devices):
         def loss(params):
             y, new = Network().apply(
                 {"params": params, **state.variables["generator"]},

@@ -5,9 +5,11 @@ import concurrent.futures
 import http.client
 import json
 import os
+import tempfile
 import threading
 import time
 import urllib.parse
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -204,9 +206,10 @@ def site():
 
 
 def submit(site, folder, exemplar):
-    """The future result of a request."""
+    """The future result of a request, whose files are not those of another one."""
     from gradio_client import Client, handle_file
 
+    folder = Path(tempfile.mkdtemp(dir=folder))
     Image.new("L", (64, 64), 3).save(folder / "map.png")
     exemplar.save(folder / "exemplar.png")
     client = Client(site.url, download_files=str(folder), verbose=False)
