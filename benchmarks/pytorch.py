@@ -59,6 +59,7 @@ def main() -> None:
             "correlation": "auto",
             "rematerialise": "elementwise",
             "batch": 1,
+            "accumulate": 1,
             "calls": arguments.calls,
         }
         torch_runs, jax_runs = [], []
