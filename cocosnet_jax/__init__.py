@@ -26,7 +26,7 @@ _TRIED = ((0, 10), (0, 13))
 # Read when JAX first finds its devices; what the user has set stays.
 _XLA_FLAGS = (
     # On CPUs, XLA of jax 0.10 to 0.12 hands convolutions without padding to a library that takes
-    # five times as long over them as XLA's own (docs/performance.md).
+    # five times as long over them as XLA's own (docs/optimisations.md).
     ("--xla_cpu_experimental_ynn_fusion_type", ""),
     # On TPUs, XLA makes a larger batch of a small one from rows of its pictures, and a step at
     # 512 x 512 moves nearly three times the bytes; where libtpu 0.0.52 does not end in this pass.

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 # Compiles in less time. Predictions run as fast as at XLA's own level, and so do training steps of
 # networks whose `base_filters` are at most NARROW. At full width, the gradient of a label map's
-# convolution takes twice as long (docs/performance.md).
+# convolution takes twice as long (docs/optimisations.md).
 LESS: Mapping[str, bool | int] = {"xla_backend_optimization_level": 1}
 NARROW = 16
 # For a program that runs once: it compiles fastest, and runs slower.
