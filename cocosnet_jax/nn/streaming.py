@@ -285,8 +285,13 @@ def _by_blocks(
         found = part(*arguments, jnp.zeros((), int))
     else:
         axis = mesh.axis_names[0]
+
+        def own_part(queries: _Compared, keys: _Compared, values: Array) -> Any:
+            # Of the type of the loops' numbers, to which it is added.
+            return part(queries, keys, values, jax.lax.axis_index(axis).astype(int))
+
         in_parts = jax.shard_map(
-            lambda queries, keys, values: part(queries, keys, values, jax.lax.axis_index(axis)),
+            own_part,
             mesh=mesh,
             in_specs=PartitionSpec(),
             out_specs=PartitionSpec(None, axis),
