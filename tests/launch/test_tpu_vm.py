@@ -199,7 +199,7 @@ class Host:
         # Instead of training it waits for `go`, or ends on SIGTERM as training does.
         python.write_text(
             "#!/bin/bash\ntrap 'echo saved; exit 143' TERM\necho \"$A $*\"\n"
-            "while [ ! -e go ]; do sleep 0.02; done\nexit $(cat go)\n"
+            "while [ ! -s go ]; do sleep 0.02; done\nexit $(cat go)\n"
         )
         python.chmod(0o755)
 
