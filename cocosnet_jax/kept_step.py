@@ -125,15 +125,20 @@ def _source() -> str:
 
 
 def _read(file: epath.Path) -> tuple[Any, float | None] | None:
-    """What `_write` wrote, or None if that is not there, or damaged."""
+    """What `_write` wrote, or None if that is not there, damaged, or cannot be loaded any more."""
     try:
         content = file.read_bytes()
     except (OSError, ValueError):
         return None
     if hashlib.sha256(content[32:]).digest() != content[:32]:
         return None
-    products, *program = pickle.loads(zlib.decompress(content[32:]))
-    return serialize_executable.deserialize_and_load(*program), products
+    try:
+        products, *program = pickle.loads(zlib.decompress(content[32:]))
+        return serialize_executable.deserialize_and_load(*program), products
+    # A driver's or a library's errors can be of any kind, and must not stop every later start.
+    except Exception as error:
+        say(f"note: the kept step {file} cannot be loaded, and is compiled again ({error})")
+        return None
 
 
 def _write(file: epath.Path, compiled: Any, products: float | None) -> None:

@@ -150,6 +150,21 @@ def test_a_damaged_step_is_compiled_again_and_kept(kept, tmp_path):
         kept.pop()
 
 
+def test_a_step_that_cannot_be_loaded_is_compiled_again_and_kept(kept, monkeypatch, capfd):
+    step()
+
+    def refuse(*_):
+        raise RuntimeError("another driver")
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(kept_step.serialize_executable, "deserialize_and_load", refuse)
+        found, _ = step()
+    assert int(found(*arguments())[0]["steps"]) == 1
+    assert "cannot be loaded, and is compiled again (another driver)" in capfd.readouterr().out
+    step()
+    assert len(kept) == 2
+
+
 def test_a_folder_that_cannot_be_written_is_a_note(kept, tmp_path, monkeypatch, capfd):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(kept_step, "folder", lambda: epath.Path(tmp_path / "file"))
