@@ -22,6 +22,10 @@ from cocosnet_jax.types import Batch
 # Random streams: the second word of every NumPy seed.
 _ORDER, _SAMPLE = range(2)
 
+# Python's `if` never depends on a tensor here. AutoGraph would rewrite the source of each function,
+# and leave a file in the temporary folder for each if the process is killed.
+_as_written = tf.autograph.experimental.do_not_convert
+
 
 def training_batches(
     dataset: Dataset,
@@ -88,6 +92,7 @@ def training_batches(
             *distortion,
         )
 
+    @_as_written
     def load(position: tf.Tensor) -> Batch:
         record, reference, self_reference, same, cuts, affine, displacement = tf.numpy_function(
             fetch,
@@ -114,7 +119,7 @@ def training_batches(
 
     positions = (
         tf.data.Dataset.counter(start_step, dtype=tf.int64)
-        .map(lambda step: step * batch_size + rows)
+        .map(_as_written(lambda step: step * batch_size + rows))
         .unbatch()
     )
     batches = positions.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -169,6 +174,7 @@ def evaluation_batches(
             _bytes(images.keys[index].encode() if valid else b""),
         )
 
+    @_as_written
     def load(position: tf.Tensor) -> tuple[Batch, tf.Tensor, tf.Tensor]:
         record, reference, itself, valid, key = tf.numpy_function(
             fetch, [position], [tf.string, tf.string, tf.float32, tf.bool, tf.string]
@@ -179,7 +185,7 @@ def evaluation_batches(
 
     steps = range(-(-len(chosen) // batch_size)) if only is None else only
     numbers = tf.data.Dataset.from_tensor_slices(np.array(steps, np.int64))
-    positions = numbers.map(lambda step: step * batch_size + rows).unbatch()
+    positions = numbers.map(_as_written(lambda step: step * batch_size + rows)).unbatch()
     batches = positions.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = batches.batch(len(rows), drop_remainder=True).prefetch(2)
     return (

@@ -94,6 +94,14 @@ def test_batches_follow_from_seed_and_step(prepared, distortion):
     assert (other.image != first[0].image).mean() > 0.3
 
 
+def test_the_temporary_folder_stays_empty(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    batches(prepared, 1, seed=0, batch_size=4)
+    opened = data.open(prepared)
+    next(iter(pipeline.evaluation_batches(opened, batch_size=4)))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_processes_share_the_batch_of_one(prepared):
     whole = batches(prepared, 3, seed=0, batch_size=4)
     parts = [
