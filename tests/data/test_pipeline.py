@@ -95,11 +95,12 @@ def test_batches_follow_from_seed_and_step(prepared, distortion):
 
 
 def test_the_temporary_folder_stays_empty(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    batches(prepared, 1, seed=0, batch_size=4)
-    opened = data.open(prepared)
-    next(iter(pipeline.evaluation_batches(opened, batch_size=4)))
-    assert list(tmp_path.iterdir()) == []
+    opened, temporary = data.open(prepared), tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    next(pipeline.training_batches(opened, seed=0, batch_size=4))
+    next(pipeline.evaluation_batches(opened, batch_size=4))
+    assert list(temporary.iterdir()) == []
 
 
 def test_processes_share_the_batch_of_one(prepared):
