@@ -96,18 +96,26 @@ def test_spectral_norm_iterates_in_training_only(size):
 @both_places
 def test_spectral_norm_gradient_holds_vectors_fixed(size):
     module, variables, x = spectral_conv(size)
-    kernel = variables["params"]["kernel"]
-    direction = np.random.default_rng(3).normal(size=kernel.shape)
+    random = np.random.default_rng(3)
+    params = {**variables["params"], "bias": random.normal(size=5)}
+    module = module.copy(use_bias=True)
     with jax.enable_x64(True):
+        arguments = jax.tree.map(jnp.asarray, (params, x))
+        direction = jax.tree.map(
+            lambda leaf: jnp.asarray(random.normal(size=leaf.shape)), arguments
+        )
 
-        def value(kernel):
-            apply = {**variables, "params": {"kernel": kernel}}
-            return jnp.sum(jnp.sin(module.apply(apply, jnp.asarray(x), train=False)))
+        def value(params, x):
+            return jnp.sum(jnp.sin(module.apply({**variables, "params": params}, x, train=False)))
 
-        slope = float(jnp.vdot(jax.grad(value)(jnp.asarray(kernel)), direction))
+        def moved(by):
+            return value(*jax.tree.map(lambda leaf, d: leaf + by * d, arguments, direction))
+
+        gradients = jax.grad(value, (0, 1))(*arguments)
+        slope = float(sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradients, direction))))
         step = 1e-6
-        finite = (value(kernel + step * direction) - value(kernel - step * direction)) / (2 * step)
-    assert slope == pytest.approx(float(finite), rel=1e-7)
+        finite = float(moved(step) - moved(-step)) / (2 * step)
+    assert slope == pytest.approx(finite, rel=1e-7)
 
 
 def test_repeated_calls_converge_to_the_largest_singular_value():
