@@ -216,10 +216,13 @@ def apply_gradients(
     steps_per_epoch: int,
 ) -> TrainState:
     """Updates the parameters of both players, and the average of the generator's parameters."""
+    # Whatever reads the old parameters comes before the barrier, so that XLA may write the new ones
+    # in their place. Otherwise, on CPUs, it would copy all parameters first.
+    grads, old = jax.lax.optimization_barrier((grads, state.params))
     params, opt_state = {}, {}
     for name, optimiser in optimisers(settings.optimiser, steps_per_epoch).items():
         updates, opt_state[name] = optimiser.update(grads[name], state.opt_state[name])
-        params[name] = optax.apply_updates(state.params[name], updates)
+        params[name] = optax.apply_updates(old[name], updates)
     ema = state.ema
     if ema is not None:
         ema = optax.incremental_update(params["generator"], ema, 1 - settings.optimiser.ema)

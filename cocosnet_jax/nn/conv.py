@@ -78,7 +78,8 @@ class Weights(NamedTuple):
             kernel, sigma = kernel * (1 / sigma), None
         y = product(kernel.astype(dtype))
         if sigma is not None:
-            y = _divide(y, jnp.broadcast_to(sigma, y.shape[-1:]))
+            shift = jnp.zeros(()) if bias is None else bias
+            return _divide_and_add(y, *(jnp.broadcast_to(v, y.shape[-1:]) for v in (sigma, shift)))
         if bias is not None:
             y = y + spread(bias, y.shape).astype(y.dtype)
         # Named with its bias, so that the backward pass keeps the array that the next layer reads.
@@ -86,25 +87,38 @@ class Weights(NamedTuple):
 
 
 @jax.custom_vjp
-def _divide(y: Float[Array, "b h w c"], sigma: Float[Array, "c"]) -> Float[Array, "b h w c"]:
-    """Y / sigma; the backward pass keeps the quotient alone."""
-    return _divide_forward(y, sigma)[0]
+def _divide_and_add(
+    y: Float[Array, "b h w c"], sigma: Float[Array, "c"], bias: Float[Array, "c"]
+) -> Float[Array, "b h w c"]:
+    """Y / sigma + bias, a `PRODUCT`; the backward pass keeps the result alone."""
+    return _divide_and_add_forward(y, sigma, bias)[0]
 
 
-def _divide_forward(y: Array, sigma: Array) -> tuple[Array, tuple[Array, Array]]:
-    quotient = checkpoint_name((y * (1 / sigma)).astype(y.dtype), PRODUCT)
-    return quotient, (quotient, sigma)
+def _divide_and_add_forward(
+    y: Array, sigma: Array, bias: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    result = checkpoint_name((y * (1 / sigma) + bias).astype(y.dtype), PRODUCT)
+    return result, (result, sigma, bias)
 
 
-def _divide_backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    quotient, sigma = residuals
-    wide = jnp.promote_types(grad.dtype, jnp.float32)
-    sums = mean_over_positions(grad.astype(wide) * quotient.astype(wide)).sum((0, 1, 2))
+def _divide_and_add_backward(
+    residuals: tuple[Array, Array, Array], grad: Array
+) -> tuple[Array, Array, Array]:
+    result, sigma, bias = residuals
+    wide = grad.astype(jnp.promote_types(grad.dtype, jnp.float32))
     positions = grad.shape[1] * grad.shape[2]
-    return (grad * (1 / sigma)).astype(grad.dtype), (-positions * sums / sigma).astype(sigma.dtype)
+    to_bias = positions * mean_over_positions(wide).sum((0, 1, 2))
+    products = positions * mean_over_positions(wide * result.astype(wide.dtype)).sum((0, 1, 2))
+    # The sum of grad * y / sigma is that of grad * (result - bias).
+    to_sigma = -(products - bias * to_bias) / sigma
+    return (
+        (grad * (1 / sigma)).astype(grad.dtype),
+        to_sigma.astype(sigma.dtype),
+        to_bias.astype(bias.dtype),
+    )
 
 
-_divide.defvjp(_divide_forward, _divide_backward)
+_divide_and_add.defvjp(_divide_and_add_forward, _divide_and_add_backward)
 
 
 def concatenate_weights(layers: Sequence[Weights]) -> Weights:
@@ -133,23 +147,59 @@ def convolve(
 
     In float64, patches are multiplied by the kernel as a matrix: on CPUs, where the parity tests
     run, XLA has no fast float64 convolution. On CPUs, 3 x 3 kernels of many channels are convolved
-    with fewer multiplications (`nn.winograd`).
+    with fewer multiplications (`nn.winograd`), except where gradients are taken.
     """
     if x.dtype == jnp.float64:
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-        convolved = _convolve_patches(x, kernel, stride)
-    elif stride == 1 and winograd.pays(x, kernel):
+        return _convolve_patches(x, kernel, stride)
+    return _convolve(x, kernel, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(
+    x: Float[Array, "b height width cin"],
+    kernel: Float[Array, "kh kw cin cout"],
+    stride: int,
+    padding: int,
+) -> Float[Array, "b h w cout"]:
+    if stride == 1 and winograd.pays(x, kernel):
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-        convolved = winograd.convolve(x, kernel)
-    else:
-        convolved = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(padding, padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-    return convolved
+        return winograd.convolve(x, kernel)
+    return _plainly(x, kernel, stride, padding)
+
+
+def _plainly(x: Array, kernel: Array, stride: int, padding: int) -> Float[Array, "b h w cout"]:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _convolve_forward(
+    x: Array, kernel: Array, stride: int, padding: int
+) -> tuple[Array, tuple[Array, Array]]:
+    # Without Winograd, whose transforms would take memory that training needs.
+    return _plainly(x, kernel, stride, padding), (x, kernel)
+
+
+def _convolve_backward(
+    stride: int, padding: int, residuals: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array]:
+    def plain(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
+        return jax.vjp(lambda x, k: _plainly(x, k, stride, padding), x, kernel)[1](grad)
+
+    def late(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
+        # On CPUs, XLA transposes x and the kernel for the gradients. Without the barrier it might
+        # do so before the backward pass, and hold the results.
+        return plain(*jax.lax.optimization_barrier((x, kernel, grad)))
+
+    return jax.lax.platform_dependent(*residuals, grad, cpu=late, default=plain)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 # Patches are several times as large as the image, so the backward pass recomputes them.

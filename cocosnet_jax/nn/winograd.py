@@ -38,21 +38,14 @@ def pays(x: Float[Array, "b height width cin"], kernel: Float[Array, "kh kw cin 
     return suitable and min(cin, kernel.shape[3]) >= 128 and b * height * width >= 1024
 
 
-@jax.custom_jvp
 def convolve(
     x: Float[Array, "b height width cin"], kernel: Float[Array, "3 3 cin cout"]
 ) -> Float[Array, "b h w cout"]:
     """Cross-correlation without padding; height and width must be even.
 
-    XLA convolves where the program is compiled for another platform than CPUs, and where gradients
-    are taken: there, transforms would take memory that training needs.
+    XLA convolves where the program is compiled for another platform than CPUs.
     """
     return jax.lax.platform_dependent(x, kernel, cpu=_by_tiles, default=_plainly)
-
-
-@convolve.defjvp
-def _gradients(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    return jax.jvp(_plainly, primals, tangents)
 
 
 def _plainly(x: Array, kernel: Array) -> Float[Array, "b h w cout"]:
