@@ -13,14 +13,14 @@ from cocosnet_jax.distributed import is_lead, say
 from cocosnet_jax.errors import StorageError
 
 FILE = "goodput.json"
-# Resuming from an older checkpoint looks up its step; more are never kept.
+# A run that resumes from an older checkpoint looks up the seconds of that step.
 _STEPS_KEPT = 100
 
 T = TypeVar("T")
 
 
 class Split(NamedTuple):
-    """Seconds of some steps, which together are the time that passed.
+    """How the time of some steps is divided, in seconds.
 
     Attributes:
       data: waiting for the next batch.
@@ -104,8 +104,9 @@ class Clock:
 class Goodput:
     """Share of the time since a run first started that went into steps that it still has.
 
-    Lost is all else: starting, compiling, restoring, waiting for data, saving, measuring, the time
-    between two starts, and steps that a restart had to repeat. The workdir's goodput.json keeps it
+    All other time is lost: starting, compiling, restoring, waiting for data, saving, measuring, the
+    time between two starts, and steps that a restart had to repeat. The workdir's goodput.json
+    keeps it
     over restarts: when the run first started, and the seconds that were computed up to each save.
     """
 
@@ -215,7 +216,7 @@ def describe(numbers: dict[str, float]) -> str:
 
 
 def memory() -> dict[str, float]:
-    """GiB in use, and at most, on the fullest device of this process; none where not known."""
+    """Current and peak GiB in use on this process's fullest device; empty if not known."""
     statistics = [device.memory_stats() or {} for device in jax.local_devices()]
     names = {"memory/in_use_gib": "bytes_in_use", "memory/peak_gib": "peak_bytes_in_use"}
     return {
