@@ -6,8 +6,8 @@
 Pictures are NumPy arrays; `data.pair_files.Reader` reads them from files, and `pictures.to_bytes`
 converts results to bytes.
 
-Longer than other files because one class answers every question about a checkpoint's networks, and
-its methods share compiled programs.
+Longer than other files because one class does everything with a checkpoint's networks, and its
+methods share compiled programs.
 """
 
 import dataclasses

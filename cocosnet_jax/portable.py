@@ -105,8 +105,8 @@ def lower(settings: Settings, state: TrainState, size: int) -> export.Exported:
 def simple_operations() -> Iterator[None]:
     """While tracing, replaces operations that jax2onnx 0.17.1 does not convert by equal ones.
 
-    It knows no choice by platform, and pools windows of four dimensions, which onnxruntime refuses.
-    What JAX has traced before is forgotten, or it would use that again.
+    It does not know the choice by platform, and it makes poolings over four dimensions, which
+    onnxruntime refuses. JAX's caches are cleared, because it would use earlier traces again.
     """
 
     def default(*arguments: Array, default: Callable[..., Any], **_: Callable[..., Any]) -> Any:
@@ -168,7 +168,7 @@ def to_onnx(settings: Settings, state: TrainState, size: int) -> bytes:
             input_names=input_names(settings),
             output_names=[output["name"] for output in describe(settings, size, 0)["outputs"]],
         )
-    # It uses internals of JAX, which another version of it lacks in many ways.
+    # It uses internals of JAX, so that another version of JAX can raise any error.
     except Exception as error:
         version = importlib.metadata.version("jax2onnx")
         raise UserError(

@@ -218,6 +218,7 @@ class ModelSettings:
       generator_condition: SPADE's condition: `warped_and_input`, `warped`, or `input` alone (a
         plain translation network without exemplar).
       condition_resize: how the SPADE condition is resized to each layer.
+      non_local: whether generator and discriminator have their non-local block.
       spectral_everywhere: spectral norm on every convolution, not only on the release's.
       dtype: of activations; parameters, statistics of norms, losses and the correlation stay
         float32.
