@@ -147,9 +147,9 @@ def report(found: Mapping[str, float], bands: Mapping[str, Any]) -> int:
         low, high = bands["bands"][name]["low"], bands["bands"][name]["high"]
         inside = low <= found[name] <= high
         status |= not inside
-        told = "" if inside else "   outside"
+        mark = "" if inside else "   outside"
         band_text = f"{low:.{digits}f} to {high:.{digits}f}"
-        print(f"{name:<16}{found[name]:>8.{digits}f}   band {band_text}{told}")
+        print(f"{name:<16}{found[name]:>8.{digits}f}   band {band_text}{mark}")
     return int(status)
 
 

@@ -221,7 +221,7 @@ def _translate(
 
 
 def run(main: Callable[[], int]) -> None:
-    """Exits with the status of `main`; what the user can mend is one line."""
+    """Exits with the status of `main`; prints an error that the user can fix as one line."""
     try:
         sys.exit(main())
     except UserError as error:

@@ -174,6 +174,6 @@ def main(program: Callable[[Sequence[str]], int]) -> NoReturn:
         say(f"error: {error}")
         status = error.status
     except KeyboardInterrupt:
-        say("\nended; what was started goes on, and the same command takes it up again")
+        say("\ninterrupted; what was started goes on, and the same command continues from there")
         status = 130
     sys.exit(status)

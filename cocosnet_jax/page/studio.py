@@ -238,7 +238,7 @@ class Studio:
         exemplar_planes: Planes | None,
         points: list[Point],
     ) -> Matches:
-        """`match`, for whoever has the networks."""
+        """`match`, called while no other call uses the networks."""
         given = exemplar_planes if self.needs_exemplar_label else None
         call = functools.partial(
             correspond.correspond,
