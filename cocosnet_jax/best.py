@@ -124,7 +124,7 @@ class Best:
         self._checkpoints.close()
 
 
-class Watch:
+class PeriodicValidation:
     """Measures some validation pairs during training, and keeps the best checkpoint."""
 
     def __init__(

@@ -23,7 +23,7 @@ from cocosnet_jax import (
     yardsticks,
 )
 from cocosnet_jax.alarms import Alarms
-from cocosnet_jax.best import Watch
+from cocosnet_jax.best import PeriodicValidation
 from cocosnet_jax.checkpoint import Checkpoints, Restored
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.dataset import Dataset
@@ -157,10 +157,10 @@ def loop(
     weights = jax.device_put(weights, mesh.replicated(devices))
     alarms = Alarms()
     show = hooks.Pictures(settings, run.dataset, folder, devices, alarms)
-    watch = None
+    validation = None
     if train.evaluate_every:
         network = run.inception.params if run.inception else None
-        watch = Watch(settings, run.dataset, folder, devices, network)
+        validation = PeriodicValidation(settings, run.dataset, folder, devices, network)
     if kept := compile_cache.folder():
         say(f"compiled programs are kept in {kept}, for the next start")
     say(
@@ -183,8 +183,8 @@ def loop(
         step_fn, products = kept_step.step(
             settings, devices, run.steps_per_epoch, (state, weights, first)
         )
-        if watch:
-            watch.begin(start, state)
+        if validation:
+            validation.begin(start, state)
     speed = Speed(train.batch_size, Goodput(folder, start, run.began), products)
     batches = speed.clock.batches(itertools.chain([first], batches))
     progress = hooks.Progress(start, run.last, speed, settings.loss, alarms)
@@ -217,7 +217,7 @@ def loop(
             stop = step == run.last or interruption.signal or checkpoints.preempted(step)
             save = stop or checkpoints.due(step)
             log = stop or step % train.log_every == 0
-            measure = watch and (step % train.evaluate_every == 0 or step == run.last)
+            measure = validation and (step % train.evaluate_every == 0 or step == run.last)
             draw = train.images_every and (step % train.images_every == 0 or step == run.last)
             if save or log or measure or draw:
                 _stop_if(progress.not_finite(), checkpoints)
@@ -231,10 +231,10 @@ def loop(
                 progress.log(board)
             if draw:
                 show(step, state, board)
-            if watch and measure:
+            if validation and measure:
                 # Two checkpoints are not written at a time.
                 checkpoints.wait()
-                watch(step, state, board)
+                validation(step, state, board)
             if save:
                 # Last: a run that is killed and resumes from this checkpoint has lost none of it.
                 board.flush()
@@ -243,8 +243,8 @@ def loop(
             if stop:
                 break
         checkpoints.wait()
-        if watch:
-            watch.close()
+        if validation:
+            validation.close()
     if step == run.last:
         say(f"finished at step {step}; checkpoints, pictures and TensorBoard: {folder}")
         return 0

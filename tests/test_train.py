@@ -317,7 +317,7 @@ def watched(monkeypatch):
     """Steps that are measured."""
     seen = []
 
-    class Watch:
+    class PeriodicValidation:
         def __init__(self, *_):
             pass
 
@@ -330,7 +330,7 @@ def watched(monkeypatch):
         def close(self):
             seen.append("closed")
 
-    monkeypatch.setattr(train, "Watch", Watch)
+    monkeypatch.setattr(train, "PeriodicValidation", PeriodicValidation)
     return seen
 
 
@@ -364,7 +364,7 @@ def test_a_step_is_saved_after_all_else_of_it_is_written(loop, happened):
 
 
 def test_a_step_is_saved_first_where_the_run_is_told_to_stop(loop, happened):
-    """The machine may be taken away; `Watch.begin` measures what was not measured any more."""
+    """The machine may be taken away; the next start measures what was not measured any more."""
     good = good_until(loss=99, parameter=99)
 
     def step(state, weights, batch):
