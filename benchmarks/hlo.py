@@ -18,7 +18,7 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
 _OPCODE = re.compile(r" ([a-z][\w\-]*)\(")
 _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
-# These name, alias or group arrays; none is read or written for them.
+# These name, alias or group arrays, and move no bytes.
 _FREE = frozenset(
     (
         *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),

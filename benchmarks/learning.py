@@ -12,7 +12,7 @@ check fail.
 records the bands in `benchmarks/learning.json`, after a change that is meant to move them. A band
 is the interval in which a run of another seed lies with a probability of 99 %, if the numbers of
 seeds are normally distributed: mean +- t s sqrt(1 + 1 / n), with Student's t of n - 1 degrees of
-freedom. Better than the band is outside, too: then record it anew.
+freedom. A run that is better than the band fails, too: record the band again then.
 """
 
 import argparse

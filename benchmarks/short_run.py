@@ -180,7 +180,7 @@ def _translate(
     for start in range(0, len(pairs), BATCH):
         part = list(pairs[start : start + BATCH])
         valid = np.arange(BATCH) < len(part)
-        # The last batch is filled up: another size would be compiled anew.
+        # The last batch is filled up, because another size would need another compilation.
         part += [part[0]] * (BATCH - len(part))
         label, exemplar_label = (
             np.stack([getattr(pair, name).label for pair in part]) for name in ("scene", "exemplar")

@@ -196,7 +196,7 @@ def compilation_cache() -> Findings:
 
     folder = getattr(jax.config, "jax_compilation_cache_dir", None)
     if not folder:
-        text = "none: every start compiles anew; JAX_COMPILATION_CACHE_DIR=FOLDER names one"
+        text = "none: every start compiles again; JAX_COMPILATION_CACHE_DIR=FOLDER sets one"
         yield Finding("note", "compilation cache", text)
     elif files.is_url(folder):
         yield Finding("ok", "compilation cache", f"{folder}, in a bucket")

@@ -193,7 +193,7 @@ class Predicted(NamedTuple):
 
 
 def predicted(operations: float, moved: float, traffic: float, sides: tuple[int, int]) -> Predicted:
-    """The time of a step on a slice of TPU v5e, at the rates that the chips have on paper.
+    """The time of a step on a slice of TPU v5e, at the chips' nominal rates.
 
     In an all-reduce of B bytes over n chips, each chip sends 2 (n - 1) / n B bytes, if the work is
     split as in a ring, over all of its links. The chips in the slice's corners have the fewest

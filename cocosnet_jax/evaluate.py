@@ -143,7 +143,7 @@ def _compare(names: list[str]) -> int:
 
 
 class _Ready(NamedTuple):
-    """What is checked: sets of pictures by name, their networks, and runs with theirs."""
+    """The checked arguments: sets of pictures by name, their networks, and runs with theirs."""
 
     sets: dict[str, "picture_sets.PictureSets"]
     networks: "yardsticks.Yardsticks"

@@ -76,7 +76,8 @@ class CoCosNet(nn.Module):
     ) -> Translation:
         """Translates x_A in the style of y_B, or of a blend of r exemplars per input.
 
-        Training takes one exemplar per input: a blend has no truth, no cycle and no derivative.
+        Training takes one exemplar per input: for a blend, truth, cycle and gradients are not
+        defined.
 
         Args:
           inputs: the batch.

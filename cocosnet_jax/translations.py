@@ -124,7 +124,8 @@ class Translations:
 
         Args:
           pairs: all have the same number of exemplars.
-          batch_size: b; the last batch is filled up, because another size would compile anew.
+          batch_size: b; the last batch is filled up, because another size would need
+            another compilation.
 
         Raises:
           UserError: a file cannot be read, or a result cannot be written.

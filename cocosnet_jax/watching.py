@@ -55,7 +55,7 @@ class Clock:
         self.computed = 0.0  # Seconds of all steps since the start, without data and pauses.
 
     def start(self) -> None:
-        """Starts again from nothing."""
+        """Sets all times to 0, and starts the clock."""
         self._spent, self._mark, self.computed = Split(), time.monotonic(), 0.0
 
     def batches(self, batches: Iterator[T]) -> Iterator[T]:
@@ -111,7 +111,7 @@ class Goodput:
     """
 
     def __init__(self, folder: epath.Path, start: int, began: float):
-        """Goes on after step `start`; a damaged file is reported, and begins anew.
+        """Continues the run's file after step `start`, or begins one if it is missing or damaged.
 
         Args:
           folder: the workdir.

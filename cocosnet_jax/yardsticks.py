@@ -21,7 +21,7 @@ _Read = TypeVar("_Read")
 
 @dataclasses.dataclass(frozen=True)
 class Yardsticks:
-    """Networks; None where there is none.
+    """The networks; those that are not given are None.
 
     Attributes:
       inception: of FID.

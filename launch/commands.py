@@ -162,7 +162,7 @@ def check_run(arguments: Sequence[str], devices: int, *, bucket: bool) -> None:
 
 
 def say(line: str) -> None:
-    """Prints a line for the reader; standard output has what commands say, or the commands."""
+    """Prints a line to standard error; standard output is for the commands and their output."""
     print(line, file=sys.stderr, flush=True)
 
 

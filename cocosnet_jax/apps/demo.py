@@ -111,7 +111,7 @@ def translate(translator: Translator, pairs: list[Pair]) -> tuple[list[Result], 
     starts = range(0, len(pairs), BATCH)
     for start in tqdm.tqdm(starts, desc="translating", unit=" batches", file=sys.stdout):
         part = pairs[start : start + BATCH]
-        # The last batch is filled up: another size would be compiled anew.
+        # The last batch is filled up, because another size would need another compilation.
         full = [*part, *[part[0]] * (BATCH - len(part))]
         label, exemplar_label = (
             np.stack([getattr(pair, name).label for pair in full])[..., None]
@@ -216,7 +216,7 @@ def sheet(
 
 
 def report(measured: dict[str, float], scenes: int) -> None:
-    """Prints the figures as a person reads them."""
+    """Prints the measured numbers, one in a line."""
     m = measured
     print(
         f"\nmeasured on {scenes} scenes that were not trained on, {EXEMPLARS} exemplars each,"

@@ -222,7 +222,7 @@ def sheet(
 
 
 def report(measured: dict[str, float], scenes: int) -> None:
-    """Prints the figures as a person reads them."""
+    """Prints the measured numbers, one in a line."""
     m = measured
     print(
         f"\nmeasured on {scenes} scenes that were not trained on, {EXEMPLARS} exemplars each\n"

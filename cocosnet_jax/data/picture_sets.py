@@ -227,7 +227,7 @@ def check(sets: PictureSets, size: int, picture_format: Format) -> PictureSets:
 
 
 def _pictures_in(folder: Path) -> list[str]:
-    """Names of the pictures below a folder; warped exemplars that lie beside results are none."""
+    """Names of the pictures below a folder, without warped exemplars beside results."""
     names = [
         name for name in pairing.files_below(folder) if name.lower().endswith(images.EXTENSIONS)
     ]

@@ -1,4 +1,4 @@
-"""What the page does, without the page: arrays in, pictures out."""
+"""The page's applications as methods that take and return arrays; nothing here knows the page."""
 
 import functools
 import sys
@@ -156,7 +156,7 @@ class Studio:
         return planes[..., 0]
 
     def show(self, planes: Planes) -> UInt8[np.ndarray, "side side 3"]:
-        """A map as a person sees it, in the colours of the palette."""
+        """A picture of a map, in the colours of the palette."""
         return classes.show_input(planes, self._data)
 
     def map_picture(self, planes: Planes) -> UInt8[np.ndarray, "side side"]:

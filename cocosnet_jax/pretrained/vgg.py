@@ -182,7 +182,7 @@ def keras_file() -> Path:
 
 
 def _fetched() -> Path:
-    """Keras's VGG-19 in Keras's cache, fetched unless it is there already and whole.
+    """Keras's VGG-19 in Keras's cache, downloaded unless it is there and complete.
 
     Raises:
       UserError: it cannot be fetched, or not be kept.
