@@ -27,7 +27,6 @@ from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.inference import needs_exemplar
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.metrics.colours import mean_absolute_error
 from cocosnet_jax.settings import Settings
@@ -172,7 +171,7 @@ def _translate(
     settings: Settings, state: TrainState, pairs: Sequence[Pair]
 ) -> tuple[list[np.ndarray], dict[str, float]]:
     """Translations as bytes, and the numbers of the correspondence."""
-    has_exemplar = needs_exemplar(settings)
+    has_exemplar = settings.model.needs_exemplar
     predict = jax.jit(steps.predict_step(settings, with_mask=has_exemplar, with_match=has_exemplar))
     # Optimisers and discriminator are no part of the compiled program.
     state = dataclasses.replace(state, opt_state={})

@@ -91,7 +91,7 @@ class CoCosNet(nn.Module):
         s = self.settings
         _, height, width, _ = inputs.image.shape
         generator = Generator(s, self.code_size, self.mesh, name="generator")
-        if s.generator_condition == "input":
+        if not s.needs_exemplar:
             return Translation(generator(inputs.semantics, height, width, train=train))
 
         network = CorrespondenceNetwork(s, name="correspondence")

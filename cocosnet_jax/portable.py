@@ -23,7 +23,6 @@ from jaxtyping import Float, UInt8
 from cocosnet_jax import __version__, steps, weights_file
 from cocosnet_jax.data.classes import class_names
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.inference import needs_exemplar, needs_exemplar_label
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState
 from cocosnet_jax.types import Array, Batch
@@ -34,9 +33,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def input_names(settings: Settings) -> list[str]:
     """The inputs of these networks, in their order."""
     names = ["label"]
-    if needs_exemplar(settings):
+    if settings.model.needs_exemplar:
         names.append("exemplar")
-        if needs_exemplar_label(settings):
+        if settings.model.needs_exemplar_label:
             names.append("exemplar_label")
     return names
 

@@ -255,6 +255,16 @@ class ModelSettings:
         _require(f >= 2 and f % 2 == 0, "model.base_filters", f, "an even number, 2 or more")
         _require(self.temperature > 0, "model.temperature", self.temperature, "positive")
 
+    @property
+    def needs_exemplar(self) -> bool:
+        """Whether the networks take an exemplar."""
+        return self.generator_condition != "input"
+
+    @property
+    def needs_exemplar_label(self) -> bool:
+        """Whether the correspondence network takes the exemplar's map outside of training."""
+        return self.mask_input != "none" and self.mask_at_inference
+
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
@@ -504,7 +514,7 @@ class Settings:
                 " config.model.mask_input to 'features' or 'adaptor'"
             )
 
-        if self.model.generator_condition == "input":
+        if not self.model.needs_exemplar:
             for field in ("alignment", "contextual", "mask", "regularisation", "self_warp"):
                 value = getattr(self.loss, field)
                 if value > 0:

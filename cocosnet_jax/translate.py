@@ -130,7 +130,7 @@ def main() -> int:
         if _BATCH_SIZE.value > 1
         else "set --size to {size}",
     )
-    needed = inference.needs_exemplar(settings)
+    needed = settings.model.needs_exemplar
     _check_flags(settings, needed)
     places = _places(needed)
     exemplar_list = _LIST.value if needed else ""
@@ -139,7 +139,7 @@ def main() -> int:
         places,
         exemplar_list,
         settings.data,
-        needs_label=inference.needs_exemplar_label(settings),
+        needs_label=settings.model.needs_exemplar_label,
         blend=_BLEND.value,
         ending=ending,
     )

@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, UInt8
 
-from cocosnet_jax import checkpoint, command, files, inference, pictures
+from cocosnet_jax import checkpoint, command, files, pictures
 from cocosnet_jax.apps import drawing, reading
 from cocosnet_jax.data import classes, images, inputs
 from cocosnet_jax.data import points as points_lib
@@ -169,7 +169,7 @@ def main() -> None:
     exemplar = images.read_photograph(exemplar_file)
     exemplar_label = None
     label_file = reading.file("exemplar-label")
-    if inference.needs_exemplar_label(translator.settings):
+    if translator.settings.model.needs_exemplar_label:
         if not reading.given("exemplar-label"):
             if not inputs.has_annotation(data, exemplar_file):
                 raise UserError("--exemplar-label is missing; this checkpoint reads it")

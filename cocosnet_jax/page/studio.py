@@ -12,7 +12,6 @@ import tqdm
 from jaxtyping import Float, UInt8
 from scipy import ndimage
 
-from cocosnet_jax import inference
 from cocosnet_jax.apps import correspond, drawing, edit, makeup, reading
 from cocosnet_jax.data import classes
 from cocosnet_jax.data.images import Photograph
@@ -95,7 +94,7 @@ class Studio:
         """
         self.translator, self.size = translator, translator.size
         data = self._data = translator.settings.data
-        if not inference.needs_exemplar(translator.settings):
+        if not translator.settings.model.needs_exemplar:
             raise UserError(
                 "--checkpoint is a plain translation network, which takes no exemplar; name a"
                 " checkpoint that takes one"
@@ -106,7 +105,7 @@ class Studio:
                 " python -m cocosnet_jax.translate"
             )
         self.classes = paint_classes(data)
-        self.needs_exemplar_label = inference.needs_exemplar_label(translator.settings)
+        self.needs_exemplar_label = translator.settings.model.needs_exemplar_label
         self.scenes = scenes.draw(data, self.size)
         self.turns: Turns[batches.Pair, tuple[Photograph, Photograph]] = Turns(
             lambda pairs: batches.translate(translator, pairs, self.turns.most),
