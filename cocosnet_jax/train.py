@@ -161,22 +161,7 @@ def loop(
     if train.evaluate_every:
         network = run.inception.params if run.inception else None
         validation = PeriodicValidation(settings, run.dataset, folder, devices, network)
-    if kept := compile_cache.folder():
-        say(f"compiled programs are kept in {kept}, for the next start")
-    say(
-        f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
-        " (Ctrl-C now ends at once and loses nothing)"
-    )
-    if train.accumulate > 1:
-        norms = (
-            settings.model.block_norm,
-            settings.model.feature_norm,
-            settings.model.generator_norm,
-        )
-        say(
-            f"a step has {train.accumulate} small batches of {train.batch_size // train.accumulate}"
-            + ("; batch norm takes the statistics of each" if "batch" in norms else "")
-        )
+    _announce_compilation(settings)
     began = time.monotonic()
     with interrupt.ctrl_c_ends_at_once():
         first = next(batches)
@@ -250,6 +235,22 @@ def loop(
         return 0
     say(f"interrupted and saved at step {step}; run the same command again to resume")
     return 128 + (interruption.signal or signal.SIGTERM)
+
+
+def _announce_compilation(settings: Settings) -> None:
+    train, model = settings.train, settings.model
+    if kept := compile_cache.folder():
+        say(f"compiled programs are kept in {kept}, for the next start")
+    say(
+        f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
+        " (Ctrl-C now ends at once and loses nothing)"
+    )
+    if train.accumulate > 1:
+        norms = (model.block_norm, model.feature_norm, model.generator_norm)
+        say(
+            f"a step has {train.accumulate} small batches of {train.batch_size // train.accumulate}"
+            + ("; batch norm takes the statistics of each" if "batch" in norms else "")
+        )
 
 
 def _stop_if(not_finite: str, checkpoints: Checkpoints) -> None:
