@@ -69,7 +69,7 @@ def jobset(flags: argparse.Namespace, of_run: Sequence[str]) -> str:
         service_account=flags.service_account,
         nodes=nodes,
         image=flags.image,
-        # One host finds no cluster, and needs none.
+        # A single host has no cluster to join.
         arguments=[*(["--distributed=auto"] if hosts > 1 else []), *of_run],
         variables=variables,
         bucket=flags.bucket,

@@ -212,7 +212,7 @@ def run(tpu: Slice, arguments: Sequence[str]) -> int:
             if crashes == CRASHES:
                 say(f"the run has ended with an error {CRASHES} times, the last time with {ended}")
                 return ended
-            # Hosts whose part of the run has not ended yet.
+            # Ends the run on hosts on which it has not ended yet.
             tpu.stop()
         say("starting the run again")
         time.sleep(PAUSE)

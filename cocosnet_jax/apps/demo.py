@@ -54,7 +54,7 @@ _SCENES = flags.DEFINE_integer(
 
 ROWS = 6  # scenes in the picture
 BATCH = 8  # pairs that are translated at once
-# A row of the sheet: its exemplars have the classes of so much of the scene's area.
+# Scenes come first in the picture whose exemplars have the classes of this share of their area.
 COVER = 0.95
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     began = time.monotonic()
     folder = checkpoint.absolute(_FOLDER.value)
     workdir.check_writable(folder, "folder")
-    # Less time to compile; what the user has set goes last.
+    # It compiles in less time. The user's flags come last, and so take precedence.
     os.environ["XLA_FLAGS"] = (
         f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     )

@@ -101,7 +101,7 @@ def of_pair(
     bounds = np.array(ALPHAS)[:, None] * size
     right = {name: np.hypot(*(at - truth).T) <= bounds for name, at in found.items()}
     right |= by_class.shares(own, truth, given.label[..., 0], exemplar.label[..., 0])
-    # Of all points, so that this is compiled once.
+    # For all points, so that this has one shape and compiles once.
     every = (jnp.asarray(np.where(seen[:, None], x, 0)[None], jnp.float32) for x in both)
     right["chance"] = np.asarray(_by_chance(*every, h, w, size))[:, 0, seen]
 

@@ -146,7 +146,7 @@ def distance(
     drawn = np.random.default_rng(seed).standard_normal((DIRECTIONS, a.shape[-1]))
     directions = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
     spreads = [_spread(x, gather) for x in (a, b)]
-    # Of all hosts, so that all take the same steps.
+    # The rows of all hosts, so that all hosts take the same number of steps.
     rows = int(gather(np.array([[len(a)]])).sum()) * a.shape[1]
     at_once = min(DIRECTIONS, max(1, _AT_ONCE // rows))
     total = 0.0

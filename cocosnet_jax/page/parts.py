@@ -123,7 +123,7 @@ class Desk:
         Gradio would name the file after its content, and write it again for each visitor: if two
         get the same picture at the same moment, one could get an empty file.
         """
-        if type(values) in (tuple, list):  # No points, which are named tuples.
+        if type(values) in (tuple, list):  # Not a point, which is a named tuple.
             return type(values)(self._written(value) for value in values)
         if not isinstance(values, np.ndarray) or values.ndim != 3:
             return values

@@ -26,7 +26,7 @@ from cocosnet_jax.settings import POSE_DATASETS
 Numbers = UInt8[np.ndarray, "side side"]  # the class of each pixel, as it is painted
 Planes = UInt8[np.ndarray, "side side planes"]  # as the networks take it, in `Batch.label`
 
-# Strokes are painted on so many pixels a side; the colours that they have there are these.
+# Side of the square that strokes are painted on, in pixels, and the colours to choose from.
 STROKES_SIDE = 256
 STROKES = (
     PaintClass(0, "eraser", "#FFFFFF"),
