@@ -264,7 +264,7 @@ class Program:
             frame = _numbers(text)
             place = places[frame["file_location_id"]]
             where = Place(files[place["file_name_id"]], functions[place["function_name_id"]])
-            # The text numbers callers from 1 for none.
+            # This field is the caller's number plus 1, and 1 if there is no caller.
             frames[number] = where, frame.get("parent_frame_id", 1) - 1
         return frames
 

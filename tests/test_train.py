@@ -99,7 +99,7 @@ def test_a_run_carries_the_colours_of_its_label_maps(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_first_state", record)
     train.train(config, epath.Path(tmp_path / "run"))
     assert runs[0].data.classes == "ground #000000\na house #FF0000"
-    # The run's own settings are no other run's to the same command.
+    # The same command accepts the folder again, although the run's settings have classes by now.
     workdir.claim(epath.Path(tmp_path / "run"), runs[0])
     workdir.check(str(tmp_path / "run"), config)
 
