@@ -28,7 +28,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "style_relevance_texture": ("texture ↑", 3),
 }
 DASH = "-"
-# How each is told where the networks play no part, for the last rows.
+# For the last rows, which need no networks: row -> column -> key of the number in the file.
 TRIVIAL: dict[str, dict[str, str]] = {
     "nearest place of the same class": {"pck@0.1": "pck@0.1_by_same_class_nearest_position"},
     "same position": {"pck@0.1": "pck@0.1_by_same_position"},

@@ -18,7 +18,7 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
 _OPCODE = re.compile(r" ([a-z][\w\-]*)\(")
 _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
-# These name, alias or group arrays; none is read or written for them.
+# These name, alias or group arrays, and move no bytes.
 _FREE = frozenset(
     (
         *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),
@@ -264,7 +264,7 @@ class Program:
             frame = _numbers(text)
             place = places[frame["file_location_id"]]
             where = Place(files[place["file_name_id"]], functions[place["function_name_id"]])
-            # The text numbers callers from 1 for none.
+            # This field is the caller's number plus 1, and 1 if there is no caller.
             frames[number] = where, frame.get("parent_frame_id", 1) - 1
         return frames
 

@@ -46,7 +46,7 @@ def kill_at(moment: Moment, folder: str) -> None:
 
     def die(event: str) -> None:
         time.sleep(moment.seconds)
-        # The last words of this process.
+        # Tells the parent at which event this process was killed.
         os.write(1, f"\nkilled: {event}\n".encode())
         os.kill(os.getpid(), signal.SIGKILL)
 

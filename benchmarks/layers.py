@@ -137,7 +137,7 @@ def main() -> None:
     )
     parser.add_argument("--calls", type=int, default=5)
     arguments = parser.parse_args()
-    print("| layer | forward, ms | plain | share | with gradients, ms | plain | share |")
+    print("| layer | forward, ms | plain | ratio | with gradients, ms | plain | ratio |")
     print("|---" * 7 + "|")
     for name, way, plain, arrays in ways():
         columns = []

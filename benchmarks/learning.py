@@ -12,7 +12,7 @@ check fail.
 records the bands in `benchmarks/learning.json`, after a change that is meant to move them. A band
 is the interval in which a run of another seed lies with a probability of 99 %, if the numbers of
 seeds are normally distributed: mean +- t s sqrt(1 + 1 / n), with Student's t of n - 1 degrees of
-freedom. Better than the band is outside, too: then record it anew.
+freedom. A run that is better than the band fails, too: record the band again then.
 """
 
 import argparse
@@ -147,9 +147,9 @@ def report(found: Mapping[str, float], bands: Mapping[str, Any]) -> int:
         low, high = bands["bands"][name]["low"], bands["bands"][name]["high"]
         inside = low <= found[name] <= high
         status |= not inside
-        told = "" if inside else "   outside"
+        mark = "" if inside else "   outside"
         band_text = f"{low:.{digits}f} to {high:.{digits}f}"
-        print(f"{name:<16}{found[name]:>8.{digits}f}   band {band_text}{told}")
+        print(f"{name:<16}{found[name]:>8.{digits}f}   band {band_text}{mark}")
     return int(status)
 
 

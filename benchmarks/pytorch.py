@@ -46,7 +46,7 @@ def main() -> None:
             return pool.apply(function, (case,))
 
     print(
-        "| pass | PyTorch, s | this project, s | share | PyTorch, GiB | this project, GiB | share |"
+        "| pass | PyTorch, s | this project, s | ratio | PyTorch, GiB | this project, GiB | ratio |"
         "\n" + "|---" * 7 + "|",
         flush=True,
     )

@@ -27,7 +27,6 @@ from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.inference import needs_exemplar
 from cocosnet_jax.metrics import warp_accuracy
 from cocosnet_jax.metrics.colours import mean_absolute_error
 from cocosnet_jax.settings import Settings
@@ -172,7 +171,7 @@ def _translate(
     settings: Settings, state: TrainState, pairs: Sequence[Pair]
 ) -> tuple[list[np.ndarray], dict[str, float]]:
     """Translations as bytes, and the numbers of the correspondence."""
-    has_exemplar = needs_exemplar(settings)
+    has_exemplar = settings.model.needs_exemplar
     predict = jax.jit(steps.predict_step(settings, with_mask=has_exemplar, with_match=has_exemplar))
     # Optimisers and discriminator are no part of the compiled program.
     state = dataclasses.replace(state, opt_state={})
@@ -180,7 +179,7 @@ def _translate(
     for start in range(0, len(pairs), BATCH):
         part = list(pairs[start : start + BATCH])
         valid = np.arange(BATCH) < len(part)
-        # The last batch is filled up: another size would be compiled anew.
+        # The last batch is filled up, because another size would need another compilation.
         part += [part[0]] * (BATCH - len(part))
         label, exemplar_label = (
             np.stack([getattr(pair, name).label for pair in part]) for name in ("scene", "exemplar")
@@ -221,7 +220,7 @@ def _translate(
 
 
 def run(main: Callable[[], int]) -> None:
-    """Exits with the status of `main`; what the user can mend is one line."""
+    """Exits with the status of `main`; prints an error that the user can fix as one line."""
     try:
         sys.exit(main())
     except UserError as error:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from cocosnet_jax.data import pair_files, pairing
 from cocosnet_jax.data.drawn.scene import draw_scene
-from cocosnet_jax.inference import Translator, needs_exemplar_label
+from cocosnet_jax.inference import Translator
 from cocosnet_jax.pretrained import SHIPPED
 from cocosnet_jax.translations import Options, Translations
 
@@ -53,7 +53,7 @@ def main() -> None:
             pairing.Places(source, (exemplar,), (), folder / "results"),
             "",
             data,
-            needs_label=needs_exemplar_label(translator.settings),
+            needs_label=translator.settings.model.needs_exemplar_label,
         )
         for size in sizes:
             translator.compile(size)

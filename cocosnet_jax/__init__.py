@@ -20,16 +20,17 @@ __all__ = ["StorageError", "UserError", "__version__", "load"]
 
 __version__ = "0.1.0"
 
-# XLA ends the program over a flag that it does not know, in words that do not say whose flag it is:
-# only the versions of jaxlib get these that were tried with them, from the first up to the second.
+# XLA aborts on a flag that it does not know, and its message does not say who set the flag. So the
+# flags are set only for versions of jaxlib that were tried with them: from the first to below the
+# second.
 _TRIED = ((0, 10), (0, 13))
 # Read when JAX first finds its devices; what the user has set stays.
 _XLA_FLAGS = (
     # On CPUs, XLA of jax 0.10 to 0.12 hands convolutions without padding to a library that takes
     # five times as long over them as XLA's own (docs/optimisations.md).
     ("--xla_cpu_experimental_ynn_fusion_type", ""),
-    # On TPUs, XLA makes a larger batch of a small one from rows of its pictures, and a step at
-    # 512 x 512 moves nearly three times the bytes; where libtpu 0.0.52 does not end in this pass.
+    # On TPUs, this pass turns the rows of a small batch's pictures into a larger batch. A step at
+    # 512 x 512 then moves nearly three times the bytes, and libtpu 0.0.52 may crash in the pass.
     ("--xla_disable_hlo_passes", "space-to-batch-converter"),
 )
 
@@ -49,8 +50,8 @@ if _knows_flags():
         if _name not in (_set := os.environ.get("XLA_FLAGS", "")):
             os.environ["XLA_FLAGS"] = f"{_set} {_name}={_value}".strip()
 
-# TensorFlow's start-up messages say nothing to a user; those of oneDNN go with it, which nothing
-# here needs. Read when it is imported.
+# TensorFlow's start-up messages do not help a user. Those about oneDNN end when it is switched off;
+# nothing here needs it. TensorFlow reads both when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 

@@ -15,11 +15,11 @@ class Alarm(NamedTuple):
     """A condition on some numbers, and what it means.
 
     Attributes:
-      needs: the numbers; without them the alarm is not asked.
-      sounds: whether they are those of the failure.
-      steps: the condition must hold at every look over this many steps, at two looks at least.
-      warning: what it means and what to try; may name numbers, as `{like_exemplar:.2f}`.
-      everywhere: whether each process looks for itself, and not the lead alone.
+      needs: names of the numbers that it reads; it is skipped if one of them is missing.
+      sounds: whether these numbers show the failure.
+      steps: the condition must hold at every look over this many steps, and at two looks at least.
+      warning: what it means and what to try; may contain numbers, such as `{like_exemplar:.2f}`.
+      everywhere: whether every process looks at its own numbers, instead of the lead alone.
     """
 
     needs: tuple[str, ...]
@@ -36,7 +36,7 @@ ALARMS = (
         1,
         "the translation copies the exemplar: its edges are where the exemplar's are (correlation"
         " {like_exemplar:.2f}), not where the input's are ({like_truth:.2f}). Look at the workdir's"
-        " pictures; raise config.loss.perceptual, which holds to the input's content, or lower"
+        " pictures; raise config.loss.perceptual, which keeps the input's content, or lower"
         " config.loss.contextual; if the match stays in place, see docs/watching.md",
     ),
     Alarm(
@@ -52,8 +52,8 @@ ALARMS = (
         ("match_entropy",),
         lambda n: n["match_entropy"] > 0.98,
         1,
-        "the correspondence tells nothing: the softmax spreads evenly over all places of the"
-        " exemplar (entropy {match_entropy:.1%} of the highest), so every warped colour is the"
+        "the correspondence carries no information: the softmax is nearly uniform over the"
+        " exemplar (entropy {match_entropy:.1%} of the maximum), so every warped colour is the"
         " exemplar's mean. Lower config.model.temperature (the papers' is 0.01), or check that"
         " config.loss.alignment is above 0",
     ),
@@ -69,10 +69,10 @@ ALARMS = (
         ("discriminator", "discriminator_on_fake"),
         lambda n: n["discriminator"] < 0.05 or n["discriminator_on_fake"] < -10,
         500,
-        "the discriminator is saturated: for hundreds of steps it has told translations and"
-        " photographs apart nearly without a doubt (its hinge loss is {discriminator:.3f} of"
-        " guessing's, its mean verdict on translations {discriminator_on_fake:.3g}), so the"
-        " adversarial loss teaches little. Lower config.optimiser.discriminator_rate in a new run,"
+        "the discriminator is saturated: for hundreds of steps it has separated translations from"
+        " photographs almost perfectly (its hinge loss is {discriminator:.3f} of that of guessing,"
+        " its mean output for translations is {discriminator_on_fake:.3g}), so the adversarial loss"
+        " teaches little. Lower config.optimiser.discriminator_rate in a new run,"
         " --init_from an earlier checkpoint",
     ),
     Alarm(
@@ -95,8 +95,9 @@ def of_losses(losses: Numbers, weights: LossSettings) -> dict[str, float]:
       weights: of the run.
 
     Returns:
-      `discriminator`, its hinge loss in shares of the loss of guessing (0 tells all apart, 1 none),
-      and `discriminator_on_fake`, its mean output for translations, which it wants below -1.
+      `discriminator`, its hinge loss divided by the loss of guessing (0 if it separates all images,
+      1 if none), and `discriminator_on_fake`, its mean output for translations (trained to be below
+      -1).
       Nothing without an adversarial loss.
     """
     weight = weights.adversarial
@@ -108,7 +109,7 @@ def of_losses(losses: Numbers, weights: LossSettings) -> dict[str, float]:
 
 
 class Alarms:
-    """Looks at numbers now and then, and says each warning once per start of the program."""
+    """Checks numbers now and then, and prints each warning once per start of the program."""
 
     def __init__(self) -> None:
         self._since: dict[Alarm, int] = {}  # Step of the first look at which it held, and since.

@@ -24,7 +24,7 @@ from cocosnet_jax.data import classes, given, images, inputs
 from cocosnet_jax.data import points as points_lib
 from cocosnet_jax.data.given import Picture
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.inference import Translator, needs_exemplar, needs_exemplar_label
+from cocosnet_jax.inference import Translator
 from cocosnet_jax.pretrained import SHIPPED
 from cocosnet_jax.settings import is_pose_size
 
@@ -172,7 +172,7 @@ class Model:
         settings, side = self.translator.settings, self.size
         own = given.read_label(settings.data, label, "label", side, pose_size=self._pose_size)
         planes = own.planes[None]
-        if not needs_exemplar(settings):
+        if not settings.model.needs_exemplar:
             if compares:
                 raise UserError("this model is a plain translation network: it compares nothing")
             return _Pair((planes, None, None), own.size, own.size)
@@ -181,7 +181,7 @@ class Model:
         file = given.source(exemplar, "exemplar")
         photograph = images.read_photograph(file)
         other = None
-        if needs_exemplar_label(settings):
+        if settings.model.needs_exemplar_label:
             if exemplar_label is None and isinstance(file, Path):
                 exemplar_label = file if inputs.has_annotation(settings.data, file) else None
             if exemplar_label is None:

@@ -2,7 +2,8 @@
 
 `best/STEP/` is a checkpoint like any other. `best.json` has the metric and the numbers of the best
 checkpoints so far, so that a resumed run can compare with them. It is written first, then the
-checkpoint, and only then is the previous one deleted: killed at any moment, a run has both or one.
+checkpoint, and only then is the previous one deleted. So a run that is killed at any moment has at
+least one of them.
 """
 
 import json
@@ -123,7 +124,7 @@ class Best:
         self._checkpoints.close()
 
 
-class Watch:
+class PeriodicValidation:
     """Measures some validation pairs during training, and keeps the best checkpoint."""
 
     def __init__(

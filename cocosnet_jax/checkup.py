@@ -1,6 +1,6 @@
-"""What a run needs of its machine, looked at piece by piece; `cocosnet_jax.doctor` prints it.
+"""Checks of what a run needs from its machine; `cocosnet_jax.doctor` prints them.
 
-Longer than other files: it is a list of short looks, each independent of the others.
+Longer than other files: it is a list of short checks, each independent of the others.
 """
 
 import importlib.metadata
@@ -19,7 +19,8 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import Settings
 
 GIB = 2**30
-# Package -> the versions that were tried, from the first up to the second; as in pyproject.toml.
+# Package -> the versions that were tested, from the first to below the second; as in
+# pyproject.toml.
 TRIED = {
     "jax": ("0.10.2", "0.13"),
     "flax": ("0.12.8", "0.13"),
@@ -41,9 +42,9 @@ class Finding(NamedTuple):
     """One line of the report.
 
     Attributes:
-      state: `problem` prevents a run or spoils it; `note` is fine if it is meant.
-      about: what was looked at.
-      text: what was found, and for a problem how to mend it.
+      state: `problem` prevents or spoils a run; `note` is fine if it is intended.
+      about: what was checked.
+      text: what was found, and for a problem how to fix it.
     """
 
     state: Literal["ok", "note", "problem"]
@@ -55,7 +56,7 @@ Findings = Iterator[Finding]
 
 
 def examine(settings: Settings | None, workdir: str) -> Findings:
-    """Looks at everything, one finding after the other; raises nothing.
+    """Makes all checks, one after the other; raises nothing.
 
     Args:
       settings: of a run, or None.
@@ -82,14 +83,14 @@ def examine(settings: Settings | None, workdir: str) -> Findings:
             yield from look()
         except UserError as error:
             yield Finding("problem", about, str(error))
-        # Whatever is broken, the other lines help.
+        # A check that fails unexpectedly must not hide the results of the others.
         except Exception as error:
             text = " ".join(str(error).split()) or "no message"
             yield Finding("problem", about, f"{type(error).__name__}: {text}")
 
 
 def versions() -> Findings:
-    """Python and the packages, against the versions that were tried."""
+    """Compares Python and the packages with the versions that were tested."""
     own = sys.version_info[:2]
     low, high = (".".join(map(str, version)) for version in TRIED_PYTHON)
     if TRIED_PYTHON[0] <= own < TRIED_PYTHON[1]:
@@ -119,7 +120,7 @@ def _version(name: str, found: str | None, low: str, high: str) -> Finding:
         return Finding("problem", "versions", text)
     if _numbers(low) <= _numbers(found) < _numbers(high):
         return Finding("ok", "versions", f"{name} {found}")
-    text = f"{name} {found} was not tried (from {low} to below {high} were): use one of those"
+    text = f"{name} {found} was not tested; use a version from {low} to below {high}"
     return Finding("problem" if _numbers(found) < _numbers(low) else "note", "versions", text)
 
 
@@ -135,8 +136,8 @@ def devices() -> Findings:
         found = jax.local_devices()
     except RuntimeError as error:
         raise UserError(
-            f"JAX finds no device ({' '.join(str(error).split())}); look whether another process"
-            " uses it, whether the driver fits jax[cuda13] or jax[tpu], and at JAX_PLATFORMS"
+            f"JAX finds no device ({' '.join(str(error).split())}); check whether another process"
+            " uses it, whether the driver fits jax[cuda13] or jax[tpu], and JAX_PLATFORMS"
         ) from error
     kind = found[0].device_kind
     yield Finding("ok", "devices", f"{len(found)} x {kind} ({found[0].platform})")
@@ -158,7 +159,7 @@ def devices() -> Findings:
 
 
 def host_memory() -> Findings:
-    """Memory that is free for batches, checkpoints and the compiler."""
+    """The memory that is free for batches, checkpoints and the compiler."""
     import jax
 
     from cocosnet_jax import fit
@@ -183,7 +184,7 @@ def environment() -> Findings:
         elif names.match(name):
             yield Finding("ok", "environment", f"{name}={value}")
     if given := [name for name in _LAUNCHERS if os.environ.get(name)]:
-        text = f"a launcher is at work ({', '.join(given)}): main takes --distributed=auto"
+        text = f"a launcher sets {', '.join(given)}: give --distributed=auto to main"
         yield Finding("note", "environment", text)
     else:
         yield Finding("ok", "environment", "one process; launch/ has scripts for several")
@@ -195,7 +196,7 @@ def compilation_cache() -> Findings:
 
     folder = getattr(jax.config, "jax_compilation_cache_dir", None)
     if not folder:
-        text = "none: every start compiles anew; JAX_COMPILATION_CACHE_DIR=FOLDER names one"
+        text = "none: every start compiles again; JAX_COMPILATION_CACHE_DIR=FOLDER sets one"
         yield Finding("note", "compilation cache", text)
     elif files.is_url(folder):
         yield Finding("ok", "compilation cache", f"{folder}, in a bucket")
@@ -207,15 +208,18 @@ def compilation_cache() -> Findings:
 
 
 def batch(settings: Settings) -> Findings:
-    """Whether a batch splits evenly over the devices."""
+    """Whether a batch, and each of its small batches, splits evenly over the devices."""
     import jax
 
     from cocosnet_jax import mesh
 
-    size = settings.on_devices(jax.device_count()).train.batch_size
-    mesh.check_batch(size, group_size=settings.loss.group_size)
-    share = size // jax.device_count()
-    yield Finding("ok", "batch", f"{size}, {share} on each of {jax.device_count()} device(s)")
+    train = settings.on_devices(jax.device_count()).train
+    size, accumulate = train.batch_size, train.accumulate
+    mesh.check_batch(size, group_size=settings.loss.group_size, accumulate=accumulate)
+    text = f"{size}, {size // jax.device_count()} on each of {jax.device_count()} device(s)"
+    if accumulate > 1:
+        text += f", in {accumulate} small batches"
+    yield Finding("ok", "batch", text)
 
 
 def weights(settings: Settings) -> Findings:
@@ -297,23 +301,32 @@ def run_folder(workdir: str, settings: Settings | None) -> Findings:
     if files.is_url(workdir):
         yield Finding("ok", "workdir", f"{workdir}, in a bucket")
         return
-    needed, text = GIB, f"folder {folder}"
+    needed, least, text = float(GIB), float(GIB), f"folder {folder}"
     if settings is not None and settings.data.channels:
         import jax
 
         from cocosnet_jax import state
 
         shapes = state.state_shapes(settings)
-        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
-        # A new one is complete before the oldest is deleted; `best` is one more.
-        keep = settings.train.keep_checkpoints + 1 + bool(settings.train.keep_best)
-        needed = max(0, keep - len(steps)) * size
-        text += f", {keep} checkpoints of {size / GIB:.2f} GiB"
-    yield _disk("workdir", Path(folder), text, needed)
+        least = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+        missing = workdirs.missing_checkpoints(folder, settings)
+        needed = missing * least
+        text += f", {missing} more checkpoints of {least / GIB:.2f} GiB"
+    yield _disk("workdir", Path(folder), text, needed, least)
 
 
-def _disk(about: str, folder: Path, text: str, needed: float) -> Finding:
-    """Whether a folder, or the nearest that exists, can be written to and has enough space."""
+def _disk(
+    about: str, folder: Path, text: str, needed: float, least: float | None = None
+) -> Finding:
+    """Whether a folder, or the nearest that exists, can be written to and has enough space.
+
+    Args:
+      about: of the finding.
+      folder: the folder.
+      text: of the finding, to which the free space is added.
+      needed: bytes that should be free.
+      least: bytes without which a run does not start; None for `needed`.
+    """
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -329,7 +342,8 @@ def _disk(about: str, folder: Path, text: str, needed: float) -> Finding:
     text += f"; {free / GIB:.1f} GiB are free"
     if free < needed:
         text += f" of {needed / GIB:.1f} needed: free some space, or choose another folder"
-        return Finding("problem", about, text)
+        enough = least is not None and free >= least
+        return Finding("note" if enough else "problem", about, text)
     return Finding("ok", about, text)
 
 

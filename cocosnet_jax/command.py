@@ -99,7 +99,7 @@ def define_distributed() -> Callable[[], None]:
 
 
 class Measuring(NamedTuple):
-    """What evaluations are told by flags, wherever their pictures are from."""
+    """The flags that all evaluations share, of runs and of folders of pictures."""
 
     inception: str
     lpips: str
@@ -124,8 +124,8 @@ def define_measuring() -> Callable[[], Measuring]:
         "format",
         "png",
         ["png", "jpeg"],
-        "measure generated pictures as they are, or compressed as JPEG of quality 75, as some"
-        " published FIDs were; it moves FID by points",
+        "measure generated pictures as they are, or compressed as JPEG of quality 75, as for some"
+        " published FIDs; JPEG changes FID by several points",
     )
     return lambda: Measuring(inception.value, lpips.value, lpips_vgg.value, form.value)
 
@@ -139,8 +139,8 @@ def project_settings(name: str) -> Settings:
 def run(main: Callable[[], int | None], doc: str | None) -> None:
     """Parses flags, calls `main`, and exits with its status.
 
-    A UserError is printed without traceback and determines the exit status. So is Ctrl-C, unless
-    `main` catches it, as training does.
+    A UserError is printed without traceback, and determines the exit status. Ctrl-C is handled in
+    the same way, unless `main` catches it, as training does.
 
     Args:
       main: the program; it returns the exit status, None for 0.

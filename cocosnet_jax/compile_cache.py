@@ -1,7 +1,7 @@
 """Keeps compiled programs on disk, so that a restart does not compile again.
 
 JAX's persistent compilation cache, in a folder of this user and this kind of CPU. JAX's own
-variables have the last word: `JAX_COMPILATION_CACHE_DIR` names another folder, and
+variables take precedence: `JAX_COMPILATION_CACHE_DIR` names another folder, and
 `JAX_ENABLE_COMPILATION_CACHE=false` switches the cache off.
 """
 
@@ -29,9 +29,9 @@ _MIN_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 def enable() -> None:
     """Switches the cache on, for this process and those that it starts.
 
-    A folder that cannot be used is a note on stderr, and no error. Does not import JAX.
+    If the folder cannot be used, this is a note on stderr, not an error. Does not import JAX.
     """
-    warnings.showwarning = _mend
+    warnings.showwarning = _show_warning
     if folder() or not _switched_on():
         return
     own = default_folder()
@@ -69,13 +69,13 @@ def default_folder() -> pathlib.Path:
 
 def cpu() -> str:
     """Returns a short name of the CPU's model and instruction sets."""
-    # These lines say what XLA compiles for, on x86-64 and on ARM; others change while it runs.
-    said = re.compile(r"vendor_id|cpu family|model|flags|Features|CPU (implementer|part)")
+    # These lines determine what XLA compiles for, on x86-64 and on ARM; others change at any time.
+    fixed = re.compile(r"vendor_id|cpu family|model|flags|Features|CPU (implementer|part)")
     try:
         first = CPU_INFO.read_text().split("\n\n")[0].splitlines()
     except OSError:
         first = []
-    lines = [line for line in first if said.match(line)] or [platform.processor()]
+    lines = [line for line in first if fixed.match(line)] or [platform.processor()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
@@ -110,7 +110,7 @@ def _set(name: str, value: str | float) -> None:
 _noted: set[str] = set()
 
 
-def _mend(
+def _show_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -118,10 +118,10 @@ def _mend(
     file: object = None,
     line: str | None = None,
 ) -> None:
-    """Shows warnings, those of the cache as one note; a program that cannot be read is removed.
+    """Prints warnings, those of the cache as one note; removes a program that cannot be read.
 
-    JAX never overwrites one, so that one damaged by a crash would be compiled at each start. JAX
-    warns before it compiles, and afterwards keeps the new program.
+    JAX never overwrites a program, so one that a crash has damaged would be compiled again at every
+    start. JAX warns before it compiles, and keeps the new program if the old one is gone by then.
     """
     match = re.match(
         r"Error (reading|writing) persistent compilation cache entry for '(.+?)': (.*)",

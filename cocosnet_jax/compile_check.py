@@ -1,4 +1,6 @@
-r"""Compiles the training step for accelerators that this machine lacks: memory, work, traffic.
+r"""Compiles the training step for accelerators that this machine need not have.
+
+The report has the memory per device, the operations, and the traffic between devices.
 
     pip install libtpu==0.0.52
     JAX_OPTIMIZATION_LEVEL=O1 python -m cocosnet_jax.compile_check --config=configs/ade20k.py \
@@ -9,8 +11,8 @@ together. For a TPU slice this takes 2 to 18 minutes, depending on size and mach
 times as long without O1; every half minute a line is printed. If the step does not fit in memory,
 the error suggests settings. Neither data nor weights are needed, and nothing is written.
 
-Operations and bytes are the compiler's account of one chip and step, where loops count once. For
-TPU v5e the time is predicted that the chip's rates allow: see `predicted`.
+Operations and bytes are the compiler's figures for one chip and step; a loop's body counts once.
+For TPU v5e, the shortest time that the chip's rates allow is predicted as well: see `predicted`.
 """
 
 import collections
@@ -191,7 +193,7 @@ class Predicted(NamedTuple):
 
 
 def predicted(operations: float, moved: float, traffic: float, sides: tuple[int, int]) -> Predicted:
-    """The time of a step on a slice of TPU v5e, at the rates that the chips have on paper.
+    """The time of a step on a slice of TPU v5e, at the chips' nominal rates.
 
     In an all-reduce of B bytes over n chips, each chip sends 2 (n - 1) / n B bytes, if the work is
     split as in a ring, over all of its links. The chips in the slice's corners have the fewest
@@ -248,7 +250,7 @@ class _Heartbeat:
 
 def run() -> None:
     """The command `cocosnet-compile-check`."""
-    # Kept programs are not used: the time to compile is part of the result.
+    # The time to compile is part of the result, so no kept program may be used.
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     command.run(main, __doc__)
 

@@ -9,8 +9,8 @@ used, with scenes to try it on. Nothing is downloaded, and the page asks no othe
 anything.
 
 Only this machine can open the page, unless `--address` names one of its addresses in a network
-(0.0.0.0 for all). Whoever reaches that address can use the page. docs/page.md says what it lets in,
-and how Gradio's client calls it from programs.
+(0.0.0.0 for all). Anyone who reaches that address can use the page. docs/page.md says which files
+and requests it accepts, and how programs call it by Gradio's client.
 
 It needs Gradio: `make page` installs it, or `pip install "cocosnet_jax[page]"`.
 """
@@ -26,7 +26,7 @@ from cocosnet_jax import command
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import CHECKPOINT_FLAG, or_shipped
 
-# Less time to compile.
+# The page starts sooner, and a translation takes as long.
 XLA_FLAGS = "--xla_backend_optimization_level=1"
 
 
@@ -40,14 +40,14 @@ def main() -> None:
     from cocosnet_jax.page import site
     from cocosnet_jax.page.studio import Studio
 
-    # Before the networks, which take a while.
+    # Checked before the networks are loaded, which takes a while.
     port = site.free_port(values.address, values.port)
-    # What the user has set goes last.
+    # Of two equal flags the last counts, so the user's come last.
     os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
     restored = checkpoint.restore_for_inference(or_shipped(values.checkpoint))
     studio = Studio(Translator(restored, values.size))
     studio.compile()
-    # A server is often ended so; uploads are deleted then, too.
+    # Servers are often ended by SIGTERM; then, too, uploads must be deleted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with site.Site(studio, values.address, port) as page:
         print(f"open {page.url} in a browser; Ctrl-C ends it", flush=True)
@@ -61,8 +61,10 @@ def run() -> None:
         "",
         CHECKPOINT_FLAG,
     )
-    flags.DEFINE_string("address", "127.0.0.1", "address of this machine to serve the page under")
-    flags.DEFINE_integer("port", 7860, "port of the page; 0 for any that is free", 0, 65535)
+    flags.DEFINE_string(
+        "address", "127.0.0.1", "this machine's address at which the page is served"
+    )
+    flags.DEFINE_integer("port", 7860, "port of the page; 0 chooses a free one", 0, 65535)
     flags.DEFINE_integer(
         "size", 0, "side of the pictures, a multiple of 32; 0 for the size of the training"
     )

@@ -115,13 +115,13 @@ def say(line: str) -> None:
 def wait_for_all(what: str, *, hours: float = 1) -> None:
     """Waits until all processes have called this.
 
-    All processes call it equally often, in one order: that tells barriers of one name apart. If a
-    process dies, JAX ends the others after 100 seconds without its heartbeat; the limit here is for
-    a process that lives and hangs.
+    All processes must call it equally often and in the same order, because barriers are numbered.
+    If a process dies, JAX ends the others after 100 seconds without its heartbeat; the limit here
+    is for a process that lives and hangs.
 
     Args:
-      what: they wait for.
-      hours: time limit; what may take longer says so.
+      what: what they wait for, for messages.
+      hours: time limit.
 
     Raises:
       ProcessError: the time is up.

@@ -1,12 +1,12 @@
-r"""Looks at this machine, and at what a run needs, and says what is wrong and how to mend it.
+r"""Checks this machine and what a run needs, and says what is wrong and how to fix it.
 
     python -m cocosnet_jax.doctor [--config=ade20k:released --config.data.source=FOLDER ...] \
         [--workdir=runs/ade20k]
 
-Without flags it looks at versions, devices, memory and environment; `--config`, with the overrides
-of the run's own command, adds data, exemplar lists, weights and batch size; `--workdir` the folder
-and its free space. Nothing is written, fetched or compiled. Each line begins with `ok`, `note`
-(fine, if it is meant) or `problem`. The exit status is 1 if there are problems.
+Without flags it checks versions, devices, memory and environment. `--config`, with the overrides of
+the run's own command, adds data, exemplar lists, weights and batch size. `--workdir` adds the
+folder and its free space. Nothing is written, downloaded or compiled. Each line begins with `ok`,
+`note` (fine if it is intended) or `problem`. The exit status is 1 if there are problems.
 """
 
 import itertools
@@ -17,7 +17,9 @@ from cocosnet_jax import checkup, command
 from cocosnet_jax.errors import UserError
 
 _SETTINGS = command.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", "", "the run's folder, to look at it and at its disk")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "the run's folder, which is checked together with its disk"
+)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-r"""Measures finished pictures, whoever made them, as the papers of this field do.
+r"""Measures finished pictures, made by any program, as the papers of this field do.
 
     python -m cocosnet_jax.evaluate --generated=results --real=photographs \
         --labels=labels --exemplars=photographs --exemplar-labels=labels --list=test.txt \
@@ -8,17 +8,18 @@ FID and KID need `--inception`. Semantic consistency needs `--labels` and `--vgg
 relevance the exemplars and their label maps as well. LPIPS needs `--lpips` and torchvision's
 VGG-16. SWD needs nothing. What cannot be measured is left out, and the report says what to give.
 
-Files belong together by their names, whatever their extensions are. `--list` (`picture,exemplar`, a
-line per picture) says which exemplar each has; without it exemplars have the pictures' names.
+Files of the same name belong together; extensions do not matter. `--list` (`picture,exemplar`, a
+line per picture) names the exemplar of each picture; without it, exemplars have the pictures'
+names.
 
 `--output` gets metrics.json, metrics.md (a table beside the paper's figures), scores.csv with each
-picture's scores, and best_and_worst.png to look at. An interrupted measuring goes on where it
-stopped. `main --mode=evaluate` measures a run by the same code.
+picture's scores, and best_and_worst.png to look at. After an interruption, the same command
+continues where it stopped. `main --mode=evaluate` measures a run by the same code.
 
 `--compare=A,B` makes one table of several runs, outputs of evaluations, and folders of pictures.
 Folders that were not measured yet are measured first, by the other flags, as `--generated` would
 be. Runs that were never evaluated are measured at their newest checkpoint, by their own settings.
-Of other runs the newest evaluation is taken, and the table names its step.
+Of other runs, the table has the newest evaluation, and names its step.
 """
 
 from collections.abc import Mapping
@@ -41,8 +42,8 @@ _REAL = flags.DEFINE_string("real", "", "folder of photographs")
 _UNPAIRED = flags.DEFINE_bool(
     "unpaired",
     False,
-    "the photographs are no truth of the single pictures: only the sets are compared, by FID, KID"
-    " and SWD, and style relevance",
+    "the photographs are not the truth of single pictures: measure only FID, KID and SWD, which"
+    " compare sets, and style relevance",
 )
 _LABELS = flags.DEFINE_string("labels", "", "folder of the inputs' label maps")
 _EXEMPLARS = flags.DEFINE_string("exemplars", "", "folder of exemplars")
@@ -52,12 +53,12 @@ _OTHERS = flags.DEFINE_list(
     "others", None, "folders of more results of the same inputs, for LPIPS between them: A,B"
 )
 _VGG = flags.DEFINE_string(
-    "vgg", "", "VGG of consistency and relevance, as config.vgg.weights; the paper's is VGG-19"
+    "vgg", "", "VGG of consistency and relevance, as in config.vgg.weights; the paper uses VGG-19"
 )
 _SIZE = flags.DEFINE_integer(
-    "size", 0, "resize all pictures to this side (256 in the papers); 0 where they have one size"
+    "size", 0, "resize all pictures to this side (256 in the papers); 0 if they all have one size"
 )
-_OUTPUT = flags.DEFINE_string("output", "", "folder for what is measured")
+_OUTPUT = flags.DEFINE_string("output", "", "folder of the results")
 _BATCH = flags.DEFINE_integer("batch", 8, "pictures per pass through the networks", lower_bound=1)
 _COMPARE = flags.DEFINE_list(
     "compare",
@@ -70,17 +71,17 @@ _MEASURING = command.define_measuring()
 
 
 def main() -> int:
-    """Checks flags, weights and every file, measures, and writes what came out."""
+    """Checks flags, weights and every file, measures, and writes the results."""
     compared = _COMPARE.value or []
     if compared and _GENERATED.value:
-        raise UserError("--generated and --compare: name these pictures in --compare as well")
+        raise UserError("--generated and --compare are both given; name all pictures in --compare")
     for flag in () if compared else (_GENERATED, _REAL, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing; --help shows an example")
     if _SIZE.value < 0 or 0 < _SIZE.value < 16:
         raise UserError(f"--size={_SIZE.value} must be 16 or more, 256 for example")
 
-    # Slow to import: missing flags are said first.
+    # Slow to import, so missing flags are reported first.
     from cocosnet_jax import distributed
 
     _JOIN()
@@ -130,7 +131,7 @@ def _compare(names: list[str]) -> int:
         elif name in pictures:
             output = _output() / f"{place + 1}_{folders[name].name}"
             distributed.say(f"measuring {name}; output: {output}")
-            # One folder of features: those of the photographs serve all.
+            # All share one folder of features, so those of the photographs are computed once.
             _measure(ready.sets[name], ready.networks, output, _output() / "features")
             found[name] = checkpoint.absolute(output) / report.JSON
     if distributed.is_lead():
@@ -142,7 +143,7 @@ def _compare(names: list[str]) -> int:
 
 
 class _Ready(NamedTuple):
-    """What is checked: sets of pictures by name, their networks, and runs with theirs."""
+    """The checked arguments: sets of pictures by name, their networks, and runs with theirs."""
 
     sets: dict[str, "picture_sets.PictureSets"]
     networks: "yardsticks.Yardsticks"
@@ -150,7 +151,7 @@ class _Ready(NamedTuple):
 
 
 def _check(pictures: Mapping[str, Path], runs: Mapping[str, epath.Path]) -> _Ready:
-    """Reads every file once, so that nothing is wrong with them later.
+    """Reads every file once, so that errors are found before the measuring begins.
 
     Args:
       pictures: name -> folder of generated pictures.

@@ -54,6 +54,7 @@ from safetensors.numpy import load_file
 
 FOLDER = pathlib.Path(__file__).parent
 ABOUT = json.loads((FOLDER / "model.json").read_text())
+NAMES = [about["name"].upper() for about in ABOUT["inputs"]]
 
 
 def read(path, about):
@@ -71,10 +72,12 @@ def read(path, about):
     return array.reshape(1, height, width, planes)
 
 
+if len(sys.argv) != 2 + len(NAMES):
+    sys.exit(f"usage: python run.py RESULT.png {' '.join(NAMES)}")
 result, *given = sys.argv[1:]
 program = export.deserialize((FOLDER / "program.jax").read_bytes())
 weights = load_file(FOLDER / "weights.safetensors")
-inputs = [read(path, about) for path, about in zip(given, ABOUT["inputs"], strict=True)]
+inputs = [read(path, about) for path, about in zip(given, ABOUT["inputs"])]
 outputs = jax.jit(program.call)(weights, *inputs)
 image = np.rint((np.asarray(outputs["image"][0]) + 1) * 127.5).astype(np.uint8)
 Image.fromarray(image).save(result)

@@ -1,7 +1,7 @@
-"""Features of pictures, made batch by batch on all devices and kept on disk as they come.
+"""Features of pictures, computed batch by batch on all devices and written to disk at once.
 
-`compute` writes one row per picture and goes on where an interrupted run stopped; what a row is,
-an `Embedding` says: `vgg_embedding`'s are compared by their cosine.
+`compute` writes one row per picture, and continues where an interrupted run stopped. An `Embedding`
+makes the rows; those of `vgg_embedding` are compared by their cosine.
 """
 
 import concurrent.futures
@@ -22,7 +22,7 @@ from cocosnet_jax.distributed import is_lead
 from cocosnet_jax.encode import unit_image
 from cocosnet_jax.errors import UserError
 
-# What `vgg_embedding` reads.
+# The layer of `vgg_embedding`.
 LAYER = "relu5_2"
 
 # Rows that are copied at once.
@@ -33,7 +33,7 @@ Embedding = Callable[..., Any]
 
 
 class Pictures(Protocol):
-    """Images (H, W, 3) uint8 by position, and what goes with each, as their labels."""
+    """Images (H, W, 3) uint8 by position, each with further arrays, such as its label map."""
 
     def __len__(self) -> int: ...
 
@@ -41,7 +41,7 @@ class Pictures(Protocol):
 
 
 def vgg_embedding(weights: vgg.VggWeights) -> Embedding:
-    """The relu5_2 of VGG, averaged over positions, as unit vectors; labels are not read."""
+    """VGG's relu5_2, averaged over positions, as unit vectors; label maps are not read."""
     devices = mesh.make()
     weights = jax.device_put(weights, mesh.replicated(devices))
 
@@ -62,17 +62,17 @@ def compute(
     title: str,
     elsewhere: Sequence[tuple[int, Float[np.ndarray, "k width"]]] = (),
 ) -> Float[np.ndarray, "n width"]:
-    """The features of pictures, from disk as far as they are there.
+    """Returns the features of pictures; computes those that are not on disk yet.
 
     Args:
-      path: of the rows' files, without ending; must be another one wherever pictures or embedding
-        are others.
+      path: of the rows' files, without ending; it must differ between different pictures and
+        between different embeddings.
       pictures: what to embed.
       embed: makes rows of a batch.
-      batch_size: pictures per batch, rounded up to what all devices share evenly.
+      batch_size: pictures per batch, rounded up to a multiple of the number of devices.
       title: of the progress bar.
-      elsewhere: rows of these pictures that are in other files: number of the first picture, and
-        its rows and those that follow. They are copied.
+      elsewhere: rows of these pictures in other files, which are copied: the number of the first
+        picture, and the rows from that picture on.
 
     Returns:
       A row per picture, memory-mapped.
@@ -147,7 +147,7 @@ def other_parts(path: Path) -> list[tuple[int, Float[np.ndarray, "k width"]]]:
 
 
 class Rows:
-    """Rows of float32 on disk that are appended to, and found again by the next run.
+    """Rows of float32 on disk, which one run appends to and the next one continues.
 
     `NAME.npy` holds the rows, and `NAME.done` says how many of them are written.
     """
@@ -168,7 +168,7 @@ class Rows:
             ) from error
 
     def _holds(self, rows: int) -> bool:
-        """Whether the file is long enough: what was written last may be lost when power fails."""
+        """Whether the file is long enough; a power failure may lose what was written last."""
         try:
             offset, width = self._layout()
         except ValueError:
@@ -186,7 +186,7 @@ class Rows:
         """Writes the next rows; they are in the file when this returns."""
         rows = np.ascontiguousarray(rows, "<f4")
         try:
-            # Written, not mapped: on a full disk a mapped file ends the program without a word.
+            # Not by a memory map: on a full disk, writing to one kills the program by a signal.
             with self._path.open("r+b" if self.done else "wb") as file:
                 shape = (self._count, rows.shape[1])
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -197,8 +197,8 @@ class Rows:
             files.write(epath.Path(self._done), str(self.done).encode())
         except OSError as error:
             raise UserError(
-                f"features cannot be written to {self._path} ({error}); make room, or choose"
-                " another --output"
+                f"features cannot be written to {self._path} ({error}); free some space, or"
+                " choose another --output"
             ) from error
 
     def written(self) -> Float[np.ndarray, "done width"]:

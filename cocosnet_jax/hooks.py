@@ -103,7 +103,7 @@ class Pictures:
         valid = jax.make_array_from_process_local_data(mesh.split(self._devices), self._valid)
         batch = mesh.to_global(self._devices, self._batch)
         outputs, numbers = self._predict(state, batch, valid)
-        # Not a number without pairs of different photographs.
+        # They are NaN if the batch has no pair of different photographs.
         found = {name: float(x) for name, x in numbers.items() if np.isfinite(x)}
         board.scalars(step, {f"health/{name}": value for name, value in found.items()})
         self._alarms.look(step, found)
@@ -155,18 +155,18 @@ class Progress:
     """Collects losses, and logs their means and the speed since the last log line."""
 
     def __init__(self, start: int, last: int, speed: Speed, weights: LossSettings, alarms: Alarms):
-        """Starts after step `start` of a run that ends at step `last`.
+        """Starts counting.
 
         Args:
-          start: see above.
-          last: see above.
+          start: step after which this start of the run begins.
+          last: the run's last step.
           speed: measures where the time goes.
           weights: of the losses.
-          alarms: look at what is logged.
+          alarms: check what is logged.
         """
         self._last = last
         self._speed, self._weights, self._alarms = speed, weights, alarms
-        # Of the latest steps, up to `_step`; they stay on the device until they are read.
+        # Losses of the latest steps, up to `_step`, which stay on the device until they are read.
         self._losses: list[Any] = []
         self._step = start
         self._logged_step = start

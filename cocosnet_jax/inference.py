@@ -6,8 +6,8 @@
 Pictures are NumPy arrays; `data.pair_files.Reader` reads them from files, and `pictures.to_bytes`
 converts results to bytes.
 
-Longer than other files because one class answers every question about a checkpoint's networks, and
-its methods share compiled programs.
+Longer than other files because one class does everything with a checkpoint's networks, and its
+methods share compiled programs.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.generator import COARSEST
 from cocosnet_jax.nn.resize import from_patches, to_patches
-from cocosnet_jax.settings import DataSettings, Settings
+from cocosnet_jax.settings import DataSettings
 from cocosnet_jax.state import TrainState, inference_variables
 from cocosnet_jax.steps import PredictStep, predict_step
 from cocosnet_jax.types import Array, Batch, Outputs
@@ -53,24 +53,13 @@ def side_of(data: DataSettings, size: int) -> int:
     return size
 
 
-def needs_exemplar(settings: Settings) -> bool:
-    """Whether the networks of these settings take an exemplar."""
-    return settings.model.generator_condition != "input"
-
-
-def needs_exemplar_label(settings: Settings) -> bool:
-    """Whether the correspondence network of these settings takes the exemplar's map."""
-    model = settings.model
-    return model.mask_input != "none" and model.mask_at_inference
-
-
 class Translator:
     """Translates pictures with the networks of one checkpoint.
 
     All methods take b pictures of S x S pixels in the format of `types.Batch`: `label` and
     `exemplar_label` (b, S, S, p), `exemplar` (b, S, S, 3). The exemplar is optional unless
-    `needs_exemplar`, its map unless `needs_exemplar_label`. The first call with a new b compiles,
-    which takes seconds to minutes. `translate` also takes several exemplars per input.
+    `ModelSettings.needs_exemplar`, its map unless `needs_exemplar_label`. The first call with a new
+    b compiles, which takes seconds to minutes. `translate` also takes several exemplars per input.
 
     Where there are several devices, `translate` gives each of them whole pictures if b is a
     multiple of their number. Otherwise, and in all other methods, they share the rows of each
@@ -355,7 +344,7 @@ class Translator:
         return self._placed[devices]
 
     def _check_correspondence(self) -> None:
-        if not needs_exemplar(self.settings):
+        if not self.settings.model.needs_exemplar:
             raise ValueError("a plain translation network has no correspondence")
 
     def _batch(
@@ -368,12 +357,12 @@ class Translator:
     ) -> Batch:
         """Checks shapes, and makes a batch on the devices, with exemplars in one dimension."""
         if exemplar is None:
-            if needs_exemplar(self.settings):
+            if self.settings.model.needs_exemplar:
                 raise ValueError("exemplar is missing")
             exemplar = np.zeros((*np.shape(label)[:3], 3), np.uint8)
         blended = np.shape(exemplar)[1:-3]  # (r,), or () for one exemplar per input
         if exemplar_label is None:
-            if needs_exemplar_label(self.settings):
+            if self.settings.model.needs_exemplar_label:
                 raise ValueError("exemplar_label is missing")
             # Not read.
             exemplar_label = np.zeros((len(label), *blended, *np.shape(label)[1:]), np.uint8)

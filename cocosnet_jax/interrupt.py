@@ -15,7 +15,7 @@ from cocosnet_jax import distributed
 
 @contextlib.contextmanager
 def ctrl_c_ends_at_once() -> Iterator[None]:
-    """Makes Ctrl-C end the program at once; Python would react only after XLA has compiled.
+    """Makes Ctrl-C end the program at once; Python's handler would wait until XLA has compiled.
 
     SIGTERM ends a single process at once anyway. With several processes JAX catches it, and the run
     ends after the first step is saved.

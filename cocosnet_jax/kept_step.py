@@ -1,8 +1,9 @@
 """Keeps compiled training steps on disk, so that a restart need not trace them either.
 
-JAX's own cache spares a restart the work of XLA. But to find a program there, JAX traces and lowers
-it: a third of the time of a warm start (docs/performance.md, "Starting"). Here a step is found
-by all that it is made from: the package's source, settings, shapes, devices, versions and options.
+JAX's own cache spares a restart the work of XLA. But to find a program there, JAX must trace and
+lower it, which is a third of the time of a warm start (docs/performance.md, "Starting"). A step
+that is kept here is found by everything that it depends on: the package's source, settings, shapes,
+devices, versions and options.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from cocosnet_jax.settings import Settings, TrainSettings
 
 PACKAGE = pathlib.Path(__file__).parent
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
-# Settings of the loop around the step.
+# Settings of the loop around the step, on which the step does not depend.
 _OF_LOOP = (
     *("stop_after", "log_every", "images_every", "checkpoint_every", "keep_checkpoints", "profile"),
     *("evaluation_batch_size", "evaluate_every", "evaluate_images", "keep_best", "hang_minutes"),
@@ -39,10 +40,11 @@ _OF_LOOP = (
 def step(
     settings: Settings, mesh: Mesh, steps_per_epoch: int, arguments: tuple[Any, ...]
 ) -> tuple[Any, float | None]:
-    """Returns `partition.compile_step`, from the folder of compiled programs if it is there.
+    """Returns the result of `partition.compile_step`, read from disk if it was kept.
 
-    Several processes compile: they must not run programs of different starts. What JAX's own cache
-    had is not kept here: on CPUs, XLA saves a program that it has loaded without some functions.
+    With several processes, each compiles, because all must run the same program. A step that JAX
+    found in its own cache is not kept here: on CPUs, XLA saves a loaded program without some of its
+    functions.
 
     Returns:
       The step, and the operations of its matrix products (`partition.products`), which are None
@@ -55,7 +57,7 @@ def step(
     kept = folder()
     file = kept / f"step-{_key(*made_from)}-cache" if kept else None
     if file and (found := _read(file)):
-        say("the step is as at an earlier start: its compiled program is used")
+        say("the training step is that of an earlier start: using its compiled program")
         return found
     with _events() as events:
         compiled = partition.compile_step(*made_from)
@@ -88,7 +90,7 @@ def folder() -> epath.Path | None:
 
 
 def _key(settings: Settings, mesh: Mesh, steps_per_epoch: int, arguments: tuple[Any, ...]) -> str:
-    """A digest of all that a compiled step depends on."""
+    """A digest of everything that a compiled step depends on."""
     defaults = {name: getattr(TrainSettings, name) for name in _OF_LOOP}
     train = dataclasses.replace(settings.train, **defaults)
     device = mesh.devices.flat[0]
@@ -125,7 +127,7 @@ def _source() -> str:
 
 
 def _read(file: epath.Path) -> tuple[Any, float | None] | None:
-    """What `_write` wrote, or None if that is not there, damaged, or cannot be loaded any more."""
+    """Reads what `_write` wrote; None if it is missing, damaged, or cannot be loaded any more."""
     try:
         content = file.read_bytes()
     except (OSError, ValueError):
@@ -142,10 +144,10 @@ def _read(file: epath.Path) -> tuple[Any, float | None] | None:
 
 
 def _write(file: epath.Path, compiled: Any, products: float | None) -> None:
-    """Keeps a compiled step; where that cannot be done, a note says why."""
+    """Keeps a compiled step; if that fails, a note says why."""
     try:
         content = pickle.dumps((products, *serialize_executable.serialize(compiled)))
         content = zlib.compress(content, 1)
         files.write(file, hashlib.sha256(content).digest() + content)
-    except (StorageError, ValueError, RuntimeError) as error:  # Not every backend can.
+    except (StorageError, ValueError, RuntimeError) as error:  # Not every backend can serialise it.
         say(f"note: the compiled step is not kept for the next start ({error})")

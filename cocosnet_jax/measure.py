@@ -1,9 +1,9 @@
-"""Every number of the paper's tables 1 to 3, and LPIPS, of a set of finished pictures.
+"""Measures a set of finished pictures: the numbers of the paper's tables 1 to 3, and LPIPS.
 
-`measure` is what folders of pictures and runs are measured by. Each picture goes once through each
-network, on all devices, in batches; what comes out is a row on disk, so an interrupted measuring
-goes on where it stopped, and memory does not grow with the number of pictures. Several processes
-take a part of the pictures each, and each picture is taken once.
+`measure` serves folders of pictures and the translations of runs. Each picture passes once through
+each network, in batches, on all devices. The result is a row on disk. So an interrupted measuring
+continues where it stopped, and memory does not grow with the number of pictures. With several
+processes, each measures a part of the pictures.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ from cocosnet_jax.metrics import consistency, fid, inception, rows, swd
 from cocosnet_jax.subjects import Read, Subject
 from cocosnet_jax.yardsticks import Yardsticks
 
-# Of what is kept on disk; a change of what a row is makes another number.
+# Of the rows on disk. Raise it if the content of a row changes.
 _VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What came out.
+    """The results.
 
     Attributes:
-      numbers: by the names that metrics.json has.
-      protocols: number -> how it was made: network, file, hash, and the subject's protocol.
+      numbers: by their names in metrics.json.
+      protocols: name of a number -> how it was measured: network, file, hash, `Subject.protocol`.
       left_out: what was not measured -> what is missing for it.
       keys: names of the generated pictures.
       scores: name -> (n,) numbers of each picture.
@@ -48,12 +48,12 @@ class Measured:
 
 
 def measure(subject: Subject, yardsticks: Yardsticks, folder: Path, batch_size: int) -> Measured:
-    """Measures a set of pictures with what is given.
+    """Measures a set of pictures by all metrics for which everything is given.
 
     Args:
       subject: the pictures.
-      yardsticks: networks; what needs a missing one is left out.
-      folder: for rows of features, which stay there and serve the next measuring.
+      yardsticks: networks; a metric whose network is missing is left out.
+      folder: of the rows, which stay there and are used again.
       batch_size: pictures per pass.
 
     Returns:
@@ -81,12 +81,12 @@ def measure(subject: Subject, yardsticks: Yardsticks, folder: Path, batch_size: 
 
 
 class _Plan:
-    """Which measures are made, and what a row holds for them.
+    """Which metrics are measured, and what a row contains for them.
 
     Attributes:
-      sets: measures that compare two sets of pictures: `inception`, `swd`.
-      scores: measures of single pictures: name -> names of the numbers in a row.
-      left_out: measure -> what is missing for it.
+      sets: what compares two sets of pictures: `inception`, `swd` -> numbers in a row.
+      scores: metrics of single pictures: name -> names of the numbers in a row.
+      left_out: metric -> what is missing for it.
     """
 
     def __init__(self, subject: Subject, yardsticks: Yardsticks):
@@ -149,21 +149,21 @@ class _Plan:
                 self.left_out[name] = f"it needs {what}"
 
     def protocol(self, how: str) -> str:
-        """What a number is told with."""
+        """How a number was measured, for the report; `how` is specific to the number."""
         subject = self.subject
-        told = {"pictures": str(len(subject.keys))}
+        common = {"pictures": str(len(subject.keys))}
         if subject.real_count != len(subject.keys):
-            told["pictures"] += f" against {subject.real_count}"
-        told |= {"size": "{1}x{0}".format(*subject.size)} | subject.protocol
-        return "; ".join([how, *(f"{name}: {value}" for name, value in told.items())])
+            common["pictures"] += f" against {subject.real_count}"
+        common |= {"size": "{1}x{0}".format(*subject.size)} | subject.protocol
+        return "; ".join([how, *(f"{name}: {value}" for name, value in common.items())])
 
     def widths(self, of: str) -> dict[str, int]:
-        """Measure -> how many numbers of a row are its, of `real` or `generated` pictures."""
+        """Metric -> how many numbers of a row belong to it, for `real` or `generated` pictures."""
         of_single = {name: len(numbers) for name, numbers in self.scores.items()}
         return self.sets | (of_single if of == "generated" else {})
 
     def inputs(self, of: str) -> dict[str, Read]:
-        """What a row is made of: name -> its reader."""
+        """The inputs of a row: name -> its reader."""
         subject = self.subject
         found: dict[str, Read | None] = {
             "image": subject.real if of == "real" else subject.generated
@@ -198,7 +198,7 @@ class _Share:
 
 
 def _rows(folder: Path, of: str, plan: _Plan, batch_size: int) -> np.ndarray:
-    """Rows of this process's part of a set, memory-mapped, from disk as far as they are there."""
+    """Rows of this process's part of a set, memory-mapped; those on disk are not computed again."""
     subject, process, processes = plan.subject, jax.process_index(), jax.process_count()
     count = subject.real_count if of == "real" else len(subject.keys)
     bounds = [count * part // processes for part in (process, process + 1)]
@@ -225,7 +225,7 @@ def _rows(folder: Path, of: str, plan: _Plan, batch_size: int) -> np.ndarray:
 
 
 def _columns(rows: np.ndarray, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Measure -> its part of the rows."""
+    """Metric -> its part of the rows."""
     ends = np.cumsum(list(widths.values()))
     return {
         name: rows[:, end - width : end]
@@ -241,7 +241,7 @@ def _embedding(plan: _Plan, of: str, names: Sequence[str]) -> features.Embedding
 
     @jax.jit
     def embed(networks: Any, batch: dict[str, Array]) -> Float[Array, "b width"]:
-        # Accelerators would round products to fewer digits than the numbers are told with.
+        # Accelerators would round products to fewer digits than the report prints.
         with jax.default_matmul_precision("highest"):
             parts = rows.of_sets(networks, batch, sets)
             if of == "generated":

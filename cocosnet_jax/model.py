@@ -76,7 +76,8 @@ class CoCosNet(nn.Module):
     ) -> Translation:
         """Translates x_A in the style of y_B, or of a blend of r exemplars per input.
 
-        Training takes one exemplar per input: a blend has no truth, no cycle and no derivative.
+        Training takes one exemplar per input: for a blend, truth, cycle and gradients are not
+        defined.
 
         Args:
           inputs: the batch.
@@ -90,7 +91,7 @@ class CoCosNet(nn.Module):
         s = self.settings
         _, height, width, _ = inputs.image.shape
         generator = Generator(s, self.code_size, self.mesh, name="generator")
-        if s.generator_condition == "input":
+        if not s.needs_exemplar:
             return Translation(generator(inputs.semantics, height, width, train=train))
 
         network = CorrespondenceNetwork(s, name="correspondence")

@@ -27,13 +27,14 @@ def initial_state(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Train
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
     key = rng.key(settings.train.seed, "init")
-    # Apart, since only the second program is long to compile, and only the first one to run.
+    # Two programs, since only the second takes long to compile, and only the first takes long to
+    # run.
     noise = jax.jit(lambda key: draw_players(key, shapes), out_shardings=replicated(mesh))(key)
     options = compiler.options(mesh, compiler.LEAST)
     return jax.jit(create, out_shardings=replicated(mesh), compiler_options=options)(noise)
 
 
-# Kept, so that whoever counts its operations does not trace it a second time.
+# Cached, so that `products` does not trace it a second time.
 @functools.lru_cache(maxsize=1)
 def jitted_step(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Any:
     """Returns the jitted training step, (state, VGG weights, batch) -> (state, losses).

@@ -18,7 +18,7 @@ from cocosnet_jax.types import Batch, Outputs
 JPEG_QUALITY = 75
 # Of results: no difference can be seen, and colours keep their full resolution (4:4:4).
 RESULT_QUALITY = 95
-# A result's metadata: this name, and a digest of all that the result was made of.
+# Name of the metadata entry that contains a digest of everything that a result was made from.
 _ORIGIN = "cocosnet_jax"
 _LONGEST_JPEG = 65500  # libjpeg's limit
 # The columns of `grid`.
@@ -91,7 +91,7 @@ def to_jpeg(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
 
 
 def write(path: epath.Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
-    """Writes a file of the kind that its name says, `.png` or `.jpeg`, as `files.write` does."""
+    """Writes a PNG or JPEG file, by the ending of its name, as `files.write` does."""
     if path.suffix == ".jpeg":
         files.write(path, to_jpeg(image))
     else:
@@ -171,6 +171,6 @@ def origin_of(path: os.PathLike[str]) -> str:
 
 
 def fit(image: UInt8[np.ndarray, "height width 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """Resizes a picture into a square, with white beside it if it is none."""
+    """Resizes a picture into a square, and fills the rest of the square with white."""
     picture = Image.fromarray(image)
     return np.asarray(ImageOps.pad(picture, (side, side), Image.Resampling.BICUBIC, "white"))

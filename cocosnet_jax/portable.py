@@ -23,7 +23,6 @@ from jaxtyping import Float, UInt8
 from cocosnet_jax import __version__, steps, weights_file
 from cocosnet_jax.data.classes import class_names
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.inference import needs_exemplar, needs_exemplar_label
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState
 from cocosnet_jax.types import Array, Batch
@@ -34,9 +33,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def input_names(settings: Settings) -> list[str]:
     """The inputs of these networks, in their order."""
     names = ["label"]
-    if needs_exemplar(settings):
+    if settings.model.needs_exemplar:
         names.append("exemplar")
-        if needs_exemplar_label(settings):
+        if settings.model.needs_exemplar_label:
             names.append("exemplar_label")
     return names
 
@@ -105,8 +104,8 @@ def lower(settings: Settings, state: TrainState, size: int) -> export.Exported:
 def simple_operations() -> Iterator[None]:
     """While tracing, replaces operations that jax2onnx 0.17.1 does not convert by equal ones.
 
-    It knows no choice by platform, and pools windows of four dimensions, which onnxruntime refuses.
-    What JAX has traced before is forgotten, or it would use that again.
+    It does not know the choice by platform, and it makes poolings over four dimensions, which
+    onnxruntime refuses. JAX's caches are cleared, because it would use earlier traces again.
     """
 
     def default(*arguments: Array, default: Callable[..., Any], **_: Callable[..., Any]) -> Any:
@@ -168,7 +167,7 @@ def to_onnx(settings: Settings, state: TrainState, size: int) -> bytes:
             input_names=input_names(settings),
             output_names=[output["name"] for output in describe(settings, size, 0)["outputs"]],
         )
-    # It uses internals of JAX, which another version of it lacks in many ways.
+    # It uses internals of JAX, so that another version of JAX can raise any error.
     except Exception as error:
         version = importlib.metadata.version("jax2onnx")
         raise UserError(

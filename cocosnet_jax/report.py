@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: numbers, tables beside the paper's, scores, pictures to see.
+"""Writes the results of evaluations: numbers, tables beside the paper's, scores, pictures.
 
 `write` makes metrics.json, metrics.md, scores.csv and best_and_worst.png of one evaluation;
 `compare` makes one table of several.
@@ -21,7 +21,7 @@ from cocosnet_jax.subjects import Subject
 JSON = "metrics.json"
 # Rows of the sheet.
 _SHOWN = 8
-# Numbers of the tables, what a reader calls them, whether less is better, digits.
+# Number -> its name in the tables, whether lower or higher is better, digits.
 _ROWS: dict[str, tuple[str, str, int]] = {
     "fid": ("FID", "lower", 2),
     "kid": ("KID x 1000", "lower", 3),
@@ -74,8 +74,8 @@ def write(
       target: their folder.
       measured: the numbers.
       subject: what they are of.
-      other: numbers that were counted elsewhere, which come first in metrics.json; of a run
-        `checkpoint` and `step`, too.
+      other: further numbers, which come first in metrics.json; for a run, also `checkpoint` and
+        `step`.
 
     Returns:
       What metrics.json holds.
@@ -140,7 +140,7 @@ def find(folder: epath.Path) -> epath.Path | None:
 
 
 def compare(evaluations: Mapping[str, epath.Path]) -> str:
-    """One table of several evaluations, and what tells their protocols apart.
+    """One table of several evaluations, and a note on numbers that were measured differently.
 
     Args:
       evaluations: name -> its metrics.json.
@@ -159,18 +159,18 @@ def compare(evaluations: Mapping[str, epath.Path]) -> str:
         lines += ["", "Checkpoints:", ""]
         lines += [f"- {name}: {checkpoint}" for name, checkpoint in checkpoints.items()]
     for number in _ROWS:
-        told = {
+        protocols = {
             name: content["protocols"][number]
             for name, content in found.items()
             if number in content.get("protocols", {})
         }
-        if len(set(told.values())) > 1:
+        if len(set(protocols.values())) > 1:
             lines += [
                 "",
                 f"{_ROWS[number][0]} was measured in different ways and cannot be compared:",
                 "",
             ]
-            lines += [f"- {name}: {how}" for name, how in told.items()]
+            lines += [f"- {name}: {how}" for name, how in protocols.items()]
     return "\n".join(lines) + "\n"
 
 

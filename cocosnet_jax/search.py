@@ -17,7 +17,7 @@ from cocosnet_jax.data import exemplars
 from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.data.labels import label_maps
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.inference import Translator, needs_exemplar
+from cocosnet_jax.inference import Translator
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.settings import Settings
 
@@ -122,7 +122,7 @@ def _plain(path: str, settings: Settings) -> checkpoint.Restored:
     """Reads a plain translation network, and checks that it matches the data."""
     restored = checkpoint.restore_for_inference(path)
     theirs, ours = restored.settings, settings
-    if needs_exemplar(theirs):
+    if theirs.model.needs_exemplar:
         raise UserError(
             f"--checkpoint={path} needs exemplars; name a run of a plain translation network"
             " (configs/ade20k.py:plain)"

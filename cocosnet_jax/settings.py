@@ -218,6 +218,7 @@ class ModelSettings:
       generator_condition: SPADE's condition: `warped_and_input`, `warped`, or `input` alone (a
         plain translation network without exemplar).
       condition_resize: how the SPADE condition is resized to each layer.
+      non_local: whether generator and discriminator have their non-local block.
       spectral_everywhere: spectral norm on every convolution, not only on the release's.
       dtype: of activations; parameters, statistics of norms, losses and the correlation stay
         float32.
@@ -253,6 +254,16 @@ class ModelSettings:
         f = self.base_filters
         _require(f >= 2 and f % 2 == 0, "model.base_filters", f, "an even number, 2 or more")
         _require(self.temperature > 0, "model.temperature", self.temperature, "positive")
+
+    @property
+    def needs_exemplar(self) -> bool:
+        """Whether the networks take an exemplar."""
+        return self.generator_condition != "input"
+
+    @property
+    def needs_exemplar_label(self) -> bool:
+        """Whether the correspondence network takes the exemplar's map outside of training."""
+        return self.mask_input != "none" and self.mask_at_inference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -503,7 +514,7 @@ class Settings:
                 " config.model.mask_input to 'features' or 'adaptor'"
             )
 
-        if self.model.generator_condition == "input":
+        if not self.model.needs_exemplar:
             for field in ("alignment", "contextual", "mask", "regularisation", "self_warp"):
                 value = getattr(self.loss, field)
                 if value > 0:

@@ -32,10 +32,10 @@ class Subject:
       others: more results of the same inputs.
       paired: whether photograph i is the truth of picture i.
       size: (H, W).
-      identity: of the generated pictures, whatever would change a row of theirs.
-      real_identity: the same of the photographs.
-      protocol: what each number is told with: format, resize, list.
-      outputs: where a run's translations lie, in the order of `keys`; empty for folders.
+      identity: everything about the generated pictures that determines their rows (`measure`).
+      real_identity: the same for the photographs.
+      protocol: what the report states beside each number: format, resize, list.
+      outputs: files of a run's translations, in the order of `keys`; empty for folders.
     """
 
     keys: Sequence[str]
@@ -99,23 +99,23 @@ def _hash(names: Sequence[str]) -> str:
 
 def _format_of(sets: PictureSets) -> str:
     kinds = {_KINDS.get(path.suffix.lower(), path.suffix.lower()) for path in sets.generated}
-    told = f"{' and '.join(sorted(kinds))} as found"
+    described = f"{' and '.join(sorted(kinds))} as found"
     if sets.format == "jpeg" and kinds != {"JPEG"}:
-        told += f", compressed as JPEG of quality {pictures.JPEG_QUALITY} where it is not JPEG"
-    return told
+        described += f", compressed as JPEG of quality {pictures.JPEG_QUALITY} where it is not JPEG"
+    return described
 
 
 def of_run(
     dataset: Dataset, outputs: epath.Path, picture_format: str, has_classes: bool, made_by: str
 ) -> Subject:
-    """The translations of a validation split, which lie in `outputs` or will lie there.
+    """The translations of a validation split, which are in `outputs` or will be written there.
 
     Args:
       dataset: of the run.
       outputs: folder of the translations, under the images' keys.
       picture_format: `png` or `jpeg`, how they were written.
       has_classes: whether its label maps hold classes.
-      made_by: tells this checkpoint from others.
+      made_by: identifies the checkpoint.
     """
     pairs = dataset.evaluation("validation")
     places = list(pairs.references)
@@ -131,14 +131,14 @@ def of_run(
 
     data = dataset.settings
     real_identity = [str(data), dataset.content, _hash(keys)]
-    # A list of exemplars may change, and keep its name.
+    # The content of an exemplar list may change under the same name.
     references = [
         keys[number] if (place := pairs.references[index]) is None else pairs.pool.keys[place]
         for number, index in enumerate(places)
     ]
-    told = "PNG"
+    format_text = "PNG"
     if picture_format == "jpeg":
-        told = f"JPEG of quality {pictures.JPEG_QUALITY}"
+        format_text = f"JPEG of quality {pictures.JPEG_QUALITY}"
     return Subject(
         keys=keys,
         real_count=len(keys),
@@ -153,7 +153,7 @@ def of_run(
         identity=[*real_identity, _hash(references), made_by, picture_format],
         real_identity=real_identity,
         protocol={
-            "format": told,
+            "format": format_text,
             "truth": f"{data.dataset} at {data.image_size}",
             "exemplars": data.validation_exemplar_list or "each picture's own truth",
         },

@@ -23,7 +23,7 @@ from cocosnet_jax import (
     yardsticks,
 )
 from cocosnet_jax.alarms import Alarms
-from cocosnet_jax.best import Watch
+from cocosnet_jax.best import PeriodicValidation
 from cocosnet_jax.checkpoint import Checkpoints, Restored
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.dataset import Dataset
@@ -157,34 +157,19 @@ def loop(
     weights = jax.device_put(weights, mesh.replicated(devices))
     alarms = Alarms()
     show = hooks.Pictures(settings, run.dataset, folder, devices, alarms)
-    watch = None
+    validation = None
     if train.evaluate_every:
         network = run.inception.params if run.inception else None
-        watch = Watch(settings, run.dataset, folder, devices, network)
-    if kept := compile_cache.folder():
-        say(f"compiled programs are kept in {kept}, for the next start")
-    say(
-        f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
-        " (Ctrl-C now ends at once and loses nothing)"
-    )
-    if train.accumulate > 1:
-        norms = (
-            settings.model.block_norm,
-            settings.model.feature_norm,
-            settings.model.generator_norm,
-        )
-        say(
-            f"a step has {train.accumulate} small batches of {train.batch_size // train.accumulate}"
-            + ("; batch norm takes the statistics of each" if "batch" in norms else "")
-        )
+        validation = PeriodicValidation(settings, run.dataset, folder, devices, network)
+    _announce_compilation(settings)
     began = time.monotonic()
     with interrupt.ctrl_c_ends_at_once():
         first = next(batches)
         step_fn, products = kept_step.step(
             settings, devices, run.steps_per_epoch, (state, weights, first)
         )
-        if watch:
-            watch.begin(start, state)
+        if validation:
+            validation.begin(start, state)
     speed = Speed(train.batch_size, Goodput(folder, start, run.began), products)
     batches = speed.clock.batches(itertools.chain([first], batches))
     progress = hooks.Progress(start, run.last, speed, settings.loss, alarms)
@@ -217,7 +202,7 @@ def loop(
             stop = step == run.last or interruption.signal or checkpoints.preempted(step)
             save = stop or checkpoints.due(step)
             log = stop or step % train.log_every == 0
-            measure = watch and (step % train.evaluate_every == 0 or step == run.last)
+            measure = validation and (step % train.evaluate_every == 0 or step == run.last)
             draw = train.images_every and (step % train.images_every == 0 or step == run.last)
             if save or log or measure or draw:
                 _stop_if(progress.not_finite(), checkpoints)
@@ -231,10 +216,10 @@ def loop(
                 progress.log(board)
             if draw:
                 show(step, state, board)
-            if watch and measure:
+            if validation and measure:
                 # Two checkpoints are not written at a time.
                 checkpoints.wait()
-                watch(step, state, board)
+                validation(step, state, board)
             if save:
                 # Last: a run that is killed and resumes from this checkpoint has lost none of it.
                 board.flush()
@@ -243,13 +228,29 @@ def loop(
             if stop:
                 break
         checkpoints.wait()
-        if watch:
-            watch.close()
+        if validation:
+            validation.close()
     if step == run.last:
         say(f"finished at step {step}; checkpoints, pictures and TensorBoard: {folder}")
         return 0
     say(f"interrupted and saved at step {step}; run the same command again to resume")
     return 128 + (interruption.signal or signal.SIGTERM)
+
+
+def _announce_compilation(settings: Settings) -> None:
+    train, model = settings.train, settings.model
+    if kept := compile_cache.folder():
+        say(f"compiled programs are kept in {kept}, for the next start")
+    say(
+        f"compiling for {jax.device_count()} {jax.devices()[0].device_kind} device(s) ..."
+        " (Ctrl-C now ends at once and loses nothing)"
+    )
+    if train.accumulate > 1:
+        norms = (model.block_norm, model.feature_norm, model.generator_norm)
+        say(
+            f"a step has {train.accumulate} small batches of {train.batch_size // train.accumulate}"
+            + ("; batch norm takes the statistics of each" if "batch" in norms else "")
+        )
 
 
 def _stop_if(not_finite: str, checkpoints: Checkpoints) -> None:

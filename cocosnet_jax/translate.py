@@ -12,17 +12,17 @@ cocosnet_jax.apps.demo` writes an input and an exemplar for it.
 
 `--input` may be a folder of inputs; `--output` must then be a folder too. All inputs use the same
 exemplars, unless `--exemplar` and `--exemplar-label` are folders and `--list` gives each input its
-exemplar (lines `input,exemplar`; of several exemplars in a line, the first). Inputs without a line
-are left out.
+exemplar (lines `input,exemplar`; if a line has several exemplars, the first is used). Inputs
+without a line are left out.
 
 Several exemplars are given by a folder, or by `--exemplar` several times. Each input then has a
 result in the style of each, OUTPUT/INPUT/EXEMPLAR.png, and OUTPUT/grid.png shows them all: inputs
 at the left, exemplars along the top. With `--blend`, each input has one result instead: each of its
 places takes what matches it best in any of the exemplars.
 
-Several devices take whole pictures each. Where there are fewer pictures than devices, or a picture
-does not fit in the memory of one, they share the rows of each picture, if their number divides
-SIZE / 32 (8 devices: 256, 512, ...).
+With several devices, each translates whole pictures. If there are fewer pictures than devices, or a
+picture does not fit in the memory of one, the devices share the rows of each picture, provided that
+their number divides SIZE / 32 (8 devices: 256, 512, ...).
 
 An input of any width and height is resized to the square that the networks see, photographs by
 bicubic interpolation and label maps by the nearest pixel; edges and poses are drawn at that size.
@@ -31,9 +31,9 @@ sharp the match of each place is, 1 - H / log(n), where H is the entropy of the 
 places of the exemplar (of all exemplars in a blend). White (255) is 1, where one place has all the
 weight; black (0) is 0, where all have the same.
 
-All files are checked before the first picture is written. A result states in its metadata, as a
-digest, what it was made of. If the command is stopped and given again, finished results are left
-alone; those whose input, exemplar, checkpoint or options have changed since are made anew.
+All files are checked before the first picture is written. The metadata of a result contain a digest
+of everything that it was made from. If the command is interrupted and run again, finished results
+are kept, and those whose input, exemplar, checkpoint or options have changed are made again.
 
 A pose is drawn on a canvas of its photograph's size. The photograph is found by the dataset's
 layout (`images/` beside `poses/`, `img/` beside `pose/`) or beside the pose file; that of the
@@ -77,7 +77,7 @@ _FORMAT = flags.DEFINE_enum(
     "format",
     "png",
     ["png", "jpeg"],
-    "of pictures in a folder; jpeg is of quality 95 with full colour resolution (4:4:4)",
+    "format of pictures in a folder; jpeg has quality 95 and full colour resolution (4:4:4)",
 )
 _WARPED = flags.DEFINE_bool("warped", False, "also write the warped exemplar, as NAME_warped")
 _CONFIDENCE = flags.DEFINE_bool(
@@ -92,17 +92,16 @@ _ORIGINAL_SIZE = flags.DEFINE_bool(
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch-size",
     0,
-    "pictures that are computed at once, by all devices together, each of which takes as many; 0"
-    " for one per device on CPUs, where more are not faster, and on GPUs and TPUs for as many per"
-    " device as have the pixels of eight pictures of 256 x 256, or fewer if they do not fit in"
-    " memory",
+    "pictures per batch, which all devices share evenly. 0 chooses: one per device on CPUs, where"
+    " larger batches are not faster; on GPUs and TPUs, per device, the pixels of eight pictures of"
+    " 256 x 256, or fewer if they do not fit in memory",
     lower_bound=0,
 )
 _BFLOAT16 = flags.DEFINE_bool(
     "bfloat16",
     False,
-    "compute the networks in bfloat16: faster and smaller on GPUs and TPUs, and slightly less"
-    " exact; by default, as in training",
+    "compute the networks in bfloat16, which is faster, takes less memory on GPUs and TPUs, and is"
+    " slightly less exact; by default, as in training",
 )
 _POSE_SIZE = flags.DEFINE_string(
     "pose-size",
@@ -131,7 +130,7 @@ def main() -> int:
         if _BATCH_SIZE.value > 1
         else "set --size to {size}",
     )
-    needed = inference.needs_exemplar(settings)
+    needed = settings.model.needs_exemplar
     _check_flags(settings, needed)
     places = _places(needed)
     exemplar_list = _LIST.value if needed else ""
@@ -140,7 +139,7 @@ def main() -> int:
         places,
         exemplar_list,
         settings.data,
-        needs_label=inference.needs_exemplar_label(settings),
+        needs_label=settings.model.needs_exemplar_label,
         blend=_BLEND.value,
         ending=ending,
     )
@@ -164,7 +163,8 @@ def main() -> int:
     missing = made.missing(pairs)
     if missing:
         print("compiling ...", flush=True)
-        # As if none were there: the rest of a stopped run is computed by the same program.
+        # For the number of all pairs, so that an interrupted command continues with the same
+        # program.
         made.write(missing, made.compile(pairs, _BATCH_SIZE.value))
     if sheets:
         sheets.write(reader, settings.data, _ORIGINAL_SIZE.value)

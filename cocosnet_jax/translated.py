@@ -1,9 +1,9 @@
-"""What an evaluation of a run has translated and counted, so that it goes on where it stopped.
+"""Keeps what an evaluation of a run has translated and counted, so that it can be continued.
 
 `counts/FIRST-LAST.npy` in the evaluation's folder holds a row of counts for each of the pictures
-FIRST to LAST, and `counts/identity.txt` says what they were made of. Counts of something else are
-deleted. A picture is done if its row and its translation are there, whoever made them: the next run
-may have another number of processes or another batch size.
+FIRST to LAST, and `counts/identity.txt` identifies what they were computed from. If that differs,
+the counts are deleted. A picture is done if its row and its translation exist; the run that made
+them may have had another number of processes or another batch size.
 """
 
 import concurrent.futures
@@ -26,15 +26,15 @@ _IDENTITY = "identity.txt"
 
 
 class Translated:
-    """The pictures of an evaluation that are done. All processes make one at the same time."""
+    """The pictures of an evaluation that are done. All processes create it at the same time."""
 
     def __init__(self, folder: epath.Path, identity: Any, outputs: Sequence[epath.Path]):
-        """Reads what is there, and deletes what was made of something else.
+        """Reads existing counts; deletes those that were computed from something else.
 
         Args:
           folder: of the evaluation.
-          identity: all that the pictures and their counts are made of, as JSON takes it.
-          outputs: where the translation of each picture lies.
+          identity: everything that the pictures and their counts depend on, serialisable as JSON.
+          outputs: the file of each picture's translation.
 
         Raises:
           StorageError: the folder cannot be written to.
@@ -47,7 +47,7 @@ class Translated:
         if is_lead():
             self._read(digest)
             done = self._done()
-        # What the first process sees counts: others may see a shared folder later.
+        # The first process decides, since a shared folder may look different to another one.
         self._is_done = gather_rows(done[None])[0]
         wait_for_all(f"{folder} is read")
 
@@ -81,8 +81,8 @@ class Translated:
     def remaining(self, batch_size: int) -> list[int]:
         """Numbers of the batches with a picture that is not done.
 
-        A batch is translated again as a whole, so that pictures have the same company, and the same
-        rounding, as without an interruption.
+        A batch is translated again completely, so that its results are rounded as without an
+        interruption.
         """
         starts = range(0, len(self._is_done), batch_size)
         return [

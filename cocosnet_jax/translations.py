@@ -1,9 +1,9 @@
-"""Translates many pairs of files: in batches, without making again what is already there.
+"""Translates many pairs of files in batches, and keeps results that exist already.
 
-Every result carries in its metadata a digest of all that it was made of: the networks, the arrays
-that were read from its files, and the options that change it. A result whose digest is still right
-is left alone, so the same command goes on where it was stopped, and makes anew whatever depends on
-something that has changed since.
+The metadata of every result contain a digest of everything that it was made from: the networks, the
+arrays that were read from its files, and the options that change it. A result with the right digest
+is kept. So an interrupted command continues where it stopped, and makes every result again that
+depends on something that has changed.
 """
 
 import concurrent.futures
@@ -29,12 +29,12 @@ from cocosnet_jax.inference import Translator
 from cocosnet_jax.settings import DataSettings
 from cocosnet_jax.types import Outputs
 
-# Raise it if the same files give other results than before.
+# Raise it if a change of the code gives other results for the same files.
 _RECIPE = 1
 # Pixels of each device's part of a batch, if its size is not given: eight pictures of 256 x 256. On
 # CPUs it is one picture: more take more memory and are not faster (`benchmarks.translate`).
 _BATCH_PIXELS = 8 * 256**2
-# A sheet is no wider than this, and has about so many pixels; more inputs make more sheets.
+# Largest width and approximate number of pixels of a sheet; more inputs make more sheets.
 _SHEET_WIDTH = 16384
 _SHEET_PIXELS = 2**25
 _GAP = 4  # between the pictures of a sheet, in pixels
@@ -67,7 +67,7 @@ class Translations:
         self._common = hashlib.sha256(f"{_RECIPE} {translator.size} {translator.digest}".encode())
 
     def missing(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """The pairs whose results are not there, or were made of something else.
+        """The pairs whose results do not exist, or were made from something else.
 
         Raises:
           UserError: a file cannot be read.
@@ -124,7 +124,8 @@ class Translations:
 
         Args:
           pairs: all have the same number of exemplars.
-          batch_size: b; the last batch is filled up, because another size would compile anew.
+          batch_size: b; the last batch is filled up, because another size would need
+            another compilation.
 
         Raises:
           UserError: a file cannot be read, or a result cannot be written.
@@ -187,7 +188,7 @@ class Translations:
             pictures.write_result(absolute(path), picture, origin)
 
     def _origin(self, planes: Planes) -> str:
-        """The digest of all that a result is made of."""
+        """The digest of everything that a result is made from."""
         digest = self._common.copy()
         size = planes.original_size if self._options.original_size else None
         digest.update(repr((size, [None if x is None else x.shape for x in planes[:3]])).encode())

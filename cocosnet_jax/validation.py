@@ -86,7 +86,7 @@ def predict_and_count(
       settings: of the run.
       devices: devices that split the batch.
       metrics: metrics to count.
-      beside: whether to measure the baselines, too.
+      beside: whether to measure the baselines as well.
 
     Returns:
       (state, VGG of the baselines or None, batch, valid) -> (outputs, counts of each metric, whose

@@ -17,11 +17,13 @@ TIMES_MEAN = 20.0
 class Watchdog:
     """A thread that reports when no step has ended for a long time. It does not end the run.
 
-    A run waits for ever, without an error, if another process of it has ended or lost its network,
-    or if storage does not answer. Which of these it is shows in the stacks of the threads. Every
-    process has its own watchdog; the one that is elsewhere than the others is the one to look at.
+    A run waits forever, without an error, if another of its processes has ended or lost its network
+    connection, or if storage does not answer. The stacks of the threads show which of these it is.
+    Every process has its own watchdog; look at the process that waits at another place than the
+    others.
 
-    Nothing is ended, because a slow bucket recovers by itself, and a launcher can end what hangs.
+    The run is not ended, because a slow bucket recovers by itself, and a launcher can end a run
+    that does not.
     """
 
     def __init__(self, folder: epath.Path, minutes: float):
@@ -85,7 +87,7 @@ class Watchdog:
             where = f"above ({self._file} cannot be written: {error})"
         message = (
             f"warning: {process}no step has ended for {silent / 60:.3g} minutes; the stacks of all"
-            f" threads are {where}. The run goes on waiting. Look whether all processes are alive"
+            f" threads are {where}. The run goes on waiting. Check whether all processes are alive"
             " and whether storage and network answer; if it does not recover, end it with SIGKILL"
             " and give the same command again. config.train.hang_minutes changes the limit\n"
         )

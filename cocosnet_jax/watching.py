@@ -13,14 +13,14 @@ from cocosnet_jax.distributed import is_lead, say
 from cocosnet_jax.errors import StorageError
 
 FILE = "goodput.json"
-# Resuming from an older checkpoint looks up its step; more are never kept.
+# A run that resumes from an older checkpoint looks up the seconds of that step.
 _STEPS_KEPT = 100
 
 T = TypeVar("T")
 
 
 class Split(NamedTuple):
-    """Seconds of some steps, which together are the time that passed.
+    """How the time of some steps is divided, in seconds.
 
     Attributes:
       data: waiting for the next batch.
@@ -55,7 +55,7 @@ class Clock:
         self.computed = 0.0  # Seconds of all steps since the start, without data and pauses.
 
     def start(self) -> None:
-        """Starts again from nothing."""
+        """Sets all times to 0, and starts the clock."""
         self._spent, self._mark, self.computed = Split(), time.monotonic(), 0.0
 
     def batches(self, batches: Iterator[T]) -> Iterator[T]:
@@ -104,13 +104,14 @@ class Clock:
 class Goodput:
     """Share of the time since a run first started that went into steps that it still has.
 
-    Lost is all else: starting, compiling, restoring, waiting for data, saving, measuring, the time
-    between two starts, and steps that a restart had to repeat. The workdir's goodput.json keeps it
+    All other time is lost: starting, compiling, restoring, waiting for data, saving, measuring, the
+    time between two starts, and steps that a restart had to repeat. The workdir's goodput.json
+    keeps it
     over restarts: when the run first started, and the seconds that were computed up to each save.
     """
 
     def __init__(self, folder: epath.Path, start: int, began: float):
-        """Goes on after step `start`; a damaged file is reported, and begins anew.
+        """Continues the run's file after step `start`, or begins one if it is missing or damaged.
 
         Args:
           folder: the workdir.
@@ -215,7 +216,7 @@ def describe(numbers: dict[str, float]) -> str:
 
 
 def memory() -> dict[str, float]:
-    """GiB in use, and at most, on the fullest device of this process; none where not known."""
+    """Current and peak GiB in use on this process's fullest device; empty if not known."""
     statistics = [device.memory_stats() or {} for device in jax.local_devices()]
     names = {"memory/in_use_gib": "bytes_in_use", "memory/peak_gib": "peak_bytes_in_use"}
     return {

@@ -45,7 +45,7 @@ class Weights(NamedTuple):
 
 
 def is_one(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is that of such a file: by its suffix, or since it is no folder."""
+    """Whether a path names a file of weights: by its suffix, or because it is no folder."""
     return os.fspath(path).endswith(SUFFIX) or os.path.isfile(path)
 
 

@@ -92,8 +92,8 @@ def settings_of(folder: epath.Path) -> Settings:
     file = folder / _FILE
     if not file.exists():
         raise UserError(
-            f"{folder} has no {_FILE}, which says what its data are: evaluate it by"
-            " `python -m cocosnet_jax.main --mode=evaluate` with its config first"
+            f"{folder} has no {_FILE}, which describes its data; first evaluate it by"
+            " `python -m cocosnet_jax.main --mode=evaluate` with its config"
         )
     return _read(file)
 
@@ -178,7 +178,7 @@ def in_use(folder: epath.Path) -> Iterator[None]:
 
 
 def check_space(folder: epath.Path, settings: Settings, size: int) -> None:
-    """Checks that the disk has room for the checkpoints of a run; says so where it gets narrow.
+    """Checks that the disk has space for the checkpoints of a run; warns if it may not suffice.
 
     Args:
       folder: the workdir, which exists.
@@ -191,13 +191,7 @@ def check_space(folder: epath.Path, settings: Settings, size: int) -> None:
     if files.is_url(folder):
         return
     free = shutil.disk_usage(folder).free
-    # A checkpoint is deleted only when its successor is complete.
-    wanted = {"checkpoints": settings.train.keep_checkpoints + 1}
-    if settings.train.keep_best:
-        wanted["best"] = 2
-    missing = sum(
-        max(0, count - len(integrity.steps(folder / name))) for name, count in wanted.items()
-    )
+    missing = missing_checkpoints(folder, settings)
     have = f"the disk of {folder} has {_gigabytes(free)} free"
     if free < size:
         raise StorageError(
@@ -210,6 +204,18 @@ def check_space(folder: epath.Path, settings: Settings, size: int) -> None:
             " some space, or lower config.train.keep_checkpoints, which is"
             f" {settings.train.keep_checkpoints}"
         )
+
+
+def missing_checkpoints(folder: epath.Path, settings: Settings) -> int:
+    """The number of checkpoints that a run will add to the most that its folder ever holds.
+
+    A checkpoint is deleted only when its successor is complete, so for a moment there is one more
+    than `train.keep_checkpoints`, and two in `best`.
+    """
+    most = {"checkpoints": settings.train.keep_checkpoints + 1}
+    if settings.train.keep_best:
+        most["best"] = 2
+    return sum(max(0, count - len(integrity.steps(folder / name))) for name, count in most.items())
 
 
 def _gigabytes(size: int) -> str:

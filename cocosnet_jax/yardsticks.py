@@ -1,4 +1,4 @@
-"""The networks that metrics are measured with: which are given, and which files they are of."""
+"""The networks of the metrics (Inception, VGG, LPIPS), and the files that they come from."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ _Read = TypeVar("_Read")
 
 @dataclasses.dataclass(frozen=True)
 class Yardsticks:
-    """Networks; None where there is none.
+    """The networks; those that are not given are None.
 
     Attributes:
       inception: of FID.
@@ -47,7 +47,7 @@ class Yardsticks:
         return f"{self.inception.name} (sha256 {self.inception.sha256})"
 
     def networks(self) -> dict[str, Any]:
-        """The weights by what reads them."""
+        """The weights, by the names that `metrics.rows` uses."""
         found: dict[str, Any] = {}
         if self.inception is not None:
             found["inception"] = self.inception.params
@@ -58,7 +58,7 @@ class Yardsticks:
         return found
 
     def identity(self) -> list[str]:
-        """What tells these networks from others."""
+        """Identifies these networks."""
         return [self.inception.sha256 if self.inception else "", self.vgg_name, self.lpips_name]
 
 
@@ -79,7 +79,8 @@ def load(
       width: of `vgg_weights`, where they are random.
 
     Raises:
-      UserError: lists the files that are missing or wrong: which is needed, from where, its hash.
+      UserError: lists the files that are missing or wrong, and says which are needed, where they
+        come from, and their hashes.
     """
     wrong: list[str] = []
 
@@ -104,7 +105,7 @@ def load(
             "--lpips reads torchvision's VGG-16 (vgg16-397923af.pth): name it as --vgg, or as"
             " --lpips-vgg where --vgg is VGG-19"
         )
-    problems.raise_if_any("weight files", wrong)
+    problems.raise_if_any("the set of weight files", wrong)
     if network is not None and not network.is_known:
         say(
             f"note: --inception={inception} has the FID Inception's layers, but is not"
@@ -130,7 +131,7 @@ def _is_of_lpips(weights: VggWeights) -> bool:
 
 
 def describe(weights: VggWeights) -> str:
-    """Network and whose weights they are."""
+    """The network, and the origin of its weights."""
     whose = {"caffe": "Caffe", "torchvision": "torchvision"}[weights.preprocessing]
     return f"{weights.network} ({whose})"
 

@@ -50,7 +50,8 @@ def get_config(variant: str = "mask") -> ConfigDict:
     config.loss.pseudo_exemplar = 10.0
     config.vgg.weights = "random"
     config.vgg.width = 16
-    # Few steps need high rates, and most images as their own exemplar, which teaches colours best.
+    # A run of few steps needs high rates, and most images as their own exemplar, from which colours
+    # are learned fastest.
     config.optimiser.generator_rate = 1e-3
     config.optimiser.discriminator_rate = 7e-4
     config.optimiser.constant_epochs = 3

@@ -162,7 +162,7 @@ def check_run(arguments: Sequence[str], devices: int, *, bucket: bool) -> None:
 
 
 def say(line: str) -> None:
-    """Prints a line for the reader; standard output has what commands say, or the commands."""
+    """Prints a line to standard error; standard output is for the commands and their output."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -174,6 +174,6 @@ def main(program: Callable[[Sequence[str]], int]) -> NoReturn:
         say(f"error: {error}")
         status = error.status
     except KeyboardInterrupt:
-        say("\nended; what was started goes on, and the same command takes it up again")
+        say("\ninterrupted; what was started goes on, and the same command continues from there")
         status = 130
     sys.exit(status)

@@ -44,7 +44,7 @@ _TOPOLOGIES = {"tpu-v5-lite-podslice": _FLAT, "tpu-v6e-slice": _FLAT}
 def filled(file: str, **values: object) -> str:
     """A manifest of this folder with its `${...}` filled in; JSON, which YAML contains."""
     text = (PROJECT / "launch" / file).read_text()
-    # The comments about the file itself, up to the first line that is none.
+    # Without the comments about the file itself, which end at the first key.
     _, _, rest = text.partition("\napiVersion")
     quoted = {name: json.dumps(value) for name, value in values.items()}
     return string.Template(f"apiVersion{rest}").substitute(quoted)
@@ -69,7 +69,7 @@ def jobset(flags: argparse.Namespace, of_run: Sequence[str]) -> str:
         service_account=flags.service_account,
         nodes=nodes,
         image=flags.image,
-        # One host finds no cluster, and needs none.
+        # A single host has no cluster to join.
         arguments=[*(["--distributed=auto"] if hosts > 1 else []), *of_run],
         variables=variables,
         bucket=flags.bucket,

@@ -134,7 +134,7 @@ class Slice:
         self._shell.must(*self._queued("delete"), "--force", "--quiet")
 
     def install(self) -> bool:
-        """Copies the committed project, and the data, to every host; whether that worked."""
+        """Copies the committed project and the data to every host; returns whether it succeeded."""
         with tempfile.TemporaryDirectory() as folder:
             archive = str(Path(folder) / "cocosnet_jax.tar.gz")
             if self._shell.dry_run:
@@ -147,7 +147,7 @@ class Slice:
         return not copied and not self._on("all", tpu_host.install(self._flags.data))
 
     def start(self, arguments: Sequence[str]) -> bool:
-        """Starts the run on every host where it is not going on; whether that worked.
+        """Starts the run on every host on which it is not running; returns whether it succeeded.
 
         Raises:
           UserError: another run is going on.
@@ -212,7 +212,7 @@ def run(tpu: Slice, arguments: Sequence[str]) -> int:
             if crashes == CRASHES:
                 say(f"the run has ended with an error {CRASHES} times, the last time with {ended}")
                 return ended
-            # Hosts whose part of the run has not ended yet.
+            # Ends the run on hosts on which it has not ended yet.
             tpu.stop()
         say("starting the run again")
         time.sleep(PAUSE)

@@ -17,7 +17,7 @@ HEALTHY = {
 FAILURES = [
     ({"like_exemplar": 0.9}, "the translation copies the exemplar"),
     ({"matched_places": 0.001}, "the correspondence has collapsed to a few places"),
-    ({"match_entropy": 0.999}, "the correspondence tells nothing"),
+    ({"match_entropy": 0.999}, "the correspondence carries no information"),
     ({"matched_in_place": 0.8}, "lower config.loss.regularisation"),
     ({"discriminator": 0.01}, "the discriminator is saturated"),
     ({"discriminator_on_fake": -30.0}, "the discriminator is saturated"),

@@ -169,25 +169,25 @@ class _Board:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_run_is_watched(tmp_path, monkeypatch, capsys):
+def test_a_run_is_validated_at_intervals(tmp_path, monkeypatch, capsys):
     numbers = iter([0.125, 0.25, 0.125])
     monkeypatch.setattr(
         best,
         "Validation",
         lambda *_: lambda state: {"pck@0.1": next(numbers), "pck@0.1_by_chance": 0.0625},
     )
-    watch = best.Watch(keeping("pck@0.1"), None, epath.Path(tmp_path), None)
+    validation = best.PeriodicValidation(keeping("pck@0.1"), None, epath.Path(tmp_path), None)
     board = _Board()
-    watch.begin(0, at(0))
+    validation.begin(0, at(0))
     for step in (1, 2):
-        watch(step, at(step), board)
-    watch.close()
+        validation(step, at(step), board)
+    validation.close()
 
     # A run that was killed before step 3 was measured, or saved as the best, resumes there.
     numbers = iter([0.75])
-    watch = best.Watch(keeping("pck@0.1"), None, epath.Path(tmp_path), None)
-    watch.begin(3, at(3))
-    watch.close()
+    validation = best.PeriodicValidation(keeping("pck@0.1"), None, epath.Path(tmp_path), None)
+    validation.begin(3, at(3))
+    validation.close()
     assert list(json.loads((tmp_path / "best.json").read_text())["numbers"]) == ["1", "3"]
     said = capsys.readouterr().out.splitlines()
     assert said == [

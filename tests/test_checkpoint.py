@@ -200,7 +200,7 @@ def test_the_newest_whole_checkpoint_takes_a_damaged_ones_place(written, tmp_pat
     restored = checkpoint.restore_for_inference(tmp_path)
     assert restored.step == 6
     assert_same(restored.state.ema, state_of(6).ema)
-    # None of what libraries say in their own threads, either.
+    # One line, and no output from the threads of libraries.
     assert damaged(capfd.readouterr().err, tmp_path).startswith("state/d/")
     # Reading changes nothing.
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]

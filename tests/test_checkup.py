@@ -10,7 +10,9 @@ import pytest
 from cocosnet_jax import checkup, settings, workdir
 from cocosnet_jax.checkpoint import absolute
 from cocosnet_jax.checkup import Finding
+from cocosnet_jax.errors import StorageError
 from cocosnet_jax.settings import DataSettings, Settings, TrainSettings, VggSettings
+from cocosnet_jax.state import state_shapes
 from tests.conftest import PLAIN_LOSS, PLAIN_MODEL, ROOT
 
 GIB = checkup.GIB
@@ -52,7 +54,7 @@ def test_a_machine_and_a_run_without_problems(config, tmp_path, capsys):
         f"ok {jax.local_device_count()} x cpu (cpu)",
         "note config.vgg.weights=random: an untrained VGG",
         "note not prepared yet: training does it first",
-        "4 checkpoints of 0.0",
+        "4 more checkpoints of 0.0",
     ):
         assert part in text
     # Nothing is left behind.
@@ -86,8 +88,8 @@ def test_the_versions_are_those_of_the_project():
     [
         ("0.10.2", "ok", "jax 0.10.2"),
         ("0.12.0.1", "ok", "jax 0.12.0.1"),
-        ("0.9.9", "problem", "jax 0.9.9 was not tried (from 0.10.2 to below 0.13 were)"),
-        ("0.13.0.dev1", "note", "jax 0.13.0.dev1 was not tried"),
+        ("0.9.9", "problem", "jax 0.9.9 was not tested; use a version from 0.10.2 to below 0.13"),
+        ("0.13.0.dev1", "note", "jax 0.13.0.dev1 was not tested"),
         (None, "problem", "jax is not installed: pip install"),
     ],
 )
@@ -139,7 +141,7 @@ def test_environment(monkeypatch):
     found = {one.text: one.state for one in checkup.environment()}
     assert found["JAX_DEBUG_NANS=True makes every step slow"] == "note"
     assert found["JAX_DISABLE_JIT=0"] == "ok"
-    assert found["a launcher is at work (SLURM_NTASKS): main takes --distributed=auto"] == "note"
+    assert found["a launcher sets SLURM_NTASKS: give --distributed=auto to main"] == "note"
 
 
 def test_compilation_cache(tmp_path, monkeypatch):
@@ -160,6 +162,11 @@ def test_compilation_cache(tmp_path, monkeypatch):
     ("section", "fields", "said"),
     [
         ("train", {"batch_size": 6}, "batch: config.train.batch_size is 6, which does not split"),
+        (
+            "train",
+            {"batch_size": 8, "accumulate": 4},
+            "batch: config.train.batch_size is 8, which does not split evenly over 4 small batches",
+        ),
         ("vgg", {"weights": "no.pth"}, "weights: config.vgg.weights is 'no.pth'"),
         ("vgg", {"weights": ""}, "weights: config.vgg.weights is empty"),
         ("data", {"source": "/nowhere"}, "data: config.data.source is '/nowhere'"),
@@ -200,11 +207,36 @@ def test_a_workdir_of_another_run(config, tmp_path):
     assert "optimiser.beta2: 0.5, 0.9" in found
 
 
-def test_a_full_disk(config, tmp_path, monkeypatch):
-    usage = types.SimpleNamespace(free=1000)
+@pytest.mark.parametrize(
+    # In checkpoints: 3 are kept and a new one is complete before the oldest goes; so is the best.
+    ("keep_best", "free", "state"),
+    [
+        ("", 0.5, "problem"),
+        ("", 3.5, "note"),
+        ("", 4, "ok"),
+        ("swd", 5.5, "note"),
+        ("swd", 6, "ok"),
+    ],
+)
+def test_the_space_is_what_training_asks_for(
+    config, tmp_path, monkeypatch, capsys, keep_best, free, state
+):
+    train = dataclasses.replace(config.train, evaluate_every=1, keep_best=keep_best)
+    config = dataclasses.replace(config, train=train)
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state_shapes(config)))
+    usage = types.SimpleNamespace(free=int(free * size))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    [found] = problems(checkup.run_folder(str(tmp_path), config))
-    assert "0.0 GiB are free of" in found
+    *_, found = checkup.run_folder(str(tmp_path), config)
+    assert found.state == state
+    assert ("GiB are free of" in found.text) == (state != "ok")
+    # The same as `workdir.check_space`, which runs call.
+    folder = absolute(tmp_path)
+    if state == "problem":
+        with pytest.raises(StorageError, match="free some space"):
+            workdir.check_space(folder, config, size)
+    else:
+        workdir.check_space(folder, config, size)
+        assert ("warning: " in capsys.readouterr().out) == (state == "note")
 
 
 def test_what_breaks_unexpectedly_is_a_problem_and_the_rest_is_looked_at(monkeypatch):

@@ -91,7 +91,7 @@ def test_a_damaged_program_is_removed_with_one_note(fresh, capsys):
             file.write("half")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = compile_cache._mend
+        warnings.showwarning = compile_cache._show_warning
         for _ in range(2):
             warnings.warn(
                 "Error reading persistent compilation cache entry for 'jit_step': ValueError: bad",

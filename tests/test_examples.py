@@ -16,7 +16,7 @@ DOCUMENTS = [
     *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("configs/*.py"))),
     "cocosnet_jax/main.py",
 ]
-# What stands for something of the user's.
+# Placeholders in the documentation -> values of a user.
 PLACES = {"CONFIG.py": "ade20k.py", "=CONFIG ": "=ade20k ", "=N ": "=7 ", " [--mode=evaluate]": ""}
 
 
@@ -93,7 +93,7 @@ def test_a_batch_by_device_fits_any_number_of_them(arguments, devices):
         ("gke.py", [16]),
         ("slurm.py", [16]),
         ("local_multiprocess.sh", [2]),
-        # Whatever slice is put there.
+        # The user chooses the slice.
         ("tpu_vm.py", [4, 8, 16, 32]),
     ],
 )

@@ -108,13 +108,12 @@ def test_an_export_has_no_kernels(monkeypatch):
     assert [settings.model.correlation for settings in used] == ["streaming"]
 
 
-def test_the_example_runs_without_this_package(folder, pair, expected, tmp_path):
-    arguments = ["run.py", "result.png", *map(str, pair)]
+def run_example(folder, tmp_path, *arguments):
     program = (
         "import runpy, sys; sys.modules['cocosnet_jax'] = None;"
-        f"sys.argv = {arguments!r}; runpy.run_path({str(folder / 'run.py')!r})"
+        f"sys.argv = {['run.py', *arguments]!r}; runpy.run_path({str(folder / 'run.py')!r})"
     )
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-I", "-c", program],
         cwd=tmp_path,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
@@ -122,6 +121,16 @@ def test_the_example_runs_without_this_package(folder, pair, expected, tmp_path)
         text=True,
         timeout=LIMIT_S,
     )
+
+
+def test_the_example_says_what_it_needs(folder, pair, tmp_path):
+    done = run_example(folder, tmp_path, "result.png", str(pair[0]))
+    assert done.returncode == 1
+    assert done.stderr == "usage: python run.py RESULT.png LABEL EXEMPLAR EXEMPLAR_LABEL\n"
+
+
+def test_the_example_runs_without_this_package(folder, pair, expected, tmp_path):
+    done = run_example(folder, tmp_path, "result.png", *map(str, pair))
     assert done.returncode == 0, done.stderr
     wanted = pictures.to_bytes(np.asarray(expected.image[0]))
     found = np.asarray(Image.open(tmp_path / "result.png"))

@@ -243,7 +243,7 @@ def test_a_plain_network_takes_the_input_alone(arrays):
 )
 def test_when_the_exemplars_label_map_is_needed(mask_input, at_inference, needed):
     model = ModelSettings(mask_input=mask_input, mask_at_inference=at_inference)
-    assert inference.needs_exemplar_label(Settings(model=model)) is needed
+    assert model.needs_exemplar_label is needed
 
 
 @pytest.mark.parametrize(

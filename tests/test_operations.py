@@ -90,7 +90,8 @@ def test_a_streamed_match_has_the_operations_of_a_dense_one_and_of_what_it_recom
     shapes = [(1, n, k), (1, n, k), (1, n, v)]
     products, warped = 2 * n * n * k, 2 * n * n * v
     assert counted(warp, *shapes).products == products + warped
-    # Back: the correlation anew, its two gradients; those of weights and values.
+    # The backward pass: the correlation again and its two gradients, then those of weights and
+    # values.
     back = 3 * products + 2 * warped
     total = counted(jax.grad(warp, (0, 1, 2)), *shapes).products
     assert total == products + warped + back

@@ -67,5 +67,5 @@ def test_bfloat16_stays_near(case, record_property):
     worst = parity.measure(case, np.float32, parity.HERE, bfloat16=True)
     record_property("parity", parity.line(case, "bfloat16", worst))
     assert not beyond(worst, BFLOAT16)
-    # Nor is it float32 by mistake.
+    # The error shows that the images were not computed in float32.
     assert worst["image"][0] > 1e-3

@@ -1,4 +1,8 @@
-"""The rules of the house: imports point one way, and files stay short."""
+"""The structure of the package: imports point one way, and files stay short.
+
+A room is a file or folder directly below the package. Rooms that do not import each other, and
+import only from lower floors, make a floor.
+"""
 
 import ast
 from pathlib import Path
@@ -14,8 +18,8 @@ FILES = {
     for path in PATHS
 }
 
-# From the bottom up. A room imports from lower floors and, if it is a folder, from itself: no two
-# rooms of one floor import each other, and nothing imports an entry point.
+# From the bottom up. A room that is a folder also imports from itself. Nothing imports an entry
+# point.
 FLOORS = (
     ("errors", "types", "rng", "compile_cache", "operations", "watchdog"),
     ("settings", "files", "distributed"),

@@ -99,7 +99,7 @@ def test_a_run_carries_the_colours_of_its_label_maps(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_first_state", record)
     train.train(config, epath.Path(tmp_path / "run"))
     assert runs[0].data.classes == "ground #000000\na house #FF0000"
-    # The run's own settings are no other run's to the same command.
+    # The same command accepts the folder again, although the run's settings have classes by now.
     workdir.claim(epath.Path(tmp_path / "run"), runs[0])
     workdir.check(str(tmp_path / "run"), config)
 
@@ -317,7 +317,7 @@ def watched(monkeypatch):
     """Steps that are measured."""
     seen = []
 
-    class Watch:
+    class PeriodicValidation:
         def __init__(self, *_):
             pass
 
@@ -330,7 +330,7 @@ def watched(monkeypatch):
         def close(self):
             seen.append("closed")
 
-    monkeypatch.setattr(train, "Watch", Watch)
+    monkeypatch.setattr(train, "PeriodicValidation", PeriodicValidation)
     return seen
 
 
@@ -364,7 +364,7 @@ def test_a_step_is_saved_after_all_else_of_it_is_written(loop, happened):
 
 
 def test_a_step_is_saved_first_where_the_run_is_told_to_stop(loop, happened):
-    """The machine may be taken away; `Watch.begin` measures what was not measured any more."""
+    """The machine may be taken away; the next start measures what was not measured any more."""
     good = good_until(loss=99, parameter=99)
 
     def step(state, weights, batch):

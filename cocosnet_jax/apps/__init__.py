@@ -1,1 +1,1 @@
-"""What is made of the model: programs for people."""
+"""Applications of the model, and demonstrations of them."""

@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, UInt8
 
-from cocosnet_jax import checkpoint, command, files, inference, pictures
+from cocosnet_jax import checkpoint, command, files, pictures
 from cocosnet_jax.apps import drawing, reading
 from cocosnet_jax.data import classes, images, inputs
 from cocosnet_jax.data import points as points_lib
@@ -33,8 +33,8 @@ from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import Translator
 from cocosnet_jax.settings import is_pose_size
 
-# What the cosine falls short of the best by where a heat map has 1/e of its heat: five times the
-# temperature of the release, or only the best match would be seen.
+# Heat is exp((cosine - best cosine) / SOFTNESS). This is five times the release's temperature, with
+# which only the best match would be visible.
 SOFTNESS = 0.05
 
 
@@ -86,7 +86,8 @@ def correspond(
     match = translator.match(*pair, back=back)
     place, confidence = np.asarray(match.place[0]), np.asarray(match.confidence[0])
     matches = points_lib.move(points, place, confidence, own.shape, other.shape)
-    # As layers, whatever the networks' own warp carries: patches show more than mean colours.
+    # Warped as layers, which carry patches: they show more than the mean colours that some
+    # networks warp.
     warped, returned = (
         np.rint(translator.warp(*pair, layer=layer.astype(np.float32), back=back)[0])
         for layer, back in ((pair[1], False), (reading.at_size(picture, translator), True))
@@ -169,7 +170,7 @@ def main() -> None:
     exemplar = images.read_photograph(exemplar_file)
     exemplar_label = None
     label_file = reading.file("exemplar-label")
-    if inference.needs_exemplar_label(translator.settings):
+    if translator.settings.model.needs_exemplar_label:
         if not reading.given("exemplar-label"):
             if not inputs.has_annotation(data, exemplar_file):
                 raise UserError("--exemplar-label is missing; this checkpoint reads it")

@@ -54,7 +54,7 @@ _SCENES = flags.DEFINE_integer(
 
 ROWS = 6  # scenes in the picture
 BATCH = 8  # pairs that are translated at once
-# A row of the sheet: its exemplars have the classes of so much of the scene's area.
+# Scenes come first in the picture whose exemplars have the classes of this share of their area.
 COVER = 0.95
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     began = time.monotonic()
     folder = checkpoint.absolute(_FOLDER.value)
     workdir.check_writable(folder, "folder")
-    # Less time to compile; what the user has set goes last.
+    # It compiles in less time. The user's flags come last, and so take precedence.
     os.environ["XLA_FLAGS"] = (
         f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     )
@@ -111,7 +111,7 @@ def translate(translator: Translator, pairs: list[Pair]) -> tuple[list[Result], 
     starts = range(0, len(pairs), BATCH)
     for start in tqdm.tqdm(starts, desc="translating", unit=" batches", file=sys.stdout):
         part = pairs[start : start + BATCH]
-        # The last batch is filled up: another size would be compiled anew.
+        # The last batch is filled up, because another size would need another compilation.
         full = [*part, *[part[0]] * (BATCH - len(part))]
         label, exemplar_label = (
             np.stack([getattr(pair, name).label for pair in full])[..., None]
@@ -216,7 +216,7 @@ def sheet(
 
 
 def report(measured: dict[str, float], scenes: int) -> None:
-    """Prints the figures as a person reads them."""
+    """Prints the measured numbers, one in a line."""
     m = measured
     print(
         f"\nmeasured on {scenes} scenes that were not trained on, {EXEMPLARS} exemplars each,"

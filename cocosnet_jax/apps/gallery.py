@@ -97,7 +97,7 @@ def edits_of(label: UInt8[np.ndarray, "height width"]) -> dict[str, np.ndarray]:
         return np.asarray(image)
 
     moved = painted(SUN, [(0.28, 0.05, 0.5, 0.27)], np.where(label == SUN, SKY, label))
-    # Where trees were, what is above them goes on.
+    # Where trees were, the class above them continues.
     without = label.copy()
     for row in range(1, size):
         tree = np.isin(without[row], (CROWN, TRUNK))

@@ -24,7 +24,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
 
-from cocosnet_jax import checkpoint, command, inference, pictures
+from cocosnet_jax import checkpoint, command, pictures
 from cocosnet_jax.apps import reading
 from cocosnet_jax.data import images, inputs, layers, pairing, problems
 from cocosnet_jax.errors import UserError
@@ -229,7 +229,7 @@ def main() -> None:
     translator = reading.open_translator()
     data, size = translator.settings.data, translator.size
     portrait_label = None
-    if inference.needs_exemplar_label(translator.settings):
+    if translator.settings.model.needs_exemplar_label:
         label_file = reading.file("portrait-label")
         if not reading.given("portrait-label"):
             label_file = _label_of(data, portrait_file)

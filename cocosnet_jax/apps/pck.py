@@ -40,7 +40,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from cocosnet_jax import checkpoint, command, files, inference, mesh, partition, vgg, workdir
+from cocosnet_jax import checkpoint, command, files, mesh, partition, vgg, workdir
 from cocosnet_jax.data import images, inputs, keypoints, source_files
 from cocosnet_jax.encode import unit_image
 from cocosnet_jax.errors import UserError
@@ -219,7 +219,7 @@ def _open(names: Sequence[str], averaged: bool) -> dict[str, Translator]:
     if not averaged:
         restored = [x._replace(state=dataclasses.replace(x.state, ema=None)) for x in restored]
     for name, one in zip(names, restored, strict=True):
-        if not inference.needs_exemplar(one.settings):
+        if not one.settings.model.needs_exemplar:
             raise UserError(f"--checkpoint={name} is a plain translation network, without exemplar")
         seen = [
             (x.data.image_size, x.model.warp_stride, x.data.classes, x.data.channels)
@@ -274,7 +274,7 @@ def main() -> None:
         "size": first.size,
         "grid": first.size // first.settings.model.warp_stride,
         "averaged": given["averaged"].value,
-        "exemplar_labels": inference.needs_exemplar_label(first.settings),
+        "exemplar_labels": first.settings.model.needs_exemplar_label,
         "vgg": f"{vgg_file.name}, sha256 {files.sha256(vgg_file)}" if vgg_file.is_file() else "",
         "confidence": confidence,
         "pck": landmarks.shares(counts),

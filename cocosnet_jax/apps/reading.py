@@ -59,7 +59,7 @@ def open_translator() -> inference.Translator:
       UserError: there is no such checkpoint, or its networks take no exemplar.
     """
     restored = checkpoint.restore_for_inference(or_shipped(given("checkpoint")))
-    if not inference.needs_exemplar(restored.settings):
+    if not restored.settings.model.needs_exemplar:
         raise UserError(
             f"--checkpoint={given('checkpoint')} is a plain translation network, which finds no"
             " correspondence; name a checkpoint that takes an exemplar"

@@ -40,7 +40,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "of the weights and of the order", lower
 
 EXEMPLARS = 3  # per scene
 ROWS = 5  # scenes in the picture
-# An exemplar is fit for a scene if it has the classes of so much of the scene's area.
+# An exemplar suits a scene if it has the classes of at least this share of the scene's area.
 COVER = 0.95
 
 
@@ -53,7 +53,8 @@ class Scenes(NamedTuple):
 
 def main() -> int:
     """Trains, translates, measures, prints."""
-    # A quarter less time to compile; the steps take as long. What the user has set goes last.
+    # Compiling takes a quarter less time, and steps as long as before. The user's flags come last,
+    # and so take precedence.
     os.environ["XLA_FLAGS"] = (
         f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     )
@@ -103,14 +104,14 @@ def main() -> int:
 def recipe(seed: int) -> Settings:
     """The settings of `configs/toy.py`, for this machine."""
     settings = command.project_settings("toy")
-    # The recipe's batch, or where it does not split over this machine's devices the next multiple
-    # that does: groups of samples divide multiples (`loss.group_size`).
+    # The recipe's batch, or its next multiple that splits over this machine's devices. A multiple
+    # splits into the recipe's groups of samples, too (`loss.group_size`).
     batch_size = math.lcm(settings.train.batch_size, jax.device_count())
     train = dataclasses.replace(
         settings.train,
         seed=seed,
         batch_size=batch_size,
-        # One per epoch, as in the recipe: one of them is the end of the warm-up.
+        # One per epoch, as in the recipe; one of them is at the end of the warm-up.
         checkpoint_every=toy_scenes.TRAIN_SCENES // batch_size,
     )
     return dataclasses.replace(settings, train=train)
@@ -130,7 +131,7 @@ def choose_exemplars(scenes: Scenes) -> np.ndarray:
     mean = scenes.images.reshape(len(area), -1, 3).mean(1)
     chosen = []
     for row in cover:
-        # Where too few scenes are fit, the fittest have to do.
+        # If too few scenes are suitable, the best of the others are taken.
         fit = np.flatnonzero(row >= min(COVER, np.sort(row)[-EXEMPLARS]))
         picked = [int(fit[np.argmax(row[fit])])]
         while len(picked) < EXEMPLARS:
@@ -222,7 +223,7 @@ def sheet(
 
 
 def report(measured: dict[str, float], scenes: int) -> None:
-    """Prints the figures as a person reads them."""
+    """Prints the measured numbers, one in a line."""
     m = measured
     print(
         f"\nmeasured on {scenes} scenes that were not trained on, {EXEMPLARS} exemplars each\n"

@@ -1,9 +1,9 @@
 """Pseudo exemplars: a geometrically distorted image is its own exemplar.
 
-The paper (section 3.4, "pseudo exemplar pairs") distorts the photograph geometrically, for
-instance by a random flip; we use an affine map and a smooth non-rigid warp. NumPy draws the random
-parameters. The TensorFlow graph applies them as one sampling grid to the photograph and its label
-map, so that both move alike.
+The paper (section 3.3, "Losses for pseudo exemplar pairs") distorts the photograph geometrically,
+for instance by a random flip; we use an affine map and a smooth non-rigid warp. NumPy draws the
+random parameters. The TensorFlow graph applies them as one sampling grid to the photograph and its
+label map, so that both move alike.
 """
 
 from typing import NamedTuple

@@ -93,7 +93,8 @@ def find(
       labels: label maps of the inputs, under the generated pictures' names.
       exemplar_folder: exemplars, under the generated pictures' names or as `list_file` says.
       exemplar_labels: their label maps, under the exemplars' names.
-      list_file: lines `picture,exemplar`; pictures without a line are left out, and said so.
+      list_file: lines `picture,exemplar`; pictures without a line are left out, and counted in a
+        message.
       others: folders of more results, under the generated pictures' names.
       paired: whether each photograph is the truth of the picture of its name.
 
@@ -226,7 +227,7 @@ def check(sets: PictureSets, size: int, picture_format: Format) -> PictureSets:
 
 
 def _pictures_in(folder: Path) -> list[str]:
-    """Names of the pictures below a folder; warped exemplars that lie beside results are none."""
+    """Names of the pictures below a folder, without warped exemplars beside results."""
     names = [
         name for name in pairing.files_below(folder) if name.lower().endswith(images.EXTENSIONS)
     ]

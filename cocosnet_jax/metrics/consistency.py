@@ -21,7 +21,7 @@ from cocosnet_jax import vgg
 CONSISTENCY_LAYERS = ("relu3_2", "relu4_2", "relu5_2")
 # `rgb` is the picture itself.
 STYLE_LAYERS = ("rgb", *vgg.LOSS_LAYERS)
-# Table 3 calls these so.
+# The layers that Table 3 calls colour and texture.
 COLOUR, TEXTURE = "relu1_2", "relu2_2"
 # Label maps hold bytes.
 _CLASSES = 256

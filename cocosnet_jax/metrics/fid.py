@@ -108,7 +108,7 @@ def _trace_of_root(a: Float[np.ndarray, "d d"], b: Float[np.ndarray, "d d"]) -> 
 
 def _trace_of_root_of_product(a: Float[np.ndarray, "d d"], b: Float[np.ndarray, "d d"]) -> float:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of singular matrices; what comes out is looked at
+        warnings.simplefilter("ignore")  # of singular matrices; the result is checked
         root = scipy.linalg.sqrtm(a @ b)
         if not np.isfinite(root).all():
             offset = _EPS * np.eye(len(a))

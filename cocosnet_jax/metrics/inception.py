@@ -2,7 +2,7 @@
 
 It is the network that TensorFlow published on 2015-12-05, as pytorch-fid runs its weights: average
 pools leave out the padding, and the last block pools by maximum. Inference only: batch norm is
-folded into the convolutions by whoever reads the weights (`pretrained.inception`).
+folded into the convolutions when the weights are read (`pretrained.inception`).
 """
 
 from collections.abc import Mapping

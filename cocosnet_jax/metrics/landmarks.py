@@ -101,7 +101,7 @@ def of_pair(
     bounds = np.array(ALPHAS)[:, None] * size
     right = {name: np.hypot(*(at - truth).T) <= bounds for name, at in found.items()}
     right |= by_class.shares(own, truth, given.label[..., 0], exemplar.label[..., 0])
-    # Of all points, so that this is compiled once.
+    # For all points, so that this has one shape and compiles once.
     every = (jnp.asarray(np.where(seen[:, None], x, 0)[None], jnp.float32) for x in both)
     right["chance"] = np.asarray(_by_chance(*every, h, w, size))[:, 0, seen]
 
@@ -147,9 +147,9 @@ def collect(
 def shares(counts: Counts) -> dict[str, dict[str, tuple[float, float]]]:
     """PCK and its standard error, over all points of all pairs.
 
-    The error is a bootstrap's: photographs are drawn anew, and a pair counts as often as both of
-    its photographs were drawn together, so that pairs with a photograph in common do not count as
-    independent.
+    The error is estimated by the bootstrap: photographs are drawn with replacement, and a pair
+    counts as often as both of its photographs were drawn together, so that pairs with a photograph
+    in common do not count as independent.
 
     Returns:
       matcher -> `parts@0.05` and so on of faces with 68 points, or `all@0.05` -> (share, error).

@@ -106,7 +106,7 @@ class Pck:
 
     def applies(self, settings: Settings) -> bool:
         """True if the networks have an exemplar."""
-        return settings.model.generator_condition != "input"
+        return settings.model.needs_exemplar
 
     def count(self, batch: Batch, outputs: Outputs, valid: Bool[Array, "b"]) -> Counts:
         """See `Metric`; the batch must have points."""

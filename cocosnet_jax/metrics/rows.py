@@ -1,4 +1,4 @@
-"""All that metrics read of a batch of pictures, as numbers in a row for each; pure."""
+"""Computes the numbers that metrics need of a batch of pictures, one row per picture; pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,14 @@ Batch = Mapping[str, Array]
 
 
 def of_sets(networks: Networks, batch: Batch, sets: Sequence[str]) -> list[Array]:
-    """What sets are compared by: of `inception` and `swd`, in this order, those in `sets`."""
+    """What comparisons of two sets need of each picture; (b, numbers) each.
+
+    Args:
+      networks: `inception`, if it is in `sets`.
+      batch: `image`, (b, h, w, 3) bytes; for `swd` also `corners`.
+      sets: of `inception` (pool3 features) and `swd` (descriptors of patches); the result has them
+        always in this order.
+    """
     parts = []
     image = batch["image"]
     if "inception" in sets:

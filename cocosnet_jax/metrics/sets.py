@@ -59,7 +59,7 @@ class SetDistances:
 
     def _rows(self, networks: Any, image: jax.Array, corners: jax.Array) -> jax.Array:
         if image.dtype != jnp.uint8:
-            # As a file has them.
+            # Rounded to bytes, as in a file.
             image = jnp.rint((jnp.clip(image.astype(jnp.float32), -1, 1) + 1) * 127.5)
             image = image.astype(jnp.uint8)
         with jax.default_matmul_precision("highest"):

@@ -6,8 +6,9 @@ random patches of 7 x 7 x 3 of each picture, each channel of all patches of a se
 projections, times 1000. Both sets have the same number of pictures. The papers' number is the
 average over levels.
 
-The estimate is random: a seed decides patches and directions. Two halves of one set are not at 0
-but at a noise floor, which falls with the number of pictures, so a distance is told with its count.
+The estimate is random: a seed decides patches and directions. The distance of two halves of one set
+is not 0 but a noise floor that falls with the number of pictures, so a distance must be reported
+together with that number.
 """
 
 import concurrent.futures
@@ -145,7 +146,7 @@ def distance(
     drawn = np.random.default_rng(seed).standard_normal((DIRECTIONS, a.shape[-1]))
     directions = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
     spreads = [_spread(x, gather) for x in (a, b)]
-    # Of all hosts, so that all take the same steps.
+    # The rows of all hosts, so that all hosts take the same number of steps.
     rows = int(gather(np.array([[len(a)]])).sum()) * a.shape[1]
     at_once = min(DIRECTIONS, max(1, _AT_ONCE // rows))
     total = 0.0

@@ -78,9 +78,7 @@ class WarpAccuracy:
 
     def applies(self, settings: Settings) -> bool:
         """Where the input domain has classes, and the network an exemplar to warp."""
-        return (
-            settings.data.condition != "channels" and settings.model.generator_condition != "input"
-        )
+        return settings.data.condition != "channels" and settings.model.needs_exemplar
 
     def count(self, batch: Batch, outputs: Outputs, valid: Bool[Array, "b"]) -> Counts:
         """See `count` above, and `Metric`."""

@@ -1,4 +1,4 @@
-"""What the page's server lets in: few addresses, small requests, no files but uploaded ones.
+"""Limits what the page's server accepts: few addresses, small requests, only uploaded files.
 
 Gradio has many more addresses than this page needs: some fetch other servers' files, some write
 files or keep what they are sent. `Guard` stands before all of them, and answers in words.

@@ -103,7 +103,7 @@ def correspond(desk: Desk) -> None:
 
     def forget(painted: Any, look: Any, look_label: Any) -> Any:
         if look is None:
-            return gr.skip()  # Taken away, to drop another one.
+            return gr.skip()  # It was removed, and another one will be dropped.
         return match(painted, look, look_label, [])
 
     def choose_map(look: Any, look_label: Any, event: gr.SelectData) -> Any:

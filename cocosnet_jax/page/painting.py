@@ -64,7 +64,7 @@ def decode(text: Any, side: int, classes: int) -> UInt8[np.ndarray, "side side"]
     except (TypeError, ValueError, KeyError, RecursionError, OverflowError):
         raise UserError(_BROKEN) from None
     counts, numbers = runs[::2].astype(np.int64), runs[1::2]
-    # Each by itself, or a sum could run over.
+    # Each number is checked, because their sum could overflow.
     fits = counts.size > 0 and counts.min() > 0 and counts.max() <= side * side
     if not fits or counts.sum() != side * side:
         raise UserError(_BROKEN)

@@ -120,10 +120,10 @@ class Desk:
     def _written(self, values: Any) -> Any:
         """The values that a function returns, with a new PNG file's path for each picture.
 
-        Gradio would name the file after its content, and write it anew for each visitor: of two who
+        Gradio would name the file after its content, and write it again for each visitor: if two
         get the same picture at the same moment, one could get an empty file.
         """
-        if type(values) in (tuple, list):  # No points, which are named tuples.
+        if type(values) in (tuple, list):  # Not a point, which is a named tuple.
             return type(values)(self._written(value) for value in values)
         if not isinstance(values, np.ndarray) or values.ndim != 3:
             return values
@@ -136,7 +136,7 @@ def number(value: Any, low: float, high: float, what: str) -> float:
     """A number that a client sent.
 
     Raises:
-      UserError: it is none, or beyond `low` to `high`.
+      UserError: it is no number, or not from `low` to `high`.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise UserError(f"{what} is {value!r}; it must be a number from {low:g} to {high:g}")

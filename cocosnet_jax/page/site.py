@@ -10,8 +10,8 @@ from pathlib import Path
 
 from cocosnet_jax.errors import UserError
 
-# Before Gradio is imported. Whatever Gradio is told by the environment could open the page wider
-# than the flags say: a public tunnel, more folders, another address.
+# Before Gradio is imported. Gradio reads settings from the environment, which could open the page
+# wider than the flags say: a public tunnel, more folders, another address.
 for _name in [name for name in os.environ if name.startswith("GRADIO_")]:
     del os.environ[_name]
 os.environ |= {

@@ -1,4 +1,4 @@
-"""What the page does, without the page: arrays in, pictures out."""
+"""The page's applications as methods that take and return arrays; nothing here knows the page."""
 
 import functools
 import sys
@@ -12,7 +12,6 @@ import tqdm
 from jaxtyping import Float, UInt8
 from scipy import ndimage
 
-from cocosnet_jax import inference
 from cocosnet_jax.apps import correspond, drawing, edit, makeup, reading
 from cocosnet_jax.data import classes
 from cocosnet_jax.data.images import Photograph
@@ -27,7 +26,7 @@ from cocosnet_jax.settings import POSE_DATASETS
 Numbers = UInt8[np.ndarray, "side side"]  # the class of each pixel, as it is painted
 Planes = UInt8[np.ndarray, "side side planes"]  # as the networks take it, in `Batch.label`
 
-# Strokes are painted on so many pixels a side; the colours that they have there are these.
+# Side of the square that strokes are painted on, in pixels, and the colours to choose from.
 STROKES_SIDE = 256
 STROKES = (
     PaintClass(0, "eraser", "#FFFFFF"),
@@ -95,7 +94,7 @@ class Studio:
         """
         self.translator, self.size = translator, translator.size
         data = self._data = translator.settings.data
-        if not inference.needs_exemplar(translator.settings):
+        if not translator.settings.model.needs_exemplar:
             raise UserError(
                 "--checkpoint is a plain translation network, which takes no exemplar; name a"
                 " checkpoint that takes one"
@@ -106,7 +105,7 @@ class Studio:
                 " python -m cocosnet_jax.translate"
             )
         self.classes = paint_classes(data)
-        self.needs_exemplar_label = inference.needs_exemplar_label(translator.settings)
+        self.needs_exemplar_label = translator.settings.model.needs_exemplar_label
         self.scenes = scenes.draw(data, self.size)
         self.turns: Turns[batches.Pair, tuple[Photograph, Photograph]] = Turns(
             lambda pairs: batches.translate(translator, pairs, self.turns.most),
@@ -156,7 +155,7 @@ class Studio:
         return planes[..., 0]
 
     def show(self, planes: Planes) -> UInt8[np.ndarray, "side side 3"]:
-        """A map as a person sees it, in the colours of the palette."""
+        """A picture of a map, in the colours of the palette."""
         return classes.show_input(planes, self._data)
 
     def map_picture(self, planes: Planes) -> UInt8[np.ndarray, "side side"]:
@@ -238,7 +237,7 @@ class Studio:
         exemplar_planes: Planes | None,
         points: list[Point],
     ) -> Matches:
-        """`match`, for whoever has the networks."""
+        """`match`, called while no other call uses the networks."""
         given = exemplar_planes if self.needs_exemplar_label else None
         call = functools.partial(
             correspond.correspond,

@@ -67,7 +67,7 @@ def translate(desk: Desk) -> None:
 
     def run(painted: Any, look: Any, look_label: Any) -> Any:
         if look is None:
-            return gr.skip()  # Taken away, to drop another one.
+            return gr.skip()  # It was removed, and another one will be dropped.
         planes = studio.planes(desk.painted(painted))
         photograph = desk.photograph(look, "the exemplar")
         return studio.translate(planes, photograph, desk.exemplar_map(look_label, look))
@@ -130,7 +130,7 @@ def edit(desk: Desk) -> None:
             raise UserError("the photograph is missing; choose a scene, or upload one and its map")
         after = desk.painted(painted)
         if np.array_equal(after, before):
-            return None  # Just loaded, or everything undone.
+            return None  # The map was just loaded, or every edit undone.
         return studio.edit(
             desk.photograph(photo, "the photograph"),
             *(studio.planes(before), studio.planes(after)),
@@ -145,7 +145,7 @@ def edit(desk: Desk) -> None:
 
     def load(photo: Any, given: Any) -> Any:
         if photo is None or given is None:
-            return gr.skip()  # The other one is yet to come.
+            return gr.skip()  # The other file is still missing.
         pixels = desk.photograph(photo, "the photograph")
         numbers = studio.numbers(desk.map(given, "the label map", photo))
         return pixels, painting.encode(numbers, pixels), numbers

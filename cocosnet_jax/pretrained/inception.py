@@ -155,7 +155,7 @@ def from_torch(
 
 
 def load(path: str | os.PathLike[str], flag: str = "--inception") -> Inception:
-    """The FID Inception from a file, told by its content.
+    """Reads the FID Inception from a file, and checks that the file contains it.
 
     Args:
       path: the file.

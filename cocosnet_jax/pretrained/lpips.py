@@ -46,7 +46,7 @@ def from_arrays(
 
 
 def load(path: str | os.PathLike[str], flag: str = "--lpips") -> dict[str, Float[np.ndarray, "c"]]:
-    """The heads from an .npz or a .pth file, told by its content.
+    """Reads the heads from an .npz or a .pth file; its content determines the format.
 
     Args:
       path: the file.

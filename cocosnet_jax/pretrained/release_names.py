@@ -144,7 +144,7 @@ def table(net: Net, settings: Settings) -> dict[str, Leaf]:
     Raises:
       UserError: these settings make a network that the release does not have.
     """
-    if settings.model.generator_condition == "input" and net == "correspondence":
+    if not settings.model.needs_exemplar and net == "correspondence":
         raise UserError(
             "config.model.generator_condition='input' has no correspondence network, so it cannot"
             " be converted"

@@ -182,7 +182,7 @@ def keras_file() -> Path:
 
 
 def _fetched() -> Path:
-    """Keras's VGG-19 in Keras's cache, fetched unless it is there already and whole.
+    """Keras's VGG-19 in Keras's cache, downloaded unless it is there and complete.
 
     Raises:
       UserError: it cannot be fetched, or not be kept.
@@ -208,15 +208,15 @@ def _fetched() -> Path:
 
 
 def load(weights: str | os.PathLike[str], width: int = 64) -> VggWeights:
-    """VGG-19 or VGG-16 from a file; which, and in which format, is told by its content.
+    """Reads VGG-19 or VGG-16 from a file; its content determines network and format.
 
     The release's naming and Keras's `notop` files hold the Caffe weights, torchvision's its
     own, trained with another preprocessing. That difference cannot be folded into the first layer
     (its zero padding would no longer be zero), so the result says which preprocessing applies.
 
     Args:
-      weights: a path; `keras` for Keras's VGG-19, fetched into Keras's cache where it is not there
-        yet; or `random` for untrained weights, always the same ones.
+      weights: a path; `keras` for Keras's VGG-19, downloaded into Keras's cache unless it is there;
+        or `random` for untrained weights, always the same ones.
       width: channels of the first layer; trained networks have 64.
 
     Returns:

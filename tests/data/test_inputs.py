@@ -262,7 +262,7 @@ def test_a_pose_without_photograph(tmp_path, dataset):
     write_pose(path, FIRST, LAST)
     found = inputs.read_input(dataclasses.replace(settings, pose_size="128x192"), path, 128)
     np.testing.assert_allclose(drawn_at(found), PLACE, atol=0.015)
-    # What an exemplar's pose lies in is the exemplar, wherever that is.
+    # The canvas of an exemplar's pose is the exemplar, wherever its file is.
     write_pose(path, FIRST, LAST)
     exemplar = save(tmp_path / "elsewhere/b.jpg", np.zeros((192, 128, 3), np.uint8))
     found = inputs.read_input(settings, path, 128, photograph=exemplar)
@@ -313,7 +313,7 @@ def test_a_photograph_smaller_than_the_checkpoints_pose_size_is_a_question(tmp_p
         found = inputs.read_input(settings, given, 128, pose_size="256x256")
         place = [36 / 256, 26 / 256, 103 / 256, 154 / 256]
         np.testing.assert_allclose(drawn_at(found), place, atol=0.015)
-    # A joint outside the photograph answers.
+    # A joint outside of the photograph decides it.
     write_pose(path, FIRST, (198, 200))
     place = [36 / 256, 26 / 256, 202 / 256, 204 / 256]
     found = inputs.read_input(settings, path, 128)

@@ -58,7 +58,7 @@ def served(tmp_path_factory):
     log = folder / "log.txt"
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        # What Gradio would obey, and the page does not.
+        # Settings that Gradio reads, and that the page must ignore.
         "GRADIO_SHARE": "True",
         "GRADIO_ALLOWED_PATHS": "/",
         "GRADIO_SERVER_NAME": "0.0.0.0",
@@ -71,7 +71,7 @@ def served(tmp_path_factory):
             env=environment,
             stdout=file,
             stderr=subprocess.STDOUT,
-            # A shell that runs tests in the background has them ignore it.
+            # A shell that runs tests in the background makes them ignore SIGINT.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:

@@ -84,7 +84,7 @@ def files():
         ("tiff_claims.tif", _tiff_of_size(saved("TIFF"), 60_000)),
         ("bilevel.png", png(16_000, 16_000, zeros(30), 0, 1)),
     ]
-    # Huge: larger than the page takes, of the right kind and of none.
+    # Huge: larger than the page takes; the first two are no pictures at all.
     found += [(f"huge{i}.png", bytes(17 * 2**20)) for i in range(2)]
     found.append(("huge.bmp", saved("BMP", (2600, 2600))))
     # Of other types, by content and by name.
@@ -116,7 +116,7 @@ def files():
         ("float.tiff", saved("TIFF", mode="F")),
         ("integers.tiff", saved("TIFF", mode="I")),
     ]
-    # Names with paths, and other names that mean something to somebody.
+    # Names with paths, and names that have a meaning to some system.
     names = [
         *("../../../../etc/passwd", "..\\..\\windows\\system.ini", "/etc/shadow", "a/../../b.png"),
         *(

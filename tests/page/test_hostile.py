@@ -194,6 +194,6 @@ def test_requests_are_small_and_plain(wire, works):
 def test_the_page_is_served_on_this_machine_alone(served):
     open_to = {c.laddr.ip for c in served.process.net_connections() if c.status == "LISTEN"}
     assert open_to == {"127.0.0.1"}
-    # And it has spoken to no other.
+    # And it has connected to no other machine.
     spoken = {c.raddr.ip for c in served.process.net_connections() if c.raddr}
     assert spoken <= {"127.0.0.1"}

@@ -313,7 +313,7 @@ def test_requests_name_only_uploaded_files(tmp_path):
         return json.dumps({"data": [{"a": [{"path": path}]}]}).encode()
 
     assert ask(body(str(tmp_path / "x.png"))) == 200
-    # A web site that somebody visits asks by that person's browser.
+    # Another web site may not send requests through its visitor's browser.
     for origin, status in (("http://127.0.0.1:7860", 200), ("http://evil.example", 403)):
         assert ask(b"{}", more=[(b"origin", origin.encode())]) == status
     passed.pop()

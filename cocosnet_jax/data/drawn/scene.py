@@ -2,7 +2,7 @@
 
 A layout (what is where) and a style (palette and patterns) have seeds of their own: any layout can
 be drawn in any style, so that what a translation should look like is known, pixel by pixel. What
-a label map does not tell, an exemplar in that style does; see `drawn_paint`.
+a label map leaves open, an exemplar in that style shows; see `data.drawn.paint`.
 
 Between two scenes, points of one name correspond. So do all places of two things of one kind with
 the same local coordinates.

@@ -639,7 +639,7 @@ def test_lists_in_other_places(settings, tmp_path, folder):
         f"dataset {source}: {path} is in the wrong place, since lists must be in the"
         f" dataset's folder; move it to {root}/val.txt, or remove it"
     )
-    # Where the split is known, other lists are nobody's.
+    # Once the split is known, lists elsewhere are ignored.
     (root / "val.txt").write_text("2\n")
     data.prepare(settings)
     assert data.open(settings).split("validation").keys == ["images/2.jpg"]
@@ -790,7 +790,7 @@ def test_poses_of_smaller_pictures_are_a_question(tmp_path, dataset):
     for image in range(4):
         place = drawn_at(data.open(sized).split("train")[image][1])
         np.testing.assert_allclose(place, [0.26, 0.06, 0.75, 0.95], atol=0.02)
-    # As they are, they stay in the corner; what was prepared otherwise is not taken for it.
+    # As they are, they stay in the corner; records of the other setting are not reused.
     as_they_are = dataclasses.replace(settings, pose_size="photograph")
     data.prepare(as_they_are)
     place = drawn_at(data.open(as_they_are).split("train")[0][1])
