@@ -3,7 +3,7 @@ r"""Where the bytes of a training step go, by part of the networks and by cause.
     pip install libtpu==0.0.52
     JAX_OPTIMIZATION_LEVEL=O1 python -m benchmarks.bytes --config=configs/ade20k.py:released \
         --topology=v5e:1x1 --batch=8 [--size=256] [--dtype=bfloat16] [--base-filters=64]
-        [--rematerialise=elementwise] [--save=step.hlo]
+        [--rematerialise=elementwise] [--modulation=plain] [--save=step.hlo]
     python -m benchmarks.bytes --hlo=step.hlo [--largest=20]
 
 The first compiles a step for TPUs that need not be there, which takes minutes, and prints the
@@ -20,6 +20,7 @@ The first table says how many GiB per image each part reads and writes, by cause
 - joins: slices and concatenations alone;
 - types: conversions between types alone;
 - layouts: copies and transpositions alone;
+- kernels: Pallas kernels, whose arguments and results count once;
 - collectives: between chips;
 - loops: all that loops do, as often as they run.
 
@@ -42,7 +43,7 @@ GIB = 2**30
 PRODUCTS_READ, PRODUCTS_WRITTEN = "products read", "written"
 CAUSES = (
     *(PRODUCTS_READ, PRODUCTS_WRITTEN, "elementwise", "padding", "sums", "joins", "types"),
-    *("layouts", "collectives", "loops"),
+    *("layouts", "kernels", "collectives", "loops"),
 )
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _PADDING = re.compile(r"reflect_pad|_pad_by_slices|_reflect_pad_backward|_add_edges")
@@ -121,6 +122,7 @@ def compile_step(arguments: argparse.Namespace) -> Compiled:
     config.data.image_size = config.data.load_size = arguments.size
     config.model.dtype = arguments.dtype
     config.model.rematerialise = arguments.rematerialise
+    config.model.modulation = arguments.modulation
     config.model.base_filters = arguments.base_filters
     here = arguments.topology == "here"
     devices = jax.devices() if here else compile_check.slice_devices(arguments.topology)
@@ -134,7 +136,8 @@ def compile_step(arguments: argparse.Namespace) -> Compiled:
     step = partition.compile_step(settings, mesh.make(devices), 1000, shapes)
     title = (
         f"{arguments.config}, {arguments.size} x {arguments.size}, {arguments.batch} per chip,"
-        f" {arguments.dtype}, {arguments.rematerialise}, {arguments.topology}"
+        f" {arguments.dtype}, {arguments.rematerialise}, {arguments.modulation} modulation,"
+        f" {arguments.topology}"
     )
     accessed = step.cost_analysis()["bytes accessed"]
     return Compiled(step.as_text(), title, arguments.batch, accessed)
@@ -174,6 +177,8 @@ def cause(program: hlo.Program, one: hlo.Instruction) -> str:
     """Why an instruction moves bytes: one of `CAUSES`, `PRODUCTS_READ` for all products."""
     if one.opcode.startswith(_COLLECTIVES):
         return "collectives"
+    if one.is_kernel:
+        return "kernels"
     inside = {each.opcode for each in program.inside(one)}
     if inside & {"convolution", "dot"}:
         return PRODUCTS_READ
@@ -256,6 +261,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     kinds = ("nothing", "elementwise", "blocks")
     parser.add_argument("--rematerialise", choices=kinds, default="elementwise")
+    parser.add_argument("--modulation", choices=("plain", "pallas"), default="plain")
     parser.add_argument("--base-filters", type=int, default=64)
     parser.add_argument("--save", type=Path, help="file for the compiled program")
     parser.add_argument("--hlo", type=Path, help="a file that --save wrote, instead of compiling")

@@ -74,6 +74,11 @@ class Instruction(NamedTuple):
         return found[1] if found else ""
 
     @property
+    def is_kernel(self) -> bool:
+        """Whether it is a Pallas kernel for TPUs."""
+        return 'custom_call_target="tpu_custom_call"' in self.rest
+
+    @property
     def op_name(self) -> str:
         """The path of modules and transformations that JAX gave to it."""
         found = re.search(r'op_name="([^"]*)"', self.rest)
@@ -179,9 +184,11 @@ class Program:
 
     def _bytes(self, one: Instruction, computation: Computation) -> tuple[int, int]:
         """Bytes that an instruction reads and writes."""
+        # A kernel that is given one array twice reads other parts of it.
+        operands = dict.fromkeys(one.operands) if one.is_kernel else one.operands
         shapes = [
             computation.instructions[name].shape
-            for name in one.operands
+            for name in operands
             if name in computation.instructions
         ]
         written = size(one.shape)

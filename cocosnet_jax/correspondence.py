@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Shaped
 
 from cocosnet_jax.encode import Inputs
@@ -25,9 +26,15 @@ NOISE_DEVIATION = 0.01  # of the noise that replaces masks
 
 
 class DomainAdaptor(nn.Module):
-    """Domain adaptor F_A or F_B: maps a domain to the shared domain S (equations 1 and 2)."""
+    """Domain adaptor F_A or F_B: maps a domain to the shared domain S (equations 1 and 2).
+
+    Attributes:
+      settings: widths and variants.
+      samples: devices that split the batch, or None.
+    """
 
     settings: ModelSettings
+    samples: Mesh | None = None
 
     @nn.compact
     def __call__(self, condition: Condition, *, train: bool) -> Float[Array, "b h w k"]:
@@ -67,6 +74,8 @@ class DomainAdaptor(nn.Module):
                 s.block_norm,
                 spectral_everywhere=s.spectral_everywhere,
                 dtype=dtype,
+                kernels=s.modulation == "pallas",
+                samples=self.samples,
                 name=f"block_{i}",
             )
             x = remat.apply(block, x, condition, train=train, what=s.rematerialise)
@@ -141,9 +150,15 @@ class Correspondence(NamedTuple):
 
 
 class CorrespondenceNetwork(nn.Module):
-    """The domain adaptors, the shared feature block and the 1x1 projections."""
+    """The domain adaptors, the shared feature block and the 1x1 projections.
+
+    Attributes:
+      settings: widths and variants.
+      samples: devices that split the batch, or None.
+    """
 
     settings: ModelSettings
+    samples: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -166,8 +181,8 @@ class CorrespondenceNetwork(nn.Module):
           with_truth: whether to adapt the truth x_B as well, for the alignment loss.
         """
         s, dtype = self.settings, activation_dtype(self.settings.dtype)
-        adapt_input = DomainAdaptor(s, name="input_adaptor")
-        adapt_image = DomainAdaptor(s, name="image_adaptor")
+        adapt_input = DomainAdaptor(s, self.samples, name="input_adaptor")
+        adapt_image = DomainAdaptor(s, self.samples, name="image_adaptor")
 
         def stream_keys(stream: int) -> jax.Array:
             return jax.vmap(jax.random.fold_in, (0, None))(key.reshape(-1), stream)

@@ -30,11 +30,13 @@ class Generator(nn.Module):
       code_size: side of the learned constant (`generator_input='constant'`), 1 / 32 of the training
         size; for images of other sizes the constant is resized bilinearly.
       mesh: devices that split the positions of each image, or None.
+      samples: devices that split the batch, or None.
     """
 
     settings: ModelSettings
     code_size: int
     mesh: Mesh | None = None
+    samples: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -52,6 +54,8 @@ class Generator(nn.Module):
                 s.condition_resize,
                 spectral,
                 dtype,
+                s.modulation == "pallas",
+                self.samples,
                 name=name,
             )
             # Gamma and beta depend on the condition alone. Without the barrier, XLA might compute

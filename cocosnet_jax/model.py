@@ -89,12 +89,14 @@ class CoCosNet(nn.Module):
           with_confidence: whether to measure how sharp the match is; it has no derivative.
         """
         s = self.settings
+        if self.mesh is not None and self.mesh.size > 1:
+            s = replace(s, modulation="plain")  # A kernel needs whole rows and their neighbours.
         _, height, width, _ = inputs.image.shape
-        generator = Generator(s, self.code_size, self.mesh, name="generator")
+        generator = Generator(s, self.code_size, self.mesh, self.samples, name="generator")
         if not s.needs_exemplar:
             return Translation(generator(inputs.semantics, height, width, train=train))
 
-        network = CorrespondenceNetwork(s, name="correspondence")
+        network = CorrespondenceNetwork(s, self.samples, name="correspondence")
         correspondence = network(inputs, key, give_mask, train=train, with_truth=with_truth)
         b, h, w, _ = correspondence.theta.shape
         r = correspondence.phi.shape[0] // b

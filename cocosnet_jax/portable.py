@@ -48,9 +48,11 @@ def translation(settings: Settings) -> Callable[..., dict[str, Float[Array, "b r
       `input_names` lists, (b, S, S, p) uint8 as in `types.Batch`. It returns `image` and, if there
       is an exemplar, `warped_exemplar`, as in `types.Outputs`.
     """
-    if settings.model.correlation == "pallas":
-        # JAX cannot lower the kernels for any number of pictures.
-        settings = replace(settings, model=replace(settings.model, correlation="streaming"))
+    # JAX cannot lower the kernels for any number of pictures.
+    plain = replace(settings.model, modulation="plain")
+    if plain.correlation == "pallas":
+        plain = replace(plain, correlation="streaming")
+    settings = replace(settings, model=plain)
     predict = steps.predict_step(settings)
     names = input_names(settings)
 

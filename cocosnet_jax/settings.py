@@ -21,7 +21,7 @@ from typing import Any, Literal
 from cocosnet_jax.errors import UserError
 
 # Version of the settings in files. Raise it whenever a field is added, removed or renamed.
-VERSION = 3
+VERSION = 4
 # Version -> renamed fields: `section.field` in files of earlier versions -> its new name.
 RENAMED: dict[int, dict[str, str]] = {}
 
@@ -220,6 +220,8 @@ class ModelSettings:
       condition_resize: how the SPADE condition is resized to each layer.
       non_local: whether generator and discriminator have their non-local block.
       spectral_everywhere: spectral norm on every convolution, not only on the release's.
+      modulation: how SPADE blocks with positional norm normalise and modulate: `plain`, or by
+        kernels of their own on TPUs, where these move fewer bytes (`pallas`, not timed yet).
       dtype: of activations; parameters, statistics of norms, losses and the correlation stay
         float32.
       rematerialise: what the backward pass recomputes to save memory: `nothing`, `elementwise`
@@ -247,6 +249,7 @@ class ModelSettings:
     condition_resize: Literal["nearest", "bilinear"] = "nearest"
     non_local: bool = True
     spectral_everywhere: bool = False
+    modulation: Literal["plain", "pallas"] = _free("plain")
     dtype: Literal["float32", "bfloat16"] = setting("float32", for_weights=None)
     rematerialise: Literal["nothing", "elementwise", "blocks"] = _free("elementwise")
 

@@ -26,7 +26,8 @@ from jax.sharding import Mesh
 from cocosnet_jax import compile_check, distributed, mesh, partition, settings, steps
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.configs import ade20k
-from cocosnet_jax.nn import blocks, conv, flash, flash_layout, initial, streaming
+from cocosnet_jax.nn import blocks, conv, flash, flash_layout, initial, modulation, streaming
+from cocosnet_jax.nn.modulation_kernels import Modulation
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.pretrained import vgg as vgg_weights
 from cocosnet_jax.types import Batch
@@ -183,6 +184,28 @@ def kernels(devices: Mesh | None) -> tuple[Any, list[str]]:
     return found, sorted(compile_check.collectives(compiled.as_text()))
 
 
+def modulated(devices: Mesh | None) -> Any:
+    """What the kernels of SPADE's modulation give for 8 samples, and all gradients."""
+
+    def run(x: jax.Array, modulations: tuple[Modulation]) -> Any:
+        def modulate(x: jax.Array, modulations: tuple[Modulation]) -> Any:
+            return modulation.modulate(x, modulations, (True,), samples=devices, interpret=True)
+
+        out, pull = jax.vjp(modulate, x, modulations)
+        return out, pull(jax.tree.map(lambda y: jnp.sin(3 * y), out))
+
+    draw = np.random.default_rng(0).normal
+    x, joined, bias = (
+        draw(size=size).astype(np.float32) for size in ((8, 4, 5, 3), (8, 4, 5, 6), (1, 6))
+    )
+    arguments = (x, (Modulation(joined, bias),))
+    if devices:
+        rows, whole = mesh.split(devices), mesh.replicated(devices)
+        arguments = jax.device_put(arguments, (rows, (Modulation(rows, whole),)))
+    with jax.enable_x64(False):
+        return jax.device_get(jax.jit(run)(*arguments))
+
+
 # What training changes, apart from the optimisers.
 NAMES = ("params", "variables", "ema")
 
@@ -234,6 +257,7 @@ def by_one_process() -> dict[str, Any]:
         "kernels_differ": largest(split, whole),
         "kernels_moved": min(float(np.abs(x).max()) for x in jax.tree.leaves(whole)),
         "kernels_communicate": collectives,
+        "modulated_differ": largest(modulated(many), modulated(None)),
         "samples": mesh.to_local(mesh.to_global(many, numbered).self_reference).tolist(),
         "compared": compare(found, wanted),
         "differ_resumed": {

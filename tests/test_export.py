@@ -104,8 +104,8 @@ def test_an_export_has_no_kernels(monkeypatch):
     """They run on TPUs, for a number of pictures that is known when they are compiled."""
     used: list[Settings] = []
     monkeypatch.setattr(steps, "predict_step", used.append)
-    portable.translation(Settings(model=ModelSettings(correlation="pallas")))
-    assert [settings.model.correlation for settings in used] == ["streaming"]
+    portable.translation(Settings(model=ModelSettings(correlation="pallas", modulation="pallas")))
+    assert [(s.model.correlation, s.model.modulation) for s in used] == [("streaming", "plain")]
 
 
 def run_example(folder, tmp_path, *arguments):

@@ -16,6 +16,7 @@ FREE_ON_RESUME = {
     "data.palette",
     "data.validation_exemplar_list",
     "model.correlation",
+    "model.modulation",
     "model.rematerialise",
     "train.accumulate",
     "train.stop_after",
@@ -35,6 +36,7 @@ FREE_FOR_WEIGHTS = {
     "model.dtype",
     "model.mask_at_inference",
     "model.mask_epochs",
+    "model.modulation",
     "model.rematerialise",
     "model.warped_mask",
 }
@@ -128,8 +130,8 @@ def test_a_field_that_was_renamed_is_read_under_its_new_name(monkeypatch):
 
 
 def test_a_later_version_is_refused():
-    with pytest.raises(UserError, match=r"settings of version 4; this program reads up to 3"):
-        settings.from_file({"version": 4})
+    with pytest.raises(UserError, match=r"settings of version 5; this program reads up to 4"):
+        settings.from_file({"version": 5})
     with pytest.raises(UserError, match="content is not settings"):
         settings.from_file([])
 
@@ -138,4 +140,4 @@ def test_a_change_of_fields_raises_the_version():
     """Where this fails: raise `settings.VERSION`, map what was renamed, and say both here."""
     names = ",".join(f"{section}.{field}" for section, field in sorted(fields()))
     digest = hashlib.sha256(names.encode()).hexdigest()[:16]
-    assert (settings.VERSION, digest) == (3, "a1755a841317e94f")
+    assert (settings.VERSION, digest) == (4, "cf8fa115797cd4aa")

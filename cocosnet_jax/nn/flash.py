@@ -125,13 +125,17 @@ class _Call(NamedTuple):
         block = self.block
         grid = (block.queries.blocks, block.keys.blocks)
         b = arguments[0].shape[0]
+        results = tuple(jax.ShapeDtypeStruct((b, *shape), jnp.float32) for _, shape in outputs)
+        moved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((arguments, results)))
         return pl.pallas_call(
             functools.partial(kernel, block=block),
             grid=(b, *(grid[::-1] if self.keys_first else grid)),
             in_specs=inputs,
             out_specs=tuple(spec for spec, _ in outputs),
-            out_shape=tuple(jax.ShapeDtypeStruct((b, *shape), jnp.float32) for _, shape in outputs),
+            out_shape=results,
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
+            # XLA counts no bytes by itself.
+            cost_estimate=pl.CostEstimate(flops=0, transcendentals=0, bytes_accessed=moved),
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=_VMEM
             ),

@@ -6,11 +6,14 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn import modulation
 from cocosnet_jax.nn.activation import leaky_relu, relu
 from cocosnet_jax.nn.condition import Condition, convolve_condition
 from cocosnet_jax.nn.conv import Conv, Dtype, Weights, concatenate_weights, positions_of
+from cocosnet_jax.nn.modulation_kernels import Modulation
 from cocosnet_jax.nn.norms import BatchNorm, positional_norm
 from cocosnet_jax.nn.positions import spread
 
@@ -48,6 +51,17 @@ class Spade(nn.Module):
         """Weights of the first convolution, from `channels` of the condition map to `hidden`."""
         return self.shared.weights(channels, train=train)
 
+    def _weights(self, train: bool) -> list[Weights]:
+        return [layer.weights(self.hidden, train=train) for layer in (self.gamma, self.beta)]
+
+    def modulation(self, shared: Float[Array, "b h w hidden"], *, train: bool) -> Modulation:
+        """Gamma and beta, convolved together, for the kernels of `nn.modulation`."""
+        weights = concatenate_weights(self._weights(train))
+        unbiased = weights._replace(bias=None)
+        joined = convolve_condition(Condition(shared), unbiased, "reflect", self.dtype)
+        assert weights.bias is not None
+        return Modulation(joined, weights.bias[None])
+
     def __call__(
         self, x: Float[Array, "b h w c"], shared: Float[Array, "b h w hidden"], *, train: bool
     ) -> Float[Array, "b h w c"]:
@@ -62,8 +76,7 @@ class Spade(nn.Module):
             normed = positional_norm(x)
         else:
             normed = self.batch_norm(x, train=train)
-        layers = [layer.weights(self.hidden, train=train) for layer in (self.gamma, self.beta)]
-        gamma, beta = convolve_together(Condition(shared), layers, self.dtype)
+        gamma, beta = convolve_together(Condition(shared), self._weights(train), self.dtype)
         return normed * (1 + gamma) + beta
 
 
@@ -99,6 +112,8 @@ class SpadeBlock(nn.Module):
       condition_resize: how the condition map is resized to the activations.
       spectral_everywhere: whether SPADE's own convolutions have spectral norm, too.
       hidden, norm, dtype: see `Spade`.
+      kernels: whether TPUs modulate by the kernels of `nn.modulation`, where these pay.
+      samples: devices that split the batch, or None. XLA splits all but the kernels by itself.
     """
 
     features: int
@@ -107,6 +122,8 @@ class SpadeBlock(nn.Module):
     condition_resize: Literal["nearest", "bilinear"] = "nearest"
     spectral_everywhere: bool = False
     dtype: Dtype | None = None
+    kernels: bool = False
+    samples: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -135,18 +152,32 @@ class SpadeBlock(nn.Module):
         )
         shared = {name: relu(y) for name, y in zip(spades, convolved, strict=True)}
 
-        def modulate(name: str, y: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
-            return spades[name](y, shared[name], train=train)
+        def modulate(
+            y: Float[Array, "b h w k"], *names: str
+        ) -> tuple[Sequence[Float[Array, "b ..."]], Literal[0, "reflect"]]:
+            """Y, modulated by these layers; what padding it lacks before a 3 x 3 convolution."""
+            before_conv3 = tuple(name != "norm_s" for name in names)
+            if self.kernels and self.norm == "positional" and modulation.fits(y, self.samples):
+                found = tuple(spades[name].modulation(shared[name], train=train) for name in names)
+                return modulation.modulate(y, found, before_conv3, samples=self.samples), 0
+            each = [spades[name](y, shared[name], train=train) for name in names]
+            activated = [
+                leaky_relu(y) if active else y for y, active in zip(each, before_conv3, strict=True)
+            ]
+            return activated, "reflect"
 
-        def conv(features: int, name: str) -> Conv:
-            return Conv(features, 3, 1, "reflect", spectral=True, dtype=self.dtype, name=name)
+        def conv(features: int, padding: Literal[0, "reflect"], name: str) -> Conv:
+            return Conv(features, 3, 1, padding, spectral=True, dtype=self.dtype, name=name)
 
-        shortcut = x
-        if channels != self.features:
+        if channels == self.features:
+            shortcut = x
+            [dx], padding = modulate(x, "norm_0")
+        else:
+            (dx, to_shortcut), padding = modulate(x, "norm_0", "norm_s")
             to_features = Conv(
                 self.features, 1, use_bias=False, spectral=True, dtype=self.dtype, name="conv_s"
             )
-            shortcut = to_features(modulate("norm_s", x), train=train)
-        dx = conv(middle, "conv_0")(leaky_relu(modulate("norm_0", x)), train=train)
-        dx = conv(self.features, "conv_1")(leaky_relu(modulate("norm_1", dx)), train=train)
-        return shortcut + dx
+            shortcut = to_features(to_shortcut, train=train)
+        dx = conv(middle, padding, "conv_0")(dx, train=train)
+        [dx], padding = modulate(dx, "norm_1")
+        return shortcut + conv(self.features, padding, "conv_1")(dx, train=train)

@@ -8,7 +8,8 @@ import pytest
 from benchmarks import bytes as moved
 from benchmarks import hlo
 
-# A convolution, a fusion that reads 2 of 16 rows, a loop of five iterations, and a copy.
+# A convolution, a fusion that reads 2 of 16 rows, a loop of five iterations, a copy, and a kernel
+# that is given one array twice.
 PROGRAM = """HloModule jit_step, is_scheduled=true
 
 FileNames
@@ -59,6 +60,7 @@ ENTRY %main (a: bf16[8,4,4,3], b: bf16[3,3,3,128], c: f32[16,128], d: f32[2,128]
   %conv = bf16[8,4,4,128]{3,0,2,1:T(8,128)(2,1)} convolution(%a, %b), window={size=3x3 pad=1_1x1_1}, metadata={op_name="jit(step)/transpose(jvp())/conv_general_dilated" stack_frame_id=2}
   %copied = bf16[8,4,4,128]{3,2,1,0} copy(%conv)
   %loop = (s32[], f32[64]{0}) while(%e), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %kernel = f32[2,128]{1,0} custom-call(%c, %c, %d), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/generator/up_3/pallas_call"}
   %view = f32[2,128]{1,0} bitcast(%d)
   ROOT %fusion = f32[2,128]{1,0} fusion(%c, /*index=1*/%view), kind=kLoop, calls=%fused_slice, metadata={op_name="jit(step)/generator/checkpoint/up_3.call/up_3/norm_0/add"}
 }
@@ -98,6 +100,7 @@ def test_bytes_of_each_instruction(program):
         "copied": (1, full, full),
         "more": (5, 2 * 256, 256),
         "less": (5, 8, 1),
+        "kernel": (1, 16 * 512 + 1024, 1024),
         "fusion": (1, 1024 + 1024, 1024),
     }
 
@@ -114,7 +117,7 @@ def test_parts_and_causes(program):
     }
     assert table["attention"] == {"loops": 5 * 768}
     assert table["rest"] == {"loops": 5 * 9}
-    assert table["up_3"] == {"elementwise": 3 * 1024}
+    assert table["up_3"] == {"elementwise": 3 * 1024, "kernels": 16 * 512 + 2 * 1024}
 
 
 def test_report_compares_with_xla(tmp_path):

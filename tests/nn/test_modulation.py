@@ -1,0 +1,174 @@
+"""The kernels of SPADE's modulation, interpreted on a CPU."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cocosnet_jax.nn import modulation
+from cocosnet_jax.nn.condition import Condition
+from cocosnet_jax.nn.modulation_kernels import Modulation
+from cocosnet_jax.nn.spade import SpadeBlock
+
+# Two layers that read one map: before a 3 x 3 convolution, and before a 1 x 1.
+BOTH = (True, False)
+
+
+def numbers(shape, dtype=np.float32, layers=2):
+    """A map, and gamma and beta of layers that read it, rounded to a type."""
+    rng = np.random.default_rng(0)
+    *sides, channels = shape
+    x = jnp.asarray(rng.normal(1, 2, shape), dtype)
+    return x, tuple(
+        Modulation(
+            jnp.asarray(rng.normal(size=(*sides, 2 * channels)), dtype),
+            jnp.asarray(rng.normal(size=(1, 2 * channels)), jnp.float32),
+        )
+        for _ in range(layers)
+    )
+
+
+def by_hand(x, modulations, padded):
+    """The formula of the paper's equation 5, leaky ReLU and reflection, in float64."""
+    x = np.asarray(x, np.float64)
+    normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, ddof=1, keepdims=True) + 1e-5)
+    found = []
+    for (joined, bias), pad in zip(modulations, padded, strict=True):
+        gamma, beta = np.split(np.asarray(joined, np.float64) + np.asarray(bias), 2, -1)
+        y = normed * (1 + gamma) + beta
+        if pad:
+            y = np.pad(np.where(y > 0, y, 0.2 * y), ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+        found.append(y)
+    return found
+
+
+def gradients(function, x, modulations):
+    """Of sums with weights that differ from place to place, and are symmetric nowhere."""
+
+    def loss(x, modulations):
+        outputs = function(x, modulations)
+        weights = [np.random.default_rng(i).normal(size=y.shape) for i, y in enumerate(outputs)]
+        return sum(jnp.sum(y * w) for y, w in zip(outputs, weights, strict=True))
+
+    return jax.grad(loss, (0, 1))(x, modulations)
+
+
+# Sizes that fill no register, and the least height and width.
+@pytest.mark.parametrize(("shape", "padded"), [((3, 5, 7, 6), BOTH), ((2, 4, 4, 5), (True,))])
+def test_the_kernels_equal_the_formula_and_its_gradients(shape, padded):
+    x, modulations = numbers(shape, layers=len(padded))
+    kernels = functools.partial(modulation.modulate, padded=padded, interpret=True)
+    for found, wanted in zip(
+        jax.jit(kernels)(x, modulations), by_hand(x, modulations, padded), strict=True
+    ):
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    found = jax.jit(functools.partial(gradients, kernels))(x, modulations)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda y: jnp.asarray(y, jnp.float64), (x, modulations))
+        wanted = gradients(functools.partial(modulation.plain, padded=padded), *wide)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
+
+
+def test_bfloat16_is_rounded_once():
+    x, modulations = numbers((8, 6, 5, 16), jnp.bfloat16)
+    kernels = functools.partial(modulation.modulate, padded=BOTH, interpret=True)
+    for found, wanted in zip(
+        jax.jit(kernels)(x, modulations), by_hand(x, modulations, BOTH), strict=True
+    ):
+        assert found.dtype == jnp.bfloat16
+        # Half a unit of eight bits, and float32's own rounding.
+        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=2**-8, atol=1e-5)
+    found = jax.jit(functools.partial(gradients, kernels))(x, modulations)
+    assert [y.dtype for y in jax.tree.leaves(found)] == [
+        y.dtype for y in jax.tree.leaves((x, modulations))
+    ]
+    wide = jax.tree.map(lambda y: y.astype(jnp.float32), (x, modulations))
+    wanted = gradients(functools.partial(modulation.plain, padded=BOTH), *wide)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        # The gradients that arrive are rounded, too.
+        np.testing.assert_allclose(
+            one.astype(np.float32), other, rtol=0.02, atol=0.02 * np.abs(other).max()
+        )
+
+
+def lowered(function, *arguments):
+    """The text of a function and its gradient for TPUs, and for other accelerators."""
+    both = jax.jit(lambda *given: (function(*given), gradients(function, *given)))
+    traced = both.trace(*arguments)
+    return [traced.lower(lowering_platforms=(name,)).as_text() for name in ("tpu", "cuda")]
+
+
+def test_tpus_run_kernels_and_other_devices_do_not():
+    arguments = numbers((8, 4, 4, 5))
+    function = functools.partial(modulation.modulate, padded=BOTH)
+    tpu, gpu = lowered(function, *arguments)
+    assert tpu.count("stablehlo.custom_call @tpu_custom_call") == 2
+    assert "tpu_custom_call" not in gpu
+    plain = functools.partial(modulation.plain, padded=BOTH)
+    for found, wanted in zip(function(*arguments), plain(*arguments), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    found, wanted = (gradients(each, *arguments) for each in (function, plain))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_devices_run_the_kernels_on_samples_of_their_own():
+    two = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
+    function = functools.partial(modulation.modulate, padded=BOTH, samples=two)
+    tpu, _ = lowered(function, *numbers((16, 4, 4, 5)))
+    assert tpu.count("stablehlo.custom_call @tpu_custom_call") == 2
+    assert tpu.count("sdy.manual_computation") == 2  # forward and backward
+
+
+def test_maps_for_which_there_are_kernels():
+    two = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
+
+    def fits(*shape, samples=None, dtype=jnp.bfloat16):
+        answers = []
+        x = jax.ShapeDtypeStruct(shape, dtype)
+        jax.eval_shape(lambda x: answers.append(modulation.fits(x, samples)), x)
+        return answers[0]
+
+    assert fits(8, 64, 64, 512)
+    assert fits(16, 64, 64, 512, samples=two)
+    # Each of two devices has four pictures.
+    assert not fits(8, 64, 64, 512, samples=two)
+    assert not fits(17, 64, 64, 512, samples=two)
+    assert not fits(8, 16, 16, 1024)
+    assert not fits(8, 512, 2048, 64)
+    assert not fits(8, 3, 512, 64)
+    assert not fits(8, 64, 64, 512, dtype=jnp.float16)
+
+
+@pytest.mark.parametrize("features", [3, 5])
+def test_a_block_gives_the_same_with_kernels(features, monkeypatch):
+    """With and without a shortcut of its own."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 8, 8, 5)).astype(np.float32)
+    condition = Condition(rng.normal(size=(2, 8, 8, 2)).astype(np.float32))
+    blocks = [SpadeBlock(features, hidden=6, kernels=kernels) for kernels in (False, True)]
+    shapes = jax.eval_shape(lambda: blocks[0].init(jax.random.key(0), x, condition, train=False))
+    variables = jax.tree.map(lambda y: 0.3 * rng.normal(size=y.shape).astype(y.dtype), shapes)
+
+    def loss(variables, x, block):
+        return jnp.sum(jnp.sin(block.apply(variables, x, condition, train=False)))
+
+    used = []
+
+    def interpreted(x, modulations, padded, *, samples):
+        used.append(padded)
+        return kernels(x, modulations, padded, samples=samples, interpret=True)
+
+    kernels = modulation.modulate
+    monkeypatch.setattr(modulation, "modulate", interpreted)
+    monkeypatch.setattr(modulation, "fits", lambda *_: True)
+    found = [
+        jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)(variables, x, b) for b in blocks
+    ]
+    assert used == [BOTH if features == 3 else (True,), (True,)]
+    for other, one in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-6 * np.abs(other).max())
