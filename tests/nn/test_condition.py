@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cocosnet_jax.nn import condition as module
 from cocosnet_jax.nn.condition import Condition, convolve_condition
 from cocosnet_jax.nn.conv import Weights
 from tests.nn.test_conv import by_hand
@@ -31,6 +32,7 @@ def test_convolution_and_gradients_by_formula(dense, padding, platform, monkeypa
         return functions[platform](*arrays)
 
     monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
+    monkeypatch.setattr(module, "ROWS_PAY", 0)
     x, labels, kernel = drawn(dense)
     made = np.concatenate([x, one_hot(labels)], -1)
     pull = RNG.normal(size=(2, 6, 7, 4))
@@ -59,8 +61,9 @@ def test_convolution_and_gradients_by_formula(dense, padding, platform, monkeypa
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
 
 
-def test_gradients_of_a_large_class_in_bfloat16():
+def test_gradients_of_a_large_class_in_bfloat16(monkeypatch):
     """A sum of many numbers, added one at a time, must not be in bfloat16."""
+    monkeypatch.setattr(module, "ROWS_PAY", 0)
     dense, labels = jnp.zeros((1, 64, 64, 0), jnp.bfloat16), jnp.zeros((1, 64, 64), jnp.int32)
 
     def summed(kernel):
@@ -90,18 +93,20 @@ def test_one_hot_channels_and_resizing():
         np.testing.assert_allclose(between, (made[:, 0::2] + made[:, 1::2]) / 2)
 
 
-def test_cpus_sum_kernel_rows_and_accelerators_multiply():
-    x, labels, kernel = (jax.ShapeDtypeStruct(a.shape, "float32") for a in drawn(0))
-    labels = jax.ShapeDtypeStruct(labels.shape, "int32")
+@pytest.mark.parametrize("classes", [5, 40])
+def test_cpus_sum_rows_of_many_classes_and_accelerators_multiply(classes):
+    shapes = (1, 6, 7, 0), (1, 6, 7), (3, 3, classes, 4)
+    types = "float32", "int32", "float32"
+    arguments = map(jax.ShapeDtypeStruct, shapes, types)
 
     def of(dense, labels, kernel):
         return convolve_condition(
-            Condition(dense, labels, CLASSES), Weights(kernel, None, None), "zeros"
+            Condition(dense, labels, classes), Weights(kernel, None, None), "zeros"
         )
 
-    traced = jax.jit(of).trace(x, labels, kernel)
+    traced = jax.jit(of).trace(*arguments)
     convolutions = {
         platform: "convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
         for platform in ("cpu", "tpu", "cuda")
     }
-    assert convolutions == {"cpu": False, "tpu": True, "cuda": True}
+    assert convolutions == {"cpu": classes == 5, "tpu": True, "cuda": True}
