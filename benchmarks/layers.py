@@ -26,7 +26,8 @@ import jax.numpy as jnp
 from cocosnet_jax.nn import norms
 from cocosnet_jax.nn.activation import leaky_relu
 from cocosnet_jax.nn.condition import Condition, convolve_condition
-from cocosnet_jax.nn.conv import Weights, concatenate_weights, convolve
+from cocosnet_jax.nn.conv import Weights, concatenate_weights
+from cocosnet_jax.nn.convolution import convolve
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.positions import spread
 

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.activation import leaky_relu
 from cocosnet_jax.nn.blocks import NonLocalBlock
-from cocosnet_jax.nn.conv import Conv, Dtype, convolve
+from cocosnet_jax.nn.conv import Conv, Dtype
+from cocosnet_jax.nn.convolution import convolve
 from cocosnet_jax.nn.norms import instance_norm
 
 SCALES = 2

@@ -216,15 +216,10 @@ def apply_gradients(
     steps_per_epoch: int,
 ) -> TrainState:
     """Updates the parameters of both players, and the average of the generator's parameters."""
-    # Whatever reads the old parameters comes before the barrier, so that XLA may write the new ones
-    # in their place. On CPUs it would otherwise copy all parameters first. On TPUs the barrier
-    # would keep XLA from using gradients as it computes them.
-    grads, old = jax.lax.platform_dependent(
-        grads,
-        state.params,
-        cpu=lambda *both: jax.lax.optimization_barrier(both),
-        default=lambda *both: both,
-    )
+    # Whatever reads the old parameters comes before the barrier, so that XLA writes the new ones in
+    # their place. On CPUs it would copy all of them first. On TPUs the barrier only delays updates.
+    barrier, both = jax.lax.optimization_barrier, (grads, state.params)
+    grads, old = jax.lax.platform_dependent(both, cpu=barrier, default=lambda both: both)
     params, opt_state = {}, {}
     for name, optimiser in optimisers(settings.optimiser, steps_per_epoch).items():
         updates, opt_state[name] = optimiser.update(grads[name], state.opt_state[name])

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.activation import relu
-from cocosnet_jax.nn.conv import convolve
+from cocosnet_jax.nn.convolution import convolve
 from cocosnet_jax.nn.resize import max_pool
 
 Network = Literal["VGG-16", "VGG-19"]

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn.conv import convolve
+from cocosnet_jax.nn.convolution import convolve
 from cocosnet_jax.nn.resize import bilinear
 
 # Every picture is resized to this side.

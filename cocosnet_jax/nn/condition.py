@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cocosnet_jax.nn.conv import Dtype, Weights, convolve, positions_of
+from cocosnet_jax.nn.conv import Dtype, Weights, positions_of
+from cocosnet_jax.nn.convolution import convolve
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.resize import nearest, resize
 

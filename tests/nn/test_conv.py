@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax.nn.conv import Conv, Weights, concatenate_weights, convolve
+from cocosnet_jax.nn.conv import Conv, Weights, concatenate_weights
+from cocosnet_jax.nn.convolution import convolve
 
 
 def by_hand(x, kernel, stride, padding, mode):

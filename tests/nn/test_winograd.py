@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax.nn import conv, winograd
+from cocosnet_jax.nn import convolution, winograd
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def test_programs_with_gradients_convolve_without_it(arrays, monkeypatch):
     def loss(convolve):
         return jax.jit(jax.value_and_grad(lambda *both: jnp.sum(convolve(*both) ** 2), (0, 1)))
 
-    ways = conv.convolve, lambda x, kernel: conv._plainly(x, kernel, 1, 0)
+    ways = convolution.convolve, lambda x, kernel: convolution._plainly(x, kernel, 1, 0)
     found, wanted = (loss(way)(x, kernel) for way in ways)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
-    text = loss(conv.convolve).lower(x, kernel).as_text()
+    text = loss(convolution.convolve).lower(x, kernel).as_text()
     assert "stablehlo.convolution" in text
     assert "stablehlo.while" not in text
 
@@ -71,6 +71,6 @@ def test_a_convolution_with_zeros_around_uses_it(arrays, monkeypatch):
     x, kernel = arrays
     expected = by_sums(np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), kernel)
     x, kernel = jnp.asarray(x, "float32"), jnp.asarray(kernel, "float32")
-    np.testing.assert_allclose(conv.convolve(x, kernel, padding=1), expected, atol=2e-5)
-    text = jax.jit(lambda x: conv.convolve(x, kernel, padding=1)).lower(x).as_text()
+    np.testing.assert_allclose(convolution.convolve(x, kernel, padding=1), expected, atol=2e-5)
+    text = jax.jit(lambda x: convolution.convolve(x, kernel, padding=1)).lower(x).as_text()
     assert "stablehlo.convolution" not in text

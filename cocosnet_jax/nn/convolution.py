@@ -1,0 +1,90 @@
+"""Convolution of a map with a kernel: how it is computed on each device, and its gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cocosnet_jax.nn import winograd
+
+
+def convolve(
+    x: Float[Array, "b height width cin"],
+    kernel: Float[Array, "kh kw cin cout"],
+    stride: int = 1,
+    padding: int = 0,
+) -> Float[Array, "b h w cout"]:
+    """Cross-correlation with `padding` zeros on every side.
+
+    In float64, patches are multiplied by the kernel as a matrix: on CPUs, where the parity tests
+    run, XLA has no fast float64 convolution. On CPUs, 3 x 3 kernels of many channels are convolved
+    with fewer multiplications (`nn.winograd`), except where gradients are taken.
+    """
+    if x.dtype == jnp.float64:
+        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        return _convolve_patches(x, kernel, stride)
+    return _convolve(x, kernel, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(
+    x: Float[Array, "b height width cin"],
+    kernel: Float[Array, "kh kw cin cout"],
+    stride: int,
+    padding: int,
+) -> Float[Array, "b h w cout"]:
+    if stride == 1 and winograd.pays(x, kernel):
+        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        return winograd.convolve(x, kernel)
+    return _plainly(x, kernel, stride, padding)
+
+
+def _plainly(x: Array, kernel: Array, stride: int, padding: int) -> Float[Array, "b h w cout"]:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _convolve_forward(
+    x: Array, kernel: Array, stride: int, padding: int
+) -> tuple[Array, tuple[Array, Array]]:
+    # Without Winograd, whose transforms would take memory that training needs.
+    return _plainly(x, kernel, stride, padding), (x, kernel)
+
+
+def _convolve_backward(
+    stride: int, padding: int, residuals: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array]:
+    def plain(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
+        return jax.vjp(lambda x, k: _plainly(x, k, stride, padding), x, kernel)[1](grad)
+
+    def late(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
+        # On CPUs, XLA transposes x and the kernel for the gradients. Without the barrier it might
+        # do so before the backward pass, and hold the results.
+        return plain(*jax.lax.optimization_barrier((x, kernel, grad)))
+
+    return jax.lax.platform_dependent(*residuals, grad, cpu=late, default=plain)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+# Patches are several times as large as the image, so the backward pass recomputes them.
+@functools.partial(jax.checkpoint, static_argnums=2)
+def _convolve_patches(
+    x: Float[Array, "b height width cin"], kernel: Float[Array, "kh kw cin cout"], stride: int
+) -> Float[Array, "b h w cout"]:
+    kh, kw = kernel.shape[:2]
+    h = (x.shape[1] - kh) // stride + 1
+    w = (x.shape[2] - kw) // stride + 1
+    patches = [
+        x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1])
