@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from cocosnet_jax import compile_check, distributed, mesh, partition, settings, steps
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.configs import ade20k
-from cocosnet_jax.nn import blocks, conv, flash, flash_layout, initial, modulation, streaming
+from cocosnet_jax.nn import blocks, convolution, flash, flash_layout, initial, modulation, streaming
 from cocosnet_jax.nn.modulation_kernels import Modulation
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.pretrained import vgg as vgg_weights
@@ -286,7 +286,7 @@ def by_two_processes(file: Path) -> dict[str, Any]:
 # Several blocks for each device, also in non-local blocks.
 @mock.patch.object(streaming, "BLOCK", 64)
 @mock.patch.object(blocks, "DENSE_POSITIONS", 1024)
-@mock.patch.object(conv, "_convolve_patches", convolve)
+@mock.patch.object(convolution, "_convolve_patches", convolve)
 def main() -> None:
     """Runs and prints a line of JSON."""
     file, processes = sys.argv[1:2], sys.argv[2:]

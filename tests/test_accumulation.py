@@ -14,7 +14,7 @@ from cocosnet_jax import accumulation, losses, mesh, partition, settings, steps
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.encode import batch_shapes, encode, random_batch
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.nn import conv
+from cocosnet_jax.nn import convolution
 from cocosnet_jax.nn.conv import Conv
 from cocosnet_jax.nn.norms import BatchNorm
 from cocosnet_jax.pretrained import vgg as vgg_weights
@@ -202,11 +202,11 @@ def test_small_batches_of_one_sample_equal_the_large_batch(dtype, record_propert
     changed: dict[str, Any] = {}
     if not double:
         kind, changed = np.float32, {"loss": NO_VGG, "dtype": dtype}
-    with jax.enable_x64(double), mock.patch.object(conv, "_convolve_patches", convolve):
+    with jax.enable_x64(double), mock.patch.object(convolution, "_convolve_patches", convolve):
         before, large, expected = trained(1, kind, **changed)
         _, small, found = trained(SAMPLES, kind, **changed)
     # In bfloat16, other sums are rounded to 8 bits.
-    loss_bound, gradient_bound = (1e-12, 1e-9) if double else (2e-2, 5e-2)
+    loss_bound, gradient_bound = (1e-12, 1e-9) if double else (4e-2, 5e-2)
     assert {"mask", "self_warp", "regularisation", "discriminator_real"} <= found.keys()
     assert double == ("pseudo_exemplar" in found)
     worst = max(abs(float(found[name] / expected[name]) - 1) for name in expected)
