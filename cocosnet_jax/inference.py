@@ -29,12 +29,13 @@ from cocosnet_jax.encode import batch_shapes, encode
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.generator import COARSEST
+from cocosnet_jax.matching import BestMatch, best_match, reading_kernel, similarity
 from cocosnet_jax.nn.resize import from_patches, to_patches
 from cocosnet_jax.settings import DataSettings
 from cocosnet_jax.state import TrainState, inference_variables
 from cocosnet_jax.steps import PredictStep, predict_step
 from cocosnet_jax.types import Array, Batch, Outputs
-from cocosnet_jax.warp import BestMatch, best_match, similarity, soft_match
+from cocosnet_jax.warp import soft_match
 
 
 def side_of(data: DataSettings, size: int) -> int:
@@ -122,6 +123,13 @@ class Translator:
             found.update(jax.tree_util.keystr(path).encode())
             found.update(np.asarray(leaf).tobytes())
         return found.hexdigest()
+
+    @property
+    def reading_kernel(self) -> int:
+        """Side of the neighbourhoods by which points are matched (`matching.reading_kernel`)."""
+        settings = self.settings.model
+        grid = self.size // settings.warp_stride
+        return reading_kernel(grid, settings.match_kernel, settings.centre)
 
     def round_up(self, count: int) -> int:
         """The smallest batch size, `count` or more, in which no device is idle.
@@ -253,18 +261,27 @@ class Translator:
         exemplar_label: Shaped[Array, "b height width planes"] | None = None,
         *,
         back: bool = False,
+        match_kernel: int = 0,
     ) -> BestMatch:
         """Returns the best matching exemplar position for each position of the inputs.
 
         With `back`, the best matching input position for each position of the exemplars.
+
+        Args:
+          label: the inputs.
+          exemplar: their exemplars.
+          exemplar_label: the exemplars' own maps.
+          back: match the exemplars' positions.
+          match_kernel: side of the compared neighbourhoods, odd; 0 for `reading_kernel`, which
+            finds more points than the warp's own, `settings.model.match_kernel`.
         """
-        settings = self.settings.model
+        settings, kernel = self.settings.model, match_kernel or self.reading_kernel
 
         def best(rows: jax.Array, columns: jax.Array) -> BestMatch:
-            how = settings.temperature, settings.match_kernel, settings.centre
-            return best_match(rows, columns, *how)
+            return best_match(rows, columns, settings.temperature, kernel, settings.centre)
 
-        return self._compare("match", back, best, self._batch(label, exemplar, exemplar_label))
+        batch = self._batch(label, exemplar, exemplar_label)
+        return self._compare(f"match {kernel}", back, best, batch)
 
     def similarity(
         self,
@@ -277,6 +294,8 @@ class Translator:
     ) -> Float[np.ndarray, "b points h w"]:
         """Returns the cosines of some positions and all of the other picture (equation 3).
 
+        They are those by which `match` finds its matches.
+
         Args:
           label: the inputs.
           exemplar: their exemplars.
@@ -287,7 +306,7 @@ class Translator:
         settings = self.settings.model
 
         def compared(rows: jax.Array, columns: jax.Array, cells: jax.Array) -> jax.Array:
-            return similarity(rows, columns, cells, settings.match_kernel, settings.centre)
+            return similarity(rows, columns, cells, self.reading_kernel, settings.centre)
 
         batch = self._batch(label, exemplar, exemplar_label)
         return self._compare("similarity", back, compared, batch, np.asarray(cells, np.int32))

@@ -12,12 +12,12 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from cocosnet_jax import losses, model, vgg
 from cocosnet_jax.encode import Inputs, encode
+from cocosnet_jax.matching import full_match
 from cocosnet_jax.nn.conv import activation_dtype
 from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, build_discriminator, inference_variables, optimisers
 from cocosnet_jax.types import Batch, Outputs
-from cocosnet_jax.warp import full_match
 
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, vgg.VggWeights, Batch, jax.Array], tuple[TrainState, Metrics]]

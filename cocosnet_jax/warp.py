@@ -4,7 +4,7 @@ The correlation has a row for each of n input positions and a column for each of
 positions. `DenseWarp` holds it whole; `StreamingWarp` computes the same block by block, forward and
 backward, in memory that does not grow with n x m; `PallasWarp` does so by kernels for TPUs.
 
-Longer than other files: the ways to compute one correlation, and what reads it.
+`matching` reads matches from it.
 """
 
 import functools
@@ -16,13 +16,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from cocosnet_jax.nn import flash, streaming
 from cocosnet_jax.nn.neighbourhoods import neighbourhoods
 from cocosnet_jax.nn.norms import unit_length
 from cocosnet_jax.nn.streaming import DENSE_POSITIONS, PRECISION, Measured
-from cocosnet_jax.types import Match
 
 
 def matching_features(
@@ -271,115 +270,3 @@ def confidence(entropy: Float[Array, "*shape"], positions: int) -> Float[Array, 
       positions: their number.
     """
     return jnp.clip(1 - entropy / math.log(positions), 0, 1)
-
-
-def match_both_ways(
-    rows: Float[Array, "b h w k"], columns: Float[Array, "b h_m w_m k"], temperature: float
-) -> Match:
-    """Finds the best match of each position, and measures the softmax of equation 4.
-
-    Compares one row of the input's grid at a time, so that the whole correlation is never held.
-
-    Args:
-      rows: feature vectors of the input's positions, whose products with `columns` are the scores.
-      columns: feature vectors of the exemplar's positions.
-      temperature: divides the scores in the softmax.
-    """
-    b, h, w, _ = rows.shape
-    h_m, w_m = columns.shape[1:3]
-    flat = columns.reshape(b, h_m * w_m, -1)
-    places = jnp.stack(jnp.divmod(jnp.arange(h_m * w_m), w_m), -1).astype(flat.dtype)
-
-    def of_row(
-        best: tuple[Array, Array], indexed: tuple[Array, Array]
-    ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-        top, back = best
-        i, row = indexed
-        scores = correlation_logits(row, flat, 1.0)
-        higher = scores.max(1) > top
-        back = jnp.where(higher, i * w + scores.argmax(1), back)
-        score = scores.max(-1)
-        logits = (scores - score[..., None]) / temperature
-        weights = jnp.exp(logits)
-        total = weights.sum(-1)
-        weights /= total[..., None]
-        entropy = jnp.log(total) - jnp.sum(weights * logits, -1)
-        mean_place = jnp.einsum("bwm,mc->bwc", weights, places, precision=PRECISION)
-        found = scores.argmax(-1), score, mean_place, entropy
-        return (jnp.maximum(top, scores.max(1)), back), found
-
-    start = jnp.full((b, h_m * w_m), -jnp.inf, flat.dtype), jnp.zeros((b, h_m * w_m), int)
-    (_, back), found = jax.lax.scan(of_row, start, (jnp.arange(h), jnp.moveaxis(rows, 1, 0)))
-    place, score, mean_place, entropy = (jnp.moveaxis(x, 0, 1) for x in found)
-    return Match(place, back.reshape(b, h_m, w_m), score, mean_place, entropy)
-
-
-def full_match(
-    theta: Float[Array, "b h w k"],
-    phi: Float[Array, "b h_m w_m k"],
-    temperature: float,
-    match_kernel: int = 1,
-    centre: Literal["channels", "positions"] = "channels",
-) -> Match:
-    """Matches positions by the correlation (`match_both_ways`); arguments as in `soft_match`."""
-    rows, columns = (_compared(x, match_kernel, centre) for x in (theta, phi))
-    return match_both_ways(rows, columns, temperature)
-
-
-def _compared(
-    x: Float[Array, "b h w k"], match_kernel: int, centre: Literal["channels", "positions"]
-) -> Float[Array, "b h w k_match"]:
-    """`matching_features` in their grid."""
-    return matching_features(x, match_kernel, centre).reshape(*x.shape[:3], -1)
-
-
-class BestMatch(NamedTuple):
-    """The most similar exemplar position for each input position.
-
-    Attributes:
-      place: (b, h, w, 2), row and column in the exemplar's grid.
-      cosine: (b, h, w), similarity of the two positions, -1 to 1.
-      confidence: (b, h, w), how sharp the match is, see `confidence`.
-    """
-
-    place: Int[Array, "b h w 2"]
-    cosine: Float[Array, "b h w"]
-    confidence: Float[Array, "b h w"]
-
-
-def best_match(
-    theta: Float[Array, "b h w k"],
-    phi: Float[Array, "b h_m w_m k"],
-    temperature: float,
-    match_kernel: int = 1,
-    centre: Literal["channels", "positions"] = "channels",
-) -> BestMatch:
-    """Finds the exemplar position of highest correlation; arguments as in `soft_match`."""
-    found = full_match(theta, phi, temperature, match_kernel, centre)
-    _, h_m, w_m, _ = phi.shape
-    place = jnp.stack(jnp.divmod(jnp.asarray(found.place), w_m), -1)
-    entropy = jnp.asarray(found.entropy)
-    return BestMatch(place, jnp.asarray(found.score), confidence(entropy, h_m * w_m))
-
-
-def similarity(
-    theta: Float[Array, "b h w k"],
-    phi: Float[Array, "b h_m w_m k"],
-    cells: Int[Array, "b points 2"],
-    match_kernel: int = 1,
-    centre: Literal["channels", "positions"] = "channels",
-) -> Float[Array, "b points h_m w_m"]:
-    """Cosines of some input positions and all exemplar positions (equation 3).
-
-    Args:
-      theta: features of the input.
-      phi: features of the exemplar.
-      cells: row and column of the positions in the input's grid.
-      match_kernel: side of the neighbourhood that represents a position.
-      centre: see `matching_features`.
-    """
-    rows, columns = (_compared(x, match_kernel, centre) for x in (theta, phi))
-    b, h_m, w_m, _ = columns.shape
-    asked = rows[jnp.arange(b)[:, None], cells[..., 0], cells[..., 1]]
-    cosines = correlation_logits(asked, columns.reshape(b, h_m * w_m, -1), 1.0)
-    return cosines.reshape(b, -1, h_m, w_m)

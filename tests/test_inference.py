@@ -80,7 +80,8 @@ def test_masks_are_given_and_carried_as_asked(translator, arrays, expected):
 
 def test_matches_are_those_of_the_warp(translator, arrays):
     """A correlation that is sharp enough carries, to each position, what lies at its match."""
-    match = translator.match(*arrays)
+    own = SETTINGS.model.match_kernel
+    match = translator.match(*arrays, match_kernel=own)
     side = match.cosine.shape[1]
     assert match.place.shape == (2, side, side, 2)
     label, exemplar, exemplar_label = arrays
@@ -105,16 +106,17 @@ def test_matches_are_those_of_the_warp(translator, arrays):
     places = match.place[..., 0] * side + match.place[..., 1]
     assert np.mean(np.abs(carried - places) < 0.01) > 0.99
 
-    back = translator.match(*arrays, back=True)
+    back = translator.match(*arrays, back=True, match_kernel=own)
     carried = np.asarray(sharp.to_exemplar(numbers)).reshape(2, side, side)
     places = back.place[..., 0] * side + back.place[..., 1]
     assert np.mean(np.abs(carried - places) < 0.01) > 0.99
 
-    # The cosine of a match, from either side.
+    # The cosine of a match of neighbourhoods as wide as points are matched by, from either side.
     cells = np.array([[[3, 5]], [[0, side - 1]]])
-    for way, found_way in ((False, match), (True, back)):
+    for way in (False, True):
         similar = translator.similarity(*arrays, cells=cells, back=way)
-        best = found_way.cosine[[0, 1], cells[:, 0, 0], cells[:, 0, 1]]
+        wide = translator.match(*arrays, back=way)
+        best = wide.cosine[[0, 1], cells[:, 0, 0], cells[:, 0, 1]]
         close(similar.max((1, 2, 3)), best)
 
     # A layer three times as fine as the networks' pictures, in patches of 12 x 12.

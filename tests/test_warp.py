@@ -268,30 +268,3 @@ def test_bilinear_has_half_pixel_centres():
     high, part = np.minimum(low + 1, 3), (source - low)[:, None]
     expected = x[0, low, :, 0] * (1 - part) + x[0, high, :, 0] * part
     np.testing.assert_allclose(got, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("side", [1, 3])
-@pytest.mark.parametrize("centre", ["channels", "positions"])
-def test_the_best_match_by_hand(side, centre):
-    theta, phi = RNG.normal(size=(2, 2, H, W, K))
-    cells = np.array([[[0, 1], [H - 1, W - 1]]] * 2)
-
-    def both(theta, phi):
-        match = warp.best_match(theta, phi, 0.1, side, centre)
-        return match, warp.similarity(theta, phi, cells, side, centre)
-
-    match, similarity = jax.jit(both)(theta.astype(np.float32), phi.astype(np.float32))
-    for i in range(2):
-        cosines = (
-            features_by_hand(theta[i], side, centre) @ features_by_hand(phi[i], side, centre).T
-        )
-        best = cosines.argmax(1).reshape(H, W)
-        np.testing.assert_array_equal(match.place[i, ..., 0], best // W)
-        np.testing.assert_array_equal(match.place[i, ..., 1], best % W)
-        np.testing.assert_allclose(match.cosine[i], cosines.max(1).reshape(H, W), atol=1e-6)
-        weights = np.exp(cosines / 0.1)
-        weights /= weights.sum(1, keepdims=True)
-        sharp = 1 + np.sum(weights * np.log(weights), 1) / np.log(H * W)
-        np.testing.assert_allclose(match.confidence[i], sharp.reshape(H, W), atol=1e-5)
-        rows = cosines.reshape(H, W, H, W)[cells[i, :, 0], cells[i, :, 1]]
-        np.testing.assert_allclose(similarity[i], rows, atol=1e-6)

@@ -14,8 +14,9 @@ The truth is the input's layout drawn in the exemplar's style. Its figures are
 - warp accuracy: share of positions where the warp brings the input's class, among those whose class
   the exemplar has; chance is a warp to random positions;
 - PCK@0.1: share of named points (a door, a tree's top, ...) that the correspondence moves to within
-  a tenth of the picture's side of the same point in the exemplar, beside matchers that look at
-  the position, the colour (of the scene in a style of its own) or the class alone;
+  a tenth of the picture's side of the same point in the exemplar; by wide neighbourhoods, as points
+  are matched (`matching`), and by those of the warp. Beside them are matchers that look at the
+  position, the colour (of the scene in a style of its own) or the class alone;
 - colour distance: between mean colours of classes, root of the summed squares of R, G, B, 0 to 255;
 - mean absolute error to the truth, 0 to 255.
 """
@@ -65,11 +66,13 @@ class Result(NamedTuple):
       image: the result.
       warped: the warped exemplar.
       place: row and column of the exemplar's position that belongs to each position.
+      place_in_warp: the same by the neighbourhoods that the warp compares.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
     warped: UInt8[np.ndarray, "height width 3"]
     place: np.ndarray
+    place_in_warp: np.ndarray
 
 
 def main() -> None:
@@ -119,7 +122,10 @@ def translate(translator: Translator, pairs: list[Pair]) -> tuple[list[Result], 
         )
         exemplar = np.stack([pair.exemplar.image for pair in full])
         outputs = translator.translate(label, exemplar, exemplar_label, with_mask=True)
-        place = np.asarray(translator.match(label, exemplar).place)
+        places = [
+            np.asarray(translator.match(label, exemplar, match_kernel=side).place)
+            for side in (0, translator.settings.model.match_kernel)
+        ]
         valid = np.arange(BATCH) < len(part)
         counted = warp_accuracy.count(
             jax.numpy.asarray(outputs.warped_mask),
@@ -131,7 +137,7 @@ def translate(translator: Translator, pairs: list[Pair]) -> tuple[list[Result], 
         image, warped = (
             pictures.to_bytes(np.asarray(x)) for x in (outputs.image, outputs.warped_exemplar)
         )
-        results += [Result(*x) for x in zip(image, warped, place, strict=True)][: len(part)]
+        results += [Result(*x) for x in zip(image, warped, *places, strict=True)][: len(part)]
     total = jax.tree.map(lambda *x: np.sum(x, 0), *counts)
     found = warp_accuracy.WarpAccuracy().result(total)
     return results, {name: found[name] for name in ("warp_accuracy", "warp_accuracy_by_chance")}
@@ -139,9 +145,14 @@ def translate(translator: Translator, pairs: list[Pair]) -> tuple[list[Result], 
 
 def found_points(pairs: list[Pair], results: list[Result]) -> dict[str, float]:
     """PCK@0.1 of the correspondence and of simple matchers, over all points of all pairs."""
-    places = np.stack([result.place for result in results])
+    places, in_warp = (
+        np.stack([getattr(result, name) for result in results])
+        for name in ("place", "place_in_warp")
+    )
     scenes, exemplars = ([getattr(pair, name) for pair in pairs] for name in ("scene", "exemplar"))
-    return named_points.pck(scenes, exemplars, places)
+    found = named_points.pck(scenes, exemplars, places)
+    own = named_points.pck(scenes, exemplars, in_warp)["pck@0.1"]
+    return {**found, "pck@0.1_in_the_warp": own}
 
 
 def differences(pairs: list[Pair], results: list[Result]) -> dict[str, float]:
@@ -226,6 +237,7 @@ def report(measured: dict[str, float], scenes: int) -> None:
         ("warp finds the right class", "warp_accuracy", ".3f"),
         ("  by chance", "warp_accuracy_by_chance", ".3f"),
         ("named points found, PCK@0.1", "pck@0.1", ".3f"),
+        ("  by the warp's own neighbourhoods", "pck@0.1_in_the_warp", ".3f"),
         ("  at the same position", "pck@0.1_by_same_position", ".3f"),
         ("  by nearest colour", "pck@0.1_by_nearest_colour", ".3f"),
         ("  by class, place at random", "pck@0.1_by_same_class", ".3f"),

@@ -11,15 +11,17 @@ exemplar, and each is an exemplar as often as an input.
 
 PCK@0.1 is the share of the input's points that are moved to within a tenth of the picture's side of
 the same point of the exemplar. Of faces with 68 points, the parts (17 to 67) and the jaw (0 to 16)
-are counted apart. The networks see the input's label map and the exemplar's photograph. Beside them
-are
+are counted apart. The networks see the input's label map and the exemplar's photograph. Their
+positions are compared by wide neighbourhoods, as `cocosnet_jax.apps.correspond` does it, and by
+those of the warp, whose side the table gives. Beside them are
 
 - the same networks before their training;
 - `nearest_of_same_class`, `random_of_same_class`: pixels, by the label maps of both pictures;
 - `same_position`, and `chance`: a random cell, computed and not drawn;
 - `colour`: the cell of the nearest mean colour, of both photographs;
 - `VGG-16 relu4_2 at 256` and so on: the cell of the highest cosine of that layer's features, of
-  both photographs, at 256 x 256 pixels and at the size that the networks see. Needs `--vgg`.
+  both photographs, at 256 x 256 pixels and at the size that the networks see; of relu3_2 and
+  relu4_2 also by neighbourhoods as wide as the networks'. Needs `--vgg`.
 
 Cells are those of the networks' grid, and a point keeps its place within its cell. +- is the
 standard error over photographs.
@@ -35,12 +37,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
 from absl import flags
+from jaxtyping import Int
 
-from cocosnet_jax import checkpoint, command, files, mesh, partition, vgg, workdir
+from cocosnet_jax import checkpoint, command, files, matching, mesh, partition, vgg, workdir
 from cocosnet_jax.data import images, inputs, keypoints, source_files
 from cocosnet_jax.encode import unit_image
 from cocosnet_jax.errors import UserError
@@ -52,6 +56,8 @@ from cocosnet_jax.pretrained import vgg as vgg_files
 
 _VGG_SIZE = 256
 _UNTRAINED = "the same networks, untrained"
+# Layers of VGG that are also compared by wide neighbourhoods.
+_WIDE = ("relu3_2", "relu4_2")
 
 
 class Faces:
@@ -175,15 +181,37 @@ def measure(
         places = {}
         for name, translator in translators.items():
             match = translator.match(*batch)
-            places[name] = np.asarray(match.place)
+            places[_by(name, translator.reading_kernel)] = np.asarray(match.place)
             confidence[name] += float(match.confidence.mean()) / len(circle)
+            if (own := translator.settings.model.match_kernel) != translator.reading_kernel:
+                match = translator.match(*batch, match_kernel=own)
+                places[_by(name, own)] = np.asarray(match.place)
         for k, sample in enumerate(recent):
             pairs.append((given[k], number))
-            found.append(
-                landmarks.of_pair(sample, exemplar, {name: x[k] for name, x in places.items()})
-            )
+            of_networks = {name: x[k] for name, x in places.items()}
+            of_vgg = _match_vgg(sample, exemplar, first.reading_kernel)
+            found.append(landmarks.of_pair(sample, exemplar, of_networks | of_vgg))
         recent.appendleft(exemplar)
     return landmarks.collect(pairs, found), confidence
+
+
+def _by(name: str, side: int) -> str:
+    """A matcher's name in the table."""
+    return f"{name}, {side} x {side}"
+
+
+_best_match = jax.jit(matching.best_match, static_argnums=(2, 3))
+
+
+def _match_vgg(given: Sample, exemplar: Sample, side: int) -> dict[str, Int[np.ndarray, "h w 2"]]:
+    """Matches VGG's features by neighbourhoods."""
+    return {
+        _by(name, side): np.asarray(
+            _best_match(cells[None], exemplar.features[name][None], 1.0, side).place[0]
+        )
+        for name, cells in given.features.items()
+        if any(layer in name for layer in _WIDE)
+    }
 
 
 def as_table(content: Mapping[str, Any]) -> str:

@@ -10,10 +10,11 @@ from jaxtyping import Array, Float
 
 from cocosnet_jax import vgg
 from cocosnet_jax.encode import unit_image
+from cocosnet_jax.matching import match_both_ways
 from cocosnet_jax.nn.norms import unit_length
 from cocosnet_jax.nn.resize import average_pool, bilinear
+from cocosnet_jax.nn.streaming import Side
 from cocosnet_jax.types import Batch, Match
-from cocosnet_jax.warp import match_both_ways
 
 VGG_LAYER = "relu4_2"
 # No metric reads the softmax of a baseline.
@@ -42,7 +43,9 @@ def matches(
     }
     if weights is not None:
         rows, columns = (
-            unit_length(bilinear(vgg.features(weights, x, (VGG_LAYER,))[VGG_LAYER], h, w))
+            Side.of_grid(
+                unit_length(bilinear(vgg.features(weights, x, (VGG_LAYER,))[VGG_LAYER], h, w))
+            )
             for x in (truth, exemplar)
         )
         found[f"{weights.network}_{VGG_LAYER}"] = match_both_ways(rows, columns, _TEMPERATURE)
@@ -66,4 +69,4 @@ def by_colour(
     one = jnp.ones_like(a[..., :1])
     rows = jnp.concatenate([2 * a, -jnp.sum(a**2, -1, keepdims=True), one], -1)
     columns = jnp.concatenate([b, one, -jnp.sum(b**2, -1, keepdims=True)], -1)
-    return match_both_ways(rows, columns, _TEMPERATURE)
+    return match_both_ways(Side.of_grid(rows), Side.of_grid(columns), _TEMPERATURE)

@@ -29,7 +29,7 @@ DENSE_POSITIONS = 4096
 BLOCK = 2048
 
 
-class _Compared(NamedTuple):
+class Compared(NamedTuple):
     """Features by which positions are compared: of a whole grid, or of a tile as a line.
 
     Attributes:
@@ -45,15 +45,15 @@ class _Compared(NamedTuple):
     scale: Float[Array, "b *inner 1"] | None = None
     offset: Float[Array, "b 1 1 1"] | None = None
 
-    def take(self, tile: Tile, index: jax.Array) -> "_Compared":
+    def take(self, tile: Tile, index: jax.Array) -> "Compared":
         """The part for one tile."""
         features = tile.take_around(self.features, index)
         if self.mean is None or self.scale is None or self.offset is None:
-            return _Compared(features)
+            return Compared(features)
         features = features.astype(self.mean.dtype) - self.offset[:, 0]
-        return _Compared(features, tile.take(self.mean, index), tile.take(self.scale, index))
+        return Compared(features, tile.take(self.mean, index), tile.take(self.scale, index))
 
-    def add(self, tile: Tile, part: "_Compared", index: jax.Array) -> "_Compared":
+    def add(self, tile: Tile, part: "Compared", index: jax.Array) -> "Compared":
         """Adds to one tile; the neighbours of tiles overlap."""
 
         def inner(x: Array | None, more: Array | None) -> Array | None:
@@ -67,7 +67,7 @@ class _Compared(NamedTuple):
 
 
 def _centring(x: Float[Array, "b h w k"], side: int) -> tuple[Array, Array, Array]:
-    """Mean, scale and offset of `_Compared`.
+    """Mean, scale and offset of `Compared`.
 
     The product of two neighbourhoods is the sum of their vectors' products. Centring over channels
     subtracts the product of their means times the number of their channels.
@@ -89,13 +89,18 @@ class Side:
       side: of the neighbourhoods, 1 for vectors.
     """
 
-    compared: _Compared
+    compared: Compared
     side: int = flax.struct.field(pytree_node=False)
 
     @classmethod
     def of_vectors(cls, x: Float[Array, "b n k"]) -> "Side":
         """Positions that are compared by these vectors, unchanged."""
-        return cls(_Compared(x[:, :, None]), 1)
+        return cls.of_grid(x[:, :, None])
+
+    @classmethod
+    def of_grid(cls, x: Float[Array, "b h w k"]) -> "Side":
+        """`of_vectors` of positions in a grid."""
+        return cls(Compared(x), 1)
 
     @classmethod
     def of_neighbourhoods(cls, x: Float[Array, "b h w k"], side: int) -> "Side":
@@ -105,7 +110,7 @@ class Side:
           ValueError: the side is even, so that neighbourhoods have no centre.
         """
         # The backward pass keeps x, and recomputes the other arrays of that size.
-        return cls(_Compared(x, *jax.checkpoint(_centring, static_argnums=1)(x, side)), side)
+        return cls(Compared(x, *jax.checkpoint(_centring, static_argnums=1)(x, side)), side)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -119,7 +124,7 @@ class Side:
         return height, width
 
 
-class _Blocks(NamedTuple):
+class Blocks(NamedTuple):
     """How the correlation matrix is split into blocks, and how a block is computed.
 
     Attributes:
@@ -136,7 +141,7 @@ class _Blocks(NamedTuple):
     def einsum(self, formula: str, *arrays: Array) -> Array:
         return jnp.einsum(formula, *arrays, precision=self.precision)
 
-    def products(self, queries: _Compared, keys: _Compared) -> Float[Array, "b rows columns"]:
+    def products(self, queries: Compared, keys: Compared) -> Float[Array, "b rows columns"]:
         """Products of unit vectors, or of centred neighbourhoods before scaling."""
         products = self.einsum("bnk,bmk->bnm", queries.features, keys.features)
         if queries.mean is None or keys.mean is None:
@@ -145,14 +150,14 @@ class _Blocks(NamedTuple):
         summed = sum_neighbours(products, self.rows, self.columns)
         return summed - count * queries.mean * keys.mean.swapaxes(1, 2)
 
-    def scales(self, queries: _Compared, keys: _Compared) -> tuple[Array | float, Array | float]:
+    def scales(self, queries: Compared, keys: Compared) -> tuple[Array | float, Array | float]:
         """What the products are multiplied by: a column over the temperature, and a row."""
         if queries.scale is None or keys.scale is None:
             return 1 / self.temperature, 1.0
         return queries.scale / self.temperature, keys.scale.swapaxes(1, 2)
 
     def logits(
-        self, products: Float[Array, "b rows columns"], queries: _Compared, keys: _Compared
+        self, products: Float[Array, "b rows columns"], queries: Compared, keys: Compared
     ) -> Float[Array, "b rows columns"]:
         """One block of the correlation, divided by the temperature (equations 3 and 4)."""
         column, row = self.scales(queries, keys)
@@ -163,13 +168,13 @@ class _Blocks(NamedTuple):
         self,
         grad: Float[Array, "b rows columns"],
         products: Float[Array, "b rows columns"],
-        queries: _Compared,
-        keys: _Compared,
-    ) -> tuple[_Compared, _Compared]:
+        queries: Compared,
+        keys: Compared,
+    ) -> tuple[Compared, Compared]:
         """Gradients of queries and keys from those of the logits."""
         column, row = self.scales(queries, keys)
         grad = grad * column * row
-        to_queries, to_keys = _Compared(grad), _Compared(grad)
+        to_queries, to_keys = Compared(grad), Compared(grad)
         if queries.mean is not None and keys.mean is not None:
             assert queries.scale is not None
             assert keys.scale is not None
@@ -180,8 +185,8 @@ class _Blocks(NamedTuple):
             weighted = grad * products
             for_scale_q = self.einsum("bnm,bmo->bno", weighted, jnp.ones_like(keys.mean))
             for_scale_k = self.einsum("bnm,bno->bmo", weighted, jnp.ones_like(queries.mean))
-            to_queries = _Compared(grad, -over_columns, _divide(for_scale_q, queries.scale))
-            to_keys = _Compared(grad, -over_rows, _divide(for_scale_k, keys.scale))
+            to_queries = Compared(grad, -over_columns, _divide(for_scale_q, queries.scale))
+            to_keys = Compared(grad, -over_rows, _divide(for_scale_k, keys.scale))
             grad = spread_neighbours(grad, self.rows, self.columns)
         return (
             to_queries._replace(features=self.einsum("bnm,bmk->bnk", grad, keys.features)),
@@ -269,7 +274,7 @@ def _by_blocks(
     parts = 1 if mesh is None or height % mesh.size else mesh.size
     # Neighbours beyond a tile's edges cost products. They are a smaller share of a larger tile; a
     # wider block takes less memory than a larger square.
-    blocks = _Blocks(
+    blocks = Blocks(
         Tile.about(BLOCK, height // parts, width, side),
         Tile.about(BLOCK if side == 1 else 2 * BLOCK, *columns.grid, side),
         temperature,
@@ -277,7 +282,7 @@ def _by_blocks(
     )
     grid = values.reshape(b, *columns.grid, v)
 
-    def part(queries: _Compared, keys: _Compared, values: Array, number: Any) -> Any:
+    def part(queries: Compared, keys: Compared, values: Array, number: Any) -> Any:
         return function(queries, keys, values, number, height // parts, blocks)
 
     arguments = rows.compared, columns.compared, grid
@@ -286,7 +291,7 @@ def _by_blocks(
     else:
         axis = mesh.axis_names[0]
 
-        def own_part(queries: _Compared, keys: _Compared, values: Array) -> Any:
+        def own_part(queries: Compared, keys: Compared, values: Array) -> Any:
             # Of the type of the loops' numbers, to which it is added.
             return part(queries, keys, values, jax.lax.axis_index(axis).astype(int))
 
@@ -322,24 +327,24 @@ def map_rows(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _attend(
-    queries: _Compared,
-    keys: _Compared,
+    queries: Compared,
+    keys: Compared,
     values: Float[Array, "b h w v"],
     part: jax.Array,
     high: int,
-    blocks: _Blocks,
+    blocks: Blocks,
 ) -> Float[Array, "b high width v"]:
     """The weighted values of `_measure`, with a derivative."""
     return _attend_forward(queries, keys, values, part, high, blocks)[0]
 
 
 def _attend_forward(
-    queries: _Compared,
-    keys: _Compared,
+    queries: Compared,
+    keys: Compared,
     values: Float[Array, "b h w v"],
     part: jax.Array,
     high: int,
-    blocks: _Blocks,
+    blocks: Blocks,
 ) -> tuple[Float[Array, "b high width v"], tuple[Any, ...]]:
     """The result, and the residuals for the backward pass."""
     out, log_sum, _ = _measure(queries, keys, values, part, high, blocks, with_entropy=False)
@@ -347,12 +352,12 @@ def _attend_forward(
 
 
 def _measure(
-    queries: _Compared,
-    keys: _Compared,
+    queries: Compared,
+    keys: Compared,
     values: Float[Array, "b h w v"],
     part: jax.Array,
     high: int,
-    blocks: _Blocks,
+    blocks: Blocks,
     *,
     with_entropy: bool = True,
 ) -> Measured:
@@ -402,8 +407,8 @@ def _tiles(x: Float[Array, "b h w k"], tile: Tile) -> int:
 
 
 def _attend_backward(
-    high: int, blocks: _Blocks, residuals: tuple[Any, ...], grad: Float[Array, "b high width v"]
-) -> tuple[_Compared, _Compared, Float[Array, "b h w v"], None]:
+    high: int, blocks: Blocks, residuals: tuple[Any, ...], grad: Float[Array, "b high width v"]
+) -> tuple[Compared, Compared, Float[Array, "b h w v"], None]:
     queries, keys, values, part, out, log_sum = residuals
     rows, columns = blocks.rows, blocks.columns
     tiles = _tiles(grad, rows)

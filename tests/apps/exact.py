@@ -30,6 +30,11 @@ class Exact(Translator):
     def __init__(self):
         super().__init__(Restored(SETTINGS, None, 0, None))
 
+    @property
+    def reading_kernel(self):
+        """Cells are compared one by one."""
+        return 1
+
     def _features(self, state, batch):
         def one_hot(picture):
             cells = picture.reshape(-1, CELLS, STEP, CELLS, STEP, 3).mean((2, 4))

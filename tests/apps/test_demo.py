@@ -56,9 +56,9 @@ def test_it_measures_what_it_shows(shown):
     folder, results = shown
     measured = json.loads((folder / "demo.json").read_text())
     assert measured["warp_accuracy"] > 0.96 > 0.3 > measured["warp_accuracy_by_chance"]
-    trivial = [value for name, value in measured.items() if name.startswith("pck@0.1_")]
+    trivial = [value for name, value in measured.items() if name.startswith("pck@0.1_by_")]
     assert len(trivial) == 5
-    assert measured["pck@0.1"] > max(trivial)
+    assert measured["pck@0.1"] > measured["pck@0.1_in_the_warp"] > max(trivial)
     assert measured["nearer_to_own_exemplar"] == 1
     assert len(results) == 4
 
@@ -80,13 +80,14 @@ def test_points_of_a_perfect_correspondence_are_found():
     pair = demo.draw_pairs(2, SIZE)[0]
     same = pair._replace(exemplar=pair.scene)
     grid = np.moveaxis(np.mgrid[:32, :32], 0, -1)
-    result = demo.Result(pair.scene.image, pair.scene.image, grid)
+    result = demo.Result(pair.scene.image, pair.scene.image, grid, grid)
     found = demo.found_points([same], [result])
     assert found["pck@0.1"] == found["pck@0.1_by_same_position"] == 1
     assert found["pck@0.1_by_same_class_nearest_position"] == 1
     # Everything a fifth of the side too far to the right.
     shifted = result._replace(place=grid + np.array([0, 6]))
-    assert demo.found_points([same], [shifted])["pck@0.1"] == 0
+    found = demo.found_points([same], [shifted])
+    assert (found["pck@0.1"], found["pck@0.1_in_the_warp"]) == (0, 1)
 
 
 def test_unknown_classes_are_said_by_name(tmp_path):
@@ -103,7 +104,7 @@ def test_points_are_counted_by_hand():
     steps = rng.integers(-4, 5, (len(pairs), side, side, 2))
     places = np.clip(np.moveaxis(np.indices((side, side)), 0, -1) + steps, 0, side - 1)
     results = [
-        demo.Result(pair.scene.image, pair.scene.image, place)
+        demo.Result(pair.scene.image, pair.scene.image, place, place)
         for pair, place in zip(pairs, places, strict=True)
     ]
     rights = []

@@ -26,8 +26,10 @@ class SamePlace:
 
     size = SIZE
     settings = settings.from_mapping(CONFIG)
+    reading_kernel = 9
 
-    def match(self, label, exemplar, exemplar_label):
+    def match(self, label, exemplar, exemplar_label, match_kernel=0):
+        assert match_kernel in (0, 3)
         assert label.shape == exemplar_label.shape == (*exemplar.shape[:3], 1)
         side = SIZE // STRIDE
         place = np.moveaxis(np.indices((side, side)), 0, -1)[None].repeat(len(label), 0)
@@ -83,18 +85,24 @@ def test_known_matches_are_found(folder, tmp_path, told, monkeypatch):
     assert found["confidence"] == {"runs/faces": 0.25}
     table = found["pck"]
     # The pictures are 8, 16 or 24 pixels apart, and a tenth is 6.4.
-    assert {share for share, _ in table["runs/faces"].values()} == {0}
-    assert table["same_position"] == table["runs/faces"]
+    for side in (3, 9):
+        assert {share for share, _ in table[f"runs/faces, {side} x {side}"].values()} == {0}
+        assert table["same_position"] == table[f"runs/faces, {side} x {side}"]
     # VGG pads with zeros, so features at borders differ from those of the same pixels elsewhere.
-    for matcher, least in (("colour", 0.99), (f"VGG-19 relu1_2 at {SIZE}", 0.95)):
+    # Wide neighbourhoods also reach beyond the picture, where there is nothing to compare.
+    for matcher, least in (
+        ("colour", 0.99),
+        (f"VGG-19 relu1_2 at {SIZE}", 0.95),
+        (f"VGG-19 relu3_2 at {pck._VGG_SIZE}, 9 x 9", 0.7),
+    ):
         assert table[matcher]["parts@0.05"][0] > least, matcher
         assert table[matcher]["jaw@0.05"][0] > least, matcher
     assert 0 < table["chance"]["parts@0.05"][0] < 0.01
-    assert len([name for name in table if name.startswith("VGG-19 relu")]) == 10
+    assert len([name for name in table if name.startswith("VGG-19 relu")]) == 14
     text = (tmp_path / "out/pck.md").read_text()
     assert "816 points in 12 pairs of 4 photographs" in text
     assert "did not read" in text
-    assert "| runs/faces | 0.000 +- 0.000 |" in text
+    assert "| runs/faces, 9 x 9 | 0.000 +- 0.000 |" in text
 
 
 def test_a_list_chooses_photographs_and_all_takes_all(folder, tmp_path):
