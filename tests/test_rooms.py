@@ -27,6 +27,7 @@ FLOORS = (
     ("alarms", "profiling", "watching"),
     ("encode",),
     ("correspondence", "generator", "discriminator", "vgg", "warp", "data"),
+    ("matching",),
     ("model", "metrics"),
     ("losses", "state", "preparation"),
     ("steps", "weights_file"),

@@ -37,14 +37,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
 from absl import flags
-from jaxtyping import Int
 
-from cocosnet_jax import checkpoint, command, files, matching, mesh, partition, vgg, workdir
+from cocosnet_jax import checkpoint, command, files, mesh, partition, vgg, workdir
 from cocosnet_jax.data import images, inputs, keypoints, source_files
 from cocosnet_jax.encode import unit_image
 from cocosnet_jax.errors import UserError
@@ -56,8 +54,6 @@ from cocosnet_jax.pretrained import vgg as vgg_files
 
 _VGG_SIZE = 256
 _UNTRAINED = "the same networks, untrained"
-# Layers of VGG that are also compared by wide neighbourhoods.
-_WIDE = ("relu3_2", "relu4_2")
 
 
 class Faces:
@@ -189,7 +185,8 @@ def measure(
         for k, sample in enumerate(recent):
             pairs.append((given[k], number))
             of_networks = {name: x[k] for name, x in places.items()}
-            of_vgg = _match_vgg(sample, exemplar, first.reading_kernel)
+            wide = landmarks.match_vgg(sample, exemplar, first.reading_kernel)
+            of_vgg = {_by(layer, first.reading_kernel): x for layer, x in wide.items()}
             found.append(landmarks.of_pair(sample, exemplar, of_networks | of_vgg))
         recent.appendleft(exemplar)
     return landmarks.collect(pairs, found), confidence
@@ -198,20 +195,6 @@ def measure(
 def _by(name: str, side: int) -> str:
     """A matcher's name in the table."""
     return f"{name}, {side} x {side}"
-
-
-_best_match = jax.jit(matching.best_match, static_argnums=(2, 3))
-
-
-def _match_vgg(given: Sample, exemplar: Sample, side: int) -> dict[str, Int[np.ndarray, "h w 2"]]:
-    """Matches VGG's features by neighbourhoods."""
-    return {
-        _by(name, side): np.asarray(
-            _best_match(cells[None], exemplar.features[name][None], 1.0, side).place[0]
-        )
-        for name, cells in given.features.items()
-        if any(layer in name for layer in _WIDE)
-    }
 
 
 def as_table(content: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, Shaped
 from cocosnet_jax import vgg
 from cocosnet_jax.data import points as points_lib
 from cocosnet_jax.encode import unit_image
+from cocosnet_jax.matching import best_match
 from cocosnet_jax.metrics import by_class
 from cocosnet_jax.metrics.pck import ALPHAS, FACE_GROUPS, by_chance
 from cocosnet_jax.nn.norms import unit_length
@@ -24,6 +25,10 @@ from cocosnet_jax.nn.resize import average_pool, bilinear
 
 DRAWS = 500  # of the bootstrap
 
+# Layers of VGG that are also compared by wide neighbourhoods.
+WIDE = ("relu3_2", "relu4_2")
+
+_best_match = jax.jit(best_match, static_argnums=(2, 3))
 _by_chance = jax.jit(by_chance, static_argnums=(2, 3, 4))
 
 
@@ -127,6 +132,26 @@ def vgg_cells(
 
     found = vgg.features(weights, unit_image(images))
     return {layer: unit_length(on_grid(x)) for layer, x in found.items()}
+
+
+def match_vgg(given: Sample, exemplar: Sample, side: int) -> dict[str, Int[np.ndarray, "h w 2"]]:
+    """Matches VGG's features of `WIDE` layers by neighbourhoods, as the networks' are matched.
+
+    Args:
+      given: the input.
+      exemplar: its exemplar.
+      side: of the neighbourhoods.
+
+    Returns:
+      name of the features -> places as in `of_pair`.
+    """
+    return {
+        name: np.asarray(
+            _best_match(cells[None], exemplar.features[name][None], 1.0, side).place[0]
+        )
+        for name, cells in given.features.items()
+        if any(layer in name for layer in WIDE)
+    }
 
 
 def collect(
