@@ -79,7 +79,7 @@ PROGRAMS = {
     "apps.pck": (
         [
             *("checkpoint", "source", "keypoints", "vgg", "output", "exemplars", "seed"),
-            *("averaged", "all"),
+            *("averaged", "all", "sides"),
         ],
         False,
     ),

@@ -13,7 +13,7 @@ PCK@0.1 is the share of the input's points that are moved to within a tenth of t
 the same point of the exemplar. Of faces with 68 points, the parts (17 to 67) and the jaw (0 to 16)
 are counted apart. The networks see the input's label map and the exemplar's photograph. Their
 positions are compared by wide neighbourhoods, as `cocosnet_jax.apps.correspond` does it, and by
-those of the warp, whose side the table gives. Beside them are
+those of the warp; or by those of `--sides`. Beside them are
 
 - the same networks before their training;
 - `nearest_of_same_class`, `random_of_same_class`: pixels, by the label maps of both pictures;
@@ -32,7 +32,7 @@ standard error over photographs.
 
 import dataclasses
 import json
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,7 @@ def measure(
     weights: vgg.VggWeights | None,
     exemplars: int,
     seed: int,
+    sides: Sequence[int] = (),
 ) -> tuple[Counts, dict[str, float]]:
     """Matches all pairs.
 
@@ -155,16 +156,18 @@ def measure(
       weights: VGG, or None to leave it out.
       exemplars: of each photograph.
       seed: of the pairs.
+      sides: of the neighbourhoods by which the networks' positions are compared; by default those
+        by which points are matched, and the warp's.
 
     Returns:
-      What was found, and the mean confidence of each of the networks.
+      What was found, and the mean confidence of each of the networks by each side.
     """
     exemplars = min(exemplars, len(faces.keys) - 1)
     circle = landmarks.circle(len(faces.keys), exemplars, seed)
     first = next(iter(translators.values()))
     recent: deque[Sample] = deque(maxlen=exemplars)
     pairs, found = [], []
-    confidence = dict.fromkeys(translators, 0.0)
+    confidence: dict[str, float] = defaultdict(float)
     # The inputs of the first exemplars are the last of the circle: each of these is read twice.
     start = [number for number, _ in circle[-exemplars:]]
     for number in tqdm.tqdm(start, desc="reading", delay=2):
@@ -176,12 +179,11 @@ def measure(
         batch = labels, *same
         places = {}
         for name, translator in translators.items():
-            match = translator.match(*batch)
-            places[_by(name, translator.reading_kernel)] = np.asarray(match.place)
-            confidence[name] += float(match.confidence.mean()) / len(circle)
-            if (own := translator.settings.model.match_kernel) != translator.reading_kernel:
-                match = translator.match(*batch, match_kernel=own)
-                places[_by(name, own)] = np.asarray(match.place)
+            own = translator.reading_kernel, translator.settings.model.match_kernel
+            for side in dict.fromkeys(sides or own):
+                match = translator.match(*batch, match_kernel=side)
+                places[_by(name, side)] = np.asarray(match.place)
+                confidence[_by(name, side)] += float(match.confidence.mean()) / len(circle)
         for k, sample in enumerate(recent):
             pairs.append((given[k], number))
             of_networks = {name: x[k] for name, x in places.items()}
@@ -195,25 +197,6 @@ def measure(
 def _by(name: str, side: int) -> str:
     """A matcher's name in the table."""
     return f"{name}, {side} x {side}"
-
-
-def as_table(content: Mapping[str, Any]) -> str:
-    """The table of pck.md, from the content of pck.json."""
-    columns = list(next(iter(content["pck"].values())))
-    lines = [
-        f"PCK of {content['points']} points in {content['pairs']} pairs of"
-        f" {content['photographs']} photographs of {content['source']}, {content['exemplars']}"
-        f" exemplars each, seed {content['seed']}; {content['size']} x {content['size']} pixels,"
-        f" {content['grid']} x {content['grid']} cells. The networks"
-        f" {'read' if content['exemplar_labels'] else 'did not read'} the exemplars' label maps.",
-        "",
-        f"| | {' | '.join(columns)} |",
-        f"|---|{'---|' * len(columns)}",
-    ]
-    for name, values in content["pck"].items():
-        cells = (f"{share:.3f} +- {error:.3f}" for share, error in values.values())
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 def _open(names: Sequence[str], averaged: bool) -> dict[str, Translator]:
@@ -274,7 +257,8 @@ def main() -> None:
     translators = _open(names, given["averaged"].value)
     first = next(iter(translators.values()))
     exemplars, seed = given["exemplars"].value, given["seed"].value
-    counts, confidence = measure(faces, translators, weights, exemplars, seed)
+    sides = [int(side) for side in given["sides"].value or ()]
+    counts, confidence = measure(faces, translators, weights, exemplars, seed, sides)
     content = {
         "source": source.name,
         "photographs": len(faces.keys),
@@ -291,8 +275,8 @@ def main() -> None:
         "pck": landmarks.shares(counts),
     }
     files.write(folder / "pck.json", (json.dumps(content, indent=2) + "\n").encode())
-    files.write(folder / "pck.md", as_table(content).encode())
-    print(f"\n{as_table(content)}\npck.md and pck.json: {folder}")
+    files.write(folder / "pck.md", landmarks.as_table(content).encode())
+    print(f"\n{landmarks.as_table(content)}\npck.md and pck.json: {folder}")
 
 
 def run() -> None:
@@ -303,6 +287,14 @@ def run() -> None:
     flags.DEFINE_string("vgg", "", "VGG-16 or VGG-19 to compare with, as config.vgg.weights")
     flags.DEFINE_string("output", "", "folder to write")
     flags.DEFINE_integer("exemplars", 5, "exemplars of each photograph", lower_bound=1)
+    flags.DEFINE_list(
+        "sides", None, "of compared neighbourhoods: odd numbers, as 3,9; default: see above"
+    )
+    flags.register_validator(
+        "sides",
+        lambda sides: all(side.isdecimal() and int(side) % 2 for side in sides or ()),
+        message="must be odd numbers, as --sides=3,9",
+    )
     flags.DEFINE_integer("seed", 0, "of the pairs", lower_bound=0)
     flags.DEFINE_bool(
         "averaged",

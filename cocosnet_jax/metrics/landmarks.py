@@ -7,7 +7,7 @@ of pairs.
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -196,3 +196,22 @@ def shares(counts: Counts) -> dict[str, dict[str, tuple[float, float]]]:
                 share = float(hits.sum() / seen.sum())
                 table[name][f"{group}@{alpha:g}"] = share, float(spread)
     return table
+
+
+def as_table(content: Mapping[str, Any]) -> str:
+    """The table of `apps.pck`'s pck.md, from the content of its pck.json."""
+    columns = list(next(iter(content["pck"].values())))
+    lines = [
+        f"PCK of {content['points']} points in {content['pairs']} pairs of"
+        f" {content['photographs']} photographs of {content['source']}, {content['exemplars']}"
+        f" exemplars each, seed {content['seed']}; {content['size']} x {content['size']} pixels,"
+        f" {content['grid']} x {content['grid']} cells. The networks"
+        f" {'read' if content['exemplar_labels'] else 'did not read'} the exemplars' label maps.",
+        "",
+        f"| | {' | '.join(columns)} |",
+        f"|---|{'---|' * len(columns)}",
+    ]
+    for name, values in content["pck"].items():
+        cells = (f"{share:.3f} +- {error:.3f}" for share, error in values.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

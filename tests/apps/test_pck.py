@@ -29,7 +29,7 @@ class SamePlace:
     reading_kernel = 9
 
     def match(self, label, exemplar, exemplar_label, match_kernel=0):
-        assert match_kernel in (0, 3)
+        assert match_kernel in (3, 5, 9)
         assert label.shape == exemplar_label.shape == (*exemplar.shape[:3], 1)
         side = SIZE // STRIDE
         place = np.moveaxis(np.indices((side, side)), 0, -1)[None].repeat(len(label), 0)
@@ -63,7 +63,7 @@ def told(monkeypatch):
     def tell(source, output, **changed):
         given = {
             **{"checkpoint": ["runs/faces"], "source": str(source), "keypoints": ""},
-            **{"vgg": "", "output": str(output), "exemplars": 5, "seed": 0},
+            **{"vgg": "", "output": str(output), "exemplars": 5, "seed": 0, "sides": None},
             **{"averaged": True, "all": False, **changed},
         }
         values = {name: types.SimpleNamespace(value=value) for name, value in given.items()}
@@ -82,7 +82,7 @@ def test_known_matches_are_found(folder, tmp_path, told, monkeypatch):
     found = json.loads((tmp_path / "out/pck.json").read_text())
     assert (found["photographs"], found["pairs"], found["exemplars"]) == (4, 12, 3)
     assert (found["points"], found["grid"]) == (12 * 68, 32)
-    assert found["confidence"] == {"runs/faces": 0.25}
+    assert found["confidence"] == {f"runs/faces, {k} x {k}": 0.25 for k in (3, 9)}
     table = found["pck"]
     # The pictures are 8, 16 or 24 pixels apart, and a tenth is 6.4.
     for side in (3, 9):
@@ -103,6 +103,14 @@ def test_known_matches_are_found(folder, tmp_path, told, monkeypatch):
     assert "816 points in 12 pairs of 4 photographs" in text
     assert "did not read" in text
     assert "| runs/faces, 9 x 9 | 0.000 +- 0.000 |" in text
+
+
+def test_sides_are_those_that_are_asked_for(folder, tmp_path, told):
+    told(folder, tmp_path / "out", sides=["5", "9"], exemplars=1)
+    pck.main()
+    table = json.loads((tmp_path / "out/pck.json").read_text())["pck"]
+    found = [name for name in table if name.startswith("runs/faces")]
+    assert found == ["runs/faces, 5 x 5", "runs/faces, 9 x 9"]
 
 
 def test_a_list_chooses_photographs_and_all_takes_all(folder, tmp_path):
