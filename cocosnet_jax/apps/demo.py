@@ -16,7 +16,8 @@ The truth is the input's layout drawn in the exemplar's style. Its figures are
 - PCK@0.1: share of named points (a door, a tree's top, ...) that the correspondence moves to within
   a tenth of the picture's side of the same point in the exemplar; by wide neighbourhoods, as points
   are matched (`matching`), and by those of the warp. Beside them are matchers that look at the
-  position, the colour (of the scene in a style of its own) or the class alone;
+  position, the colour (of the scene in a style of its own) or the class alone, and one that
+  compares wide neighbourhoods of both label maps, of which the networks see one;
 - colour distance: between mean colours of classes, root of the summed squares of R, G, B, 0 to 255;
 - mean absolute error to the truth, 0 to 255.
 """
@@ -87,7 +88,11 @@ def main() -> None:
     translator = Translator(SHIPPED)
     pairs = draw_pairs(_SCENES.value, translator.size)
     results, accuracy = translate(translator, pairs)
-    measured = {**accuracy, **found_points(pairs, results), **differences(pairs, results)}
+    measured = {
+        **accuracy,
+        **found_points(pairs, results, translator.reading_kernel),
+        **differences(pairs, results),
+    }
     rows = choose_rows(pairs)
     pictures.write_png(folder / "demo.png", sheet(pairs, results, rows))
     pictures.write_png(folder / "exemplar.png", pairs[rows[0]].exemplar.image)
@@ -143,16 +148,22 @@ def translate(translator: Translator, pairs: list[Pair]) -> tuple[list[Result], 
     return results, {name: found[name] for name in ("warp_accuracy", "warp_accuracy_by_chance")}
 
 
-def found_points(pairs: list[Pair], results: list[Result]) -> dict[str, float]:
-    """PCK@0.1 of the correspondence and of simple matchers, over all points of all pairs."""
+def found_points(pairs: list[Pair], results: list[Result], side: int) -> dict[str, float]:
+    """PCK@0.1 of the correspondence and of simple matchers, over all points of all pairs.
+
+    `side` is that of the neighbourhoods by which points are matched.
+    """
     places, in_warp = (
         np.stack([getattr(result, name) for result in results])
         for name in ("place", "place_in_warp")
     )
     scenes, exemplars = ([getattr(pair, name) for pair in pairs] for name in ("scene", "exemplar"))
     found = named_points.pck(scenes, exemplars, places)
-    own = named_points.pck(scenes, exemplars, in_warp)["pck@0.1"]
-    return {**found, "pck@0.1_in_the_warp": own}
+    maps = named_points.match_label_maps(scenes, exemplars, places.shape[1], side)
+    others = {"in_the_warp": in_warp, "of_both_label_maps": maps}
+    for name, other in others.items():
+        found[f"pck@0.1_{name}"] = named_points.pck(scenes, exemplars, other)["pck@0.1"]
+    return found
 
 
 def differences(pairs: list[Pair], results: list[Result]) -> dict[str, float]:
@@ -243,6 +254,7 @@ def report(measured: dict[str, float], scenes: int) -> None:
         ("  by class, place at random", "pck@0.1_by_same_class", ".3f"),
         ("  by class, nearest place", "pck@0.1_by_same_class_nearest_position", ".3f"),
         ("  by chance", "pck@0.1_by_chance", ".3f"),
+        ("  by both label maps, wide neighbourhoods", "pck@0.1_of_both_label_maps", ".3f"),
         ("colour distance to its exemplar (0 to 255)", "colour_distance_to_exemplar", ".1f"),
         ("  of the truth to its exemplar", "colour_distance_of_truth_to_exemplar", ".1f"),
         ("  to another exemplar", "colour_distance_to_another_exemplar", ".1f"),

@@ -81,13 +81,14 @@ def test_points_of_a_perfect_correspondence_are_found():
     same = pair._replace(exemplar=pair.scene)
     grid = np.moveaxis(np.mgrid[:32, :32], 0, -1)
     result = demo.Result(pair.scene.image, pair.scene.image, grid, grid)
-    found = demo.found_points([same], [result])
+    found = demo.found_points([same], [result], 9)
     assert found["pck@0.1"] == found["pck@0.1_by_same_position"] == 1
     assert found["pck@0.1_by_same_class_nearest_position"] == 1
     # Everything a fifth of the side too far to the right.
     shifted = result._replace(place=grid + np.array([0, 6]))
-    found = demo.found_points([same], [shifted])
+    found = demo.found_points([same], [shifted], 9)
     assert (found["pck@0.1"], found["pck@0.1_in_the_warp"]) == (0, 1)
+    assert found["pck@0.1_of_both_label_maps"] == 1
 
 
 def test_unknown_classes_are_said_by_name(tmp_path):
@@ -127,7 +128,7 @@ def test_points_are_counted_by_hand():
                     "_by_chance": near.mean(),
                 }
             )
-    found = demo.found_points(pairs, results)
+    found = demo.found_points(pairs, results, 9)
     assert 0 < found["pck@0.1"] < 1
     for name in rights[0]:
         # Evaluation's chance takes a cell, and this one a pixel.
