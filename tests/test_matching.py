@@ -6,26 +6,10 @@ import pytest
 
 from cocosnet_jax import matching
 from cocosnet_jax.nn.streaming import Side
+from tests.by_hand import features_by_hand
 
 RNG = np.random.default_rng(0)
 H, W, HM, WM, K = 6, 4, 3, 5, 7
-
-
-def features_by_hand(x, side, centre):
-    """(h * w, k * side^2): loops over positions and neighbours."""
-    (h, w, k), reach = x.shape, side // 2
-    found = []
-    for i in range(h):
-        for j in range(w):
-            row = []
-            for di in range(-reach, reach + 1):
-                for dj in range(-reach, reach + 1):
-                    inside = 0 <= i + di < h and 0 <= j + dj < w
-                    row.append(x[i + di, j + dj] if inside else np.zeros(k))
-            found.append(np.concatenate(row))
-    rows = np.array(found)
-    rows = rows - rows.mean(1 if centre == "channels" else 0, keepdims=True)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("scores", [1, 2**24])  # one row at a time, and all at once

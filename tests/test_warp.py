@@ -9,26 +9,10 @@ from cocosnet_jax import warp
 from cocosnet_jax.nn import streaming
 from cocosnet_jax.nn.resize import bilinear, from_patches, to_patches
 from cocosnet_jax.nn.tiles import Tile
+from tests.by_hand import features_by_hand
 
 RNG = np.random.default_rng(0)
 H, W, K = 3, 4, 5
-
-
-def features_by_hand(x, side, centre):
-    """(h * w, k * side^2): loops over positions and neighbours."""
-    reach = side // 2
-    found = []
-    for i in range(H):
-        for j in range(W):
-            row = []
-            for di in range(-reach, reach + 1):
-                for dj in range(-reach, reach + 1):
-                    inside = 0 <= i + di < H and 0 <= j + dj < W
-                    row.append(x[i + di, j + dj] if inside else np.zeros(K))
-            found.append(np.concatenate(row))
-    rows = np.array(found)
-    rows = rows - rows.mean(1 if centre == "channels" else 0, keepdims=True)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def softmax(x, axis):
