@@ -21,7 +21,7 @@ those of the warp; or by those of `--sides`. Beside them are
 - `colour`: the cell of the nearest mean colour, of both photographs;
 - `VGG-16 relu4_2 at 256` and so on: the cell of the highest cosine of that layer's features, of
   both photographs, at 256 x 256 pixels and at the size that the networks see; of relu3_2 and
-  relu4_2 also by neighbourhoods as wide as the networks'. Needs `--vgg`.
+  relu4_2 also by the wide neighbourhoods. Needs `--vgg`.
 
 Cells are those of the networks' grid, and a point keeps its place within its cell. +- is the
 standard error over photographs.
