@@ -1,8 +1,8 @@
 """Matches: the exemplar's position that is most similar to a position of the input, and back.
 
-The warp compares the small neighbourhoods that the networks were trained with. A point is found more
-often by a wide one, in which the places of several things have to agree (`reading_kernel`; figures in
-docs/learning.md).
+The warp compares the small neighbourhoods that the networks were trained with. A point is found
+more often by a wide one, in which the places of several things have to agree (`reading_kernel`;
+figures in docs/learning.md).
 """
 
 from typing import Literal, NamedTuple
