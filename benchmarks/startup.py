@@ -18,6 +18,7 @@ XLA compiles those that differ.
 
 import argparse
 import collections
+import gc
 import multiprocessing
 import os
 import re
@@ -80,10 +81,11 @@ def compile_figures(name: str, topology: str) -> dict[str, Any]:
     """Seconds and counts of one config's training step; to be called in a fresh process."""
     import jax
 
-    from cocosnet_jax import compile_check, encode, mesh, partition, state
+    from cocosnet_jax import command, compile_check, encode, mesh, partition, state
     from cocosnet_jax.pretrained import vgg
     from cocosnet_jax.settings import from_mapping
 
+    gc.set_threshold(command.NEW_OBJECTS)
     jax.config.update("jax_enable_compilation_cache", False)
     devices = compile_check.slice_devices(topology) if topology else jax.devices()
     config = configs.load(name)

@@ -6,6 +6,7 @@ that is kept here is found by everything that it depends on: the package's sourc
 devices, versions and options.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -16,7 +17,8 @@ import pathlib
 import pickle
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -37,14 +39,52 @@ _OF_LOOP = (
 )
 
 
+class Kept(NamedTuple):
+    """A compiled step that was kept.
+
+    Attributes:
+      arguments: the digest of the arguments that it was compiled for.
+      program: the step.
+      products: operations of its matrix products, or None.
+    """
+
+    arguments: str
+    program: Any
+    products: float | None
+
+
+def read_ahead(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Future[Kept | None]:
+    """Starts to read the kept step in the background; this takes seconds.
+
+    Its arguments, which are needed to compile a step, need not be known yet.
+    """
+    file = _file(settings, mesh, steps_per_epoch)
+    thread = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        return thread.submit(lambda: _read(file) if file else None)
+    finally:
+        thread.shutdown(wait=False)
+
+
 def step(
-    settings: Settings, mesh: Mesh, steps_per_epoch: int, arguments: tuple[Any, ...]
+    settings: Settings,
+    mesh: Mesh,
+    steps_per_epoch: int,
+    arguments: tuple[Any, ...],
+    ahead: Future[Kept | None],
 ) -> tuple[Any, float | None]:
     """Returns the result of `partition.compile_step`, read from disk if it was kept.
 
     With several processes, each compiles, because all must run the same program. A step that JAX
     found in its own cache is not kept here: on CPUs, XLA saves a loaded program without some of its
     functions.
+
+    Args:
+      settings: of the run.
+      mesh: the devices.
+      steps_per_epoch: determines learning rate and mask warm-up.
+      arguments: state, VGG weights and a batch.
+      ahead: the result of `read_ahead` for the same settings, mesh and steps per epoch.
 
     Returns:
       The step, and the operations of its matrix products (`partition.products`), which are None
@@ -53,18 +93,18 @@ def step(
     Raises:
       UserError: see `partition.compile_step`.
     """
-    made_from = settings, mesh, steps_per_epoch, arguments
-    kept = folder()
-    file = kept / f"step-{_key(*made_from)}-cache" if kept else None
-    if file and (found := _read(file)):
+    given = _digest(*_described(arguments))
+    if (kept := ahead.result()) and kept.arguments == given:
         say("the training step is that of an earlier start: using its compiled program")
-        return found
+        return kept.program, kept.products
+    made_from = settings, mesh, steps_per_epoch, arguments
     with _events() as events:
         compiled = partition.compile_step(*made_from)
     counted = operations.peak(mesh.devices.flat[0]) is not None
     products = partition.products(*made_from) if counted else None
+    file = _file(settings, mesh, steps_per_epoch)
     if file and _CACHE_HIT not in events:
-        _write(file, compiled, products)
+        _write(file, Kept(given, compiled, products))
     return compiled, products
 
 
@@ -89,8 +129,10 @@ def folder() -> epath.Path | None:
     return epath.Path(name) if name else None
 
 
-def _key(settings: Settings, mesh: Mesh, steps_per_epoch: int, arguments: tuple[Any, ...]) -> str:
-    """A digest of everything that a compiled step depends on."""
+def _file(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> epath.Path | None:
+    """The file of a compiled step, named by all that it depends on except its arguments."""
+    if not (kept := folder()):
+        return None
     defaults = {name: getattr(TrainSettings, name) for name in _OF_LOOP}
     train = dataclasses.replace(settings.train, **defaults)
     device = mesh.devices.flat[0]
@@ -99,21 +141,28 @@ def _key(settings: Settings, mesh: Mesh, steps_per_epoch: int, arguments: tuple[
         for name, value in jax.config.values.items()
         if not name.startswith(("jax_compilation_cache", "jax_persistent_cache"))
     }
-    leaves, tree = jax.tree.flatten(arguments)
-    described = (
+    key = _digest(
         _source(),
         [importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")],
         dataclasses.replace(settings, train=train),
         steps_per_epoch,
-        tree,
-        [(leaf.shape, str(leaf.dtype), str(leaf.sharding)) for leaf in leaves],
         mesh,
         (device.device_kind, device.client.platform_version, fit.capacity(device)),
         compile_cache.cpu(),
         sorted((name, repr(value)) for name, value in options.items()),
         [os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")],
     )
-    return hashlib.sha256(repr(described).encode()).hexdigest()
+    return kept / f"step-{key}-cache"
+
+
+def _described(arguments: tuple[Any, ...]) -> tuple[Any, list[tuple[Any, ...]]]:
+    """What a compiled step depends on in its arguments."""
+    leaves, tree = jax.tree.flatten(arguments)
+    return tree, [(leaf.shape, str(leaf.dtype), str(leaf.sharding)) for leaf in leaves]
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()
 
 
 @functools.cache
@@ -126,7 +175,7 @@ def _source() -> str:
     return digest.hexdigest()
 
 
-def _read(file: epath.Path) -> tuple[Any, float | None] | None:
+def _read(file: epath.Path) -> Kept | None:
     """Reads what `_write` wrote; None if it is missing, damaged, or cannot be loaded any more."""
     try:
         content = file.read_bytes()
@@ -135,19 +184,19 @@ def _read(file: epath.Path) -> tuple[Any, float | None] | None:
     if hashlib.sha256(content[32:]).digest() != content[:32]:
         return None
     try:
-        products, *program = pickle.loads(zlib.decompress(content[32:]))
-        return serialize_executable.deserialize_and_load(*program), products
+        arguments, products, *program = pickle.loads(zlib.decompress(content[32:]))
+        return Kept(arguments, serialize_executable.deserialize_and_load(*program), products)
     # A driver's or a library's errors can be of any kind, and must not stop every later start.
     except Exception as error:
         say(f"note: the kept step {file} cannot be loaded, and is compiled again ({error})")
         return None
 
 
-def _write(file: epath.Path, compiled: Any, products: float | None) -> None:
+def _write(file: epath.Path, kept: Kept) -> None:
     """Keeps a compiled step; if that fails, a note says why."""
     try:
-        content = pickle.dumps((products, *serialize_executable.serialize(compiled)))
-        content = zlib.compress(content, 1)
+        program = serialize_executable.serialize(kept.program)
+        content = zlib.compress(pickle.dumps((kept.arguments, kept.products, *program)), 1)
         files.write(file, hashlib.sha256(content).digest() + content)
     except (StorageError, ValueError, RuntimeError) as error:  # Not every backend can serialise it.
         say(f"note: the compiled step is not kept for the next start ({error})")

@@ -6,6 +6,7 @@ import itertools
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import jax
@@ -51,6 +52,7 @@ class Run(NamedTuple):
       steps_per_epoch: determines learning rate and mask warm-up.
       last: the last step.
       began: when this start began, in seconds since 1970.
+      kept: the compiled step of an earlier start, which is being read.
       inception: weights of FID's Inception, for measuring during training; None without them.
     """
 
@@ -60,6 +62,7 @@ class Run(NamedTuple):
     steps_per_epoch: int
     last: int
     began: float
+    kept: Future[kept_step.Kept | None]
     inception: inception_files.Inception | None = None
 
 
@@ -99,7 +102,9 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "", inception
     steps_per_epoch = max(1, len(dataset.training) // settings.train.batch_size)
     total = settings.epochs * steps_per_epoch
     last = min(total, settings.train.stop_after or total)
-    run = Run(settings, dataset, folder, steps_per_epoch, last, began, network)
+    # While the checkpoint is restored.
+    kept = kept_step.read_ahead(settings, mesh.make(), steps_per_epoch)
+    run = Run(settings, dataset, folder, steps_per_epoch, last, began, kept, network)
     with workdir.in_use(folder) if is_lead() else contextlib.nullcontext():
         checkpoints = Checkpoints(folder, settings)
         start, state = _first_state(run, checkpoints, origin)
@@ -166,7 +171,7 @@ def loop(
     with interrupt.ctrl_c_ends_at_once():
         first = next(batches)
         step_fn, products = kept_step.step(
-            settings, devices, run.steps_per_epoch, (state, weights, first)
+            settings, devices, run.steps_per_epoch, (state, weights, first), run.kept
         )
         if validation:
             validation.begin(start, state)

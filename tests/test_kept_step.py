@@ -47,7 +47,8 @@ def arguments(size=5):
 
 
 def step(settings=SETTINGS, per_epoch=10, size=5):
-    return kept_step.step(settings, mesh.make(), per_epoch, arguments(size))
+    made_from = settings, mesh.make(), per_epoch
+    return kept_step.step(*made_from, arguments(size), kept_step.read_ahead(*made_from))
 
 
 def test_a_kept_step_is_the_compiled_one(kept, capfd):

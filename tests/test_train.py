@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import types
+from concurrent.futures import Future
 from unittest import mock
 
 import jax
@@ -278,9 +279,8 @@ def loop(tmp_path, monkeypatch):
         changed = dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
         checkpoints = Checkpoints(folder, changed)
         try:
-            begun = train.Run(
-                changed, mock.Mock(Dataset), folder, steps_per_epoch=10, last=8, began=time.time()
-            )
+            dataset, began, kept = mock.Mock(Dataset), time.time(), Future()
+            begun = train.Run(changed, dataset, folder, 10, last=8, began=began, kept=kept)
             weights = vgg_weights.load("random", 2)
             train.loop(begun, checkpoints, 0, test_checkpoint.state_of(0, config), weights)
         finally:
