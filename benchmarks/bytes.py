@@ -3,7 +3,8 @@ r"""Where the bytes of a training step go, by part of the networks and by cause.
     pip install libtpu==0.0.52
     JAX_OPTIMIZATION_LEVEL=O1 python -m benchmarks.bytes --config=configs/ade20k.py:released \
         --topology=v5e:1x1 --batch=8 [--size=256] [--dtype=bfloat16] [--base-filters=64]
-        [--rematerialise=elementwise] [--modulation=plain] [--save=step.hlo]
+        [--rematerialise=elementwise] [--modulation=plain] [--correlation=auto]
+        [--save=step.hlo]
     python -m benchmarks.bytes --hlo=step.hlo [--largest=20]
 
 The first compiles a step for TPUs that need not be there, which takes minutes, and prints the
@@ -123,6 +124,7 @@ def compile_step(arguments: argparse.Namespace) -> Compiled:
     config.model.dtype = arguments.dtype
     config.model.rematerialise = arguments.rematerialise
     config.model.modulation = arguments.modulation
+    config.model.correlation = arguments.correlation
     config.model.base_filters = arguments.base_filters
     here = arguments.topology == "here"
     devices = jax.devices() if here else compile_check.slice_devices(arguments.topology)
@@ -137,6 +139,7 @@ def compile_step(arguments: argparse.Namespace) -> Compiled:
     title = (
         f"{arguments.config}, {arguments.size} x {arguments.size}, {arguments.batch} per chip,"
         f" {arguments.dtype}, {arguments.rematerialise}, {arguments.modulation} modulation,"
+        f" {arguments.correlation} correlation,"
         f" {arguments.topology}"
     )
     accessed = step.cost_analysis()["bytes accessed"]
@@ -262,6 +265,7 @@ def main() -> None:
     kinds = ("nothing", "elementwise", "blocks")
     parser.add_argument("--rematerialise", choices=kinds, default="elementwise")
     parser.add_argument("--modulation", choices=("plain", "pallas"), default="plain")
+    parser.add_argument("--correlation", choices=("auto", "pallas"), default="auto")
     parser.add_argument("--base-filters", type=int, default=64)
     parser.add_argument("--save", type=Path, help="file for the compiled program")
     parser.add_argument("--hlo", type=Path, help="a file that --save wrote, instead of compiling")
