@@ -82,12 +82,14 @@ class Compiled(NamedTuple):
       title: what was compiled, in words.
       images: per chip and step.
       accessed: bytes that XLA says one chip accesses per step.
+      memory: bytes that one chip needs, as XLA plans it.
     """
 
     text: str
     title: str
     images: int
     accessed: float
+    memory: int
 
     def save(self, path: Path) -> None:
         """Writes the program, below one line with the rest."""
@@ -115,7 +117,7 @@ def compile_step(arguments: argparse.Namespace) -> Compiled:
     """Compiles a training step for the devices of `--topology`."""
     import jax
 
-    from cocosnet_jax import compile_check, encode, mesh, partition, state
+    from cocosnet_jax import compile_check, encode, fit, mesh, partition, state
     from cocosnet_jax.pretrained import vgg
     from cocosnet_jax.settings import from_mapping
 
@@ -139,11 +141,11 @@ def compile_step(arguments: argparse.Namespace) -> Compiled:
     title = (
         f"{arguments.config}, {arguments.size} x {arguments.size}, {arguments.batch} per chip,"
         f" {arguments.dtype}, {arguments.rematerialise}, {arguments.modulation} modulation,"
-        f" {arguments.correlation} correlation,"
-        f" {arguments.topology}"
+        f" {arguments.correlation} correlation, {arguments.topology}"
     )
     accessed = step.cost_analysis()["bytes accessed"]
-    return Compiled(step.as_text(), title, arguments.batch, accessed)
+    _, memory = fit.planned(step)
+    return Compiled(step.as_text(), title, arguments.batch, accessed, memory)
 
 
 def part(program: hlo.Program, executed: hlo.Executed) -> str:
@@ -248,6 +250,7 @@ def report(compiled: Compiled, largest: int) -> str:
         "",
         f"With the body of each loop once: {once / unit:.2f} GiB per image,"
         f" {once / compiled.accessed:.3f} of XLA's own {compiled.accessed / unit:.2f}.",
+        f"Memory per chip: {compiled.memory / 2**30:.2f} GiB.",
     ]
     return "\n".join(lines)
 
