@@ -163,7 +163,13 @@ class CoCosNet(nn.Module):
         return Translation(image, warped, correspondence, warped_mask, cycle, target, certainty)
 
 
-def build(settings: Settings, samples: Mesh | None = None) -> CoCosNet:
-    """Returns the model that these settings describe, on devices that split the batch."""
+def build(settings: Settings, samples: Mesh | None = None, mesh: Mesh | None = None) -> CoCosNet:
+    """Returns the model that these settings describe.
+
+    Args:
+      settings: of the run.
+      samples: devices that split the batch, or None.
+      mesh: devices that split the positions of each image, or None.
+    """
     code_size = settings.data.image_size // COARSEST
-    return CoCosNet(settings.model, code_size, samples=samples)
+    return CoCosNet(settings.model, code_size, mesh, samples)
