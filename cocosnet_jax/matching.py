@@ -5,6 +5,7 @@ more often by a wide one, in which the places of several things have to agree (`
 figures in docs/learning.md).
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -106,6 +107,7 @@ def full_match(
     return match_both_ways(rows, columns, temperature)
 
 
+@functools.partial(jax.jit, static_argnames=("temperature", "match_kernel", "centre"))
 def best_match(
     theta: Float[Array, "b h w k"],
     phi: Float[Array, "b h_m w_m k"],

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,7 +14,6 @@ from cocosnet_jax.metrics.pck import ALPHAS, Pck
 from cocosnet_jax.types import Batch, Outputs
 
 ALPHA = 0.1
-_best_match = jax.jit(best_match, static_argnums=(2, 3))
 _PIXEL_MATCHERS = ("nearest_colour", "same_class", "same_class_nearest_position")
 
 
@@ -79,7 +77,7 @@ def match_label_maps(
     pairs = zip(scenes, exemplars, strict=True)
     return np.stack(
         [
-            np.asarray(_best_match(*(shares(x)[None] for x in pair), 1.0, side).place[0])
+            np.asarray(best_match(*(shares(x)[None] for x in pair), 1.0, side).place[0])
             for pair in pairs
         ]
     )
