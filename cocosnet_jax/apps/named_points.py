@@ -14,7 +14,7 @@ from cocosnet_jax.metrics.pck import ALPHAS, Pck
 from cocosnet_jax.types import Batch, Outputs
 
 ALPHA = 0.1
-_PIXEL_MATCHERS = ("nearest_colour", "same_class", "same_class_nearest_position")
+_PIXEL_MATCHERS = ("nearest_colour", by_class.RANDOM, by_class.NEAREST)
 
 
 def pck(
