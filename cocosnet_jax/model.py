@@ -85,7 +85,7 @@ class CoCosNet(nn.Module):
           give_mask: whether the correspondence network gets masks, or noise.
           train: whether norms use and update batch statistics and spectral vectors.
           with_truth: whether to adapt the truth x_B as well, for the alignment loss.
-          with_cycle: whether to warp the exemplar forth and back, for the cycle consistency loss.
+          with_cycle: whether to warp the exemplar to the input and back, for L_reg.
           with_confidence: whether to measure how sharp the match is; it has no derivative.
         """
         s = self.settings

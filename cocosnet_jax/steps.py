@@ -107,7 +107,7 @@ def generator_losses(
     if weights.regularisation:
         assert translation.warped_cycle is not None
         assert translation.cycle_target is not None
-        terms["regularisation"] = losses.cycle_consistency(
+        terms["regularisation"] = losses.regularisation(
             translation.warped_cycle, translation.cycle_target
         )
     if weights.self_warp:
