@@ -79,7 +79,7 @@ def correspond(
       UserError: a point lies outside of its picture.
     """
     if picture is None:
-        picture = classes.show_input(label, translator.settings.data)
+        picture = classes.show_in_own_colours(label, translator.settings.data)
     own, other = (exemplar, picture) if back else (picture, exemplar)
     points_lib.check(points, own.shape, "exemplar" if back else "input")
     pair = _batch(translator, label, exemplar, exemplar_label)
@@ -121,7 +121,7 @@ def heat_map(
     Arguments and errors as in `correspond`; `number` is the point's.
     """
     if picture is None:
-        picture = classes.show_input(label, translator.settings.data)
+        picture = classes.show_in_own_colours(label, translator.settings.data)
     own, other = (exemplar, picture) if back else (picture, exemplar)
     points = np.array([point], float)
     points_lib.check(points, own.shape, "exemplar" if back else "input")
@@ -166,7 +166,7 @@ def main() -> None:
     data = translator.settings.data
     given = inputs.read_input(data, input_file, translator.size, pose_size=pose_size)
     own = inputs.read_input(data, input_file, given.size, pose_size=pose_size)
-    picture = classes.show_input(own.planes, data)
+    picture = classes.show_in_own_colours(own.planes, data)
     exemplar = images.read_photograph(exemplar_file)
     exemplar_label = None
     label_file = reading.file("exemplar-label")
