@@ -41,7 +41,7 @@ from cocosnet_jax.apps.drawn_pairs import EXEMPLARS, Pair, draw_pairs
 from cocosnet_jax.data.drawn.splits import VALIDATION_SCENES
 from cocosnet_jax.data.drawn.things import CLASS_COLOURS, NUM_CLASSES
 from cocosnet_jax.inference import Translator
-from cocosnet_jax.metrics import warp_accuracy
+from cocosnet_jax.metrics import by_class, warp_accuracy
 from cocosnet_jax.metrics.colours import class_colours, distance, mean_absolute_error
 from cocosnet_jax.pretrained import SHIPPED
 
@@ -159,8 +159,12 @@ def found_points(pairs: list[Pair], results: list[Result], side: int) -> dict[st
     )
     scenes, exemplars = ([getattr(pair, name) for pair in pairs] for name in ("scene", "exemplar"))
     found = named_points.pck(scenes, exemplars, places)
-    maps = named_points.match_label_maps(scenes, exemplars, places.shape[1], side)
-    others = {"in_the_warp": in_warp, "by_both_label_maps": maps}
+    grid = places.shape[1]
+    by_maps = [
+        by_class.match_maps(pair.scene.label, pair.exemplar.label, NUM_CLASSES, grid, side)
+        for pair in pairs
+    ]
+    others = {"in_the_warp": in_warp, f"by_{by_class.BOTH_MAPS}": np.stack(by_maps)}
     for name, other in others.items():
         found[f"pck@0.1_{name}"] = named_points.pck(scenes, exemplars, other)["pck@0.1"]
     return found
