@@ -1,10 +1,16 @@
-"""Options of XLA's compiler on CPUs, where a program may take longer to compile than to run."""
+"""Options of XLA's compiler on CPUs, where a program may take longer to compile than to run.
+
+And a barrier, for what it would compute too early there.
+"""
 
 import os
 from collections.abc import Mapping
+from typing import TypeVar
 
+import jax
 from jax.sharding import Mesh
 
+_T = TypeVar("_T")
 # Compiles in less time. Predictions run as fast as at XLA's own level, and so do training steps of
 # networks whose `base_filters` are at most NARROW. At full width, the gradient of a label map's
 # convolution takes twice as long (docs/optimisations.md).
@@ -27,3 +33,10 @@ def options(mesh: Mesh, wanted: Mapping[str, bool | int]) -> dict[str, bool | in
         return {}
     flags = os.environ.get("XLA_FLAGS", "")
     return {name: value for name, value in wanted.items() if name not in flags}
+
+
+def barrier(values: _T) -> _T:
+    """Returns the values, any PyTree. On CPUs, what is computed from them comes after all of them."""
+    return jax.lax.platform_dependent(
+        values, cpu=jax.lax.optimization_barrier, default=lambda values: values
+    )

@@ -10,9 +10,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PyTree
 
-from cocosnet_jax import losses, model, vgg
+from cocosnet_jax import compiler, losses, model, vgg
 from cocosnet_jax.encode import Inputs, encode
 from cocosnet_jax.matching import full_match
+from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import activation_dtype
 from cocosnet_jax.nn.interleave import interleave, separate
 from cocosnet_jax.settings import Settings
@@ -148,16 +149,15 @@ def gradients(
       The gradients and the new variables of both players, the weighted losses, the translation.
     """
     generator, discriminator = model.build(settings, devices), build_discriminator(settings)
-    semantics = inputs.semantics.tensor()
     numbers = first + jnp.arange(len(inputs.image))
     sample_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
     def discriminate(
-        params: PyTree, variables: PyTree, fake: Array
+        params: PyTree, variables: PyTree, semantics: Condition, fake: Array
     ) -> tuple[DiscriminatorOutputs, PyTree]:
         outputs, new_variables = discriminator.apply(
             {"params": params, **variables},
-            semantics,
+            semantics.tensor(),
             interleave(fake, inputs.image),
             train=True,
             mutable=MUTABLE,
@@ -175,8 +175,9 @@ def gradients(
             with_cycle=settings.loss.regularisation > 0,
             mutable=MUTABLE,
         )
+        judge = state.params["discriminator"], state.variables["discriminator"]
         discriminated, discriminator_variables = discriminate(
-            state.params["discriminator"], state.variables["discriminator"], translation.image
+            *judge, inputs.semantics, translation.image
         )
         terms = generator_losses(
             settings, inputs, translation, vgg_weights, discriminated, give_mask, shares
@@ -188,9 +189,15 @@ def gradients(
         jax.value_and_grad(generator_loss, has_aux=True)(state.params["generator"])
     )
     fake = jax.lax.stop_gradient(translation.image)
+    # XLA on CPUs makes the one-hot label map for the discriminator's loss once more after this
+    # barrier, and does not hold it in the generator's backward pass.
+    before = inputs.semantics, fake, generator_grads
+    semantics, fake, generator_grads = compiler.barrier(before)
 
     def discriminator_loss(params: PyTree) -> tuple[Array, Any]:
-        discriminated, new_variables = discriminate(params, discriminator_variables, fake)
+        discriminated, new_variables = discriminate(
+            params, discriminator_variables, semantics, fake
+        )
         weight = settings.loss.adversarial
         d_fake = weight * losses.hinge_discriminator(_logits(discriminated.fake), real=False)
         d_real = weight * losses.hinge_discriminator(_logits(discriminated.real), real=True)
@@ -218,8 +225,7 @@ def apply_gradients(
     """Updates the parameters of both players, and the average of the generator's parameters."""
     # Whatever reads the old parameters comes before the barrier, so that XLA writes the new ones in
     # their place. On CPUs it would copy all of them first. On TPUs the barrier only delays updates.
-    barrier, both = jax.lax.optimization_barrier, (grads, state.params)
-    grads, old = jax.lax.platform_dependent(both, cpu=barrier, default=lambda both: both)
+    grads, old = compiler.barrier((grads, state.params))
     params, opt_state = {}, {}
     for name, optimiser in optimisers(settings.optimiser, steps_per_epoch).items():
         updates, opt_state[name] = optimiser.update(grads[name], state.opt_state[name])
