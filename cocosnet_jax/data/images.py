@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Integer, Shaped, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cocosnet_jax.errors import UserError
 
@@ -52,6 +52,11 @@ def read_stored(path: FileName) -> tuple[Image.Image, int]:
     except Image.DecompressionBombError as error:
         raise UserError(
             f"{path} has more pixels than Pillow accepts ({error}); make the picture smaller"
+        ) from None
+    except UnidentifiedImageError:
+        raise UserError(
+            f"{path} cannot be read as an image (of no known format); save it as PNG, a photograph"
+            " as PNG or JPEG"
         ) from None
     # Damaged files make Pillow's decoders raise nearly anything.
     except Exception as error:
