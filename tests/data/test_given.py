@@ -168,7 +168,7 @@ def test_a_colour_of_no_class_of_drawn_scenes_is_refused_with_the_list_of_colour
     painted[0, :5] = 1, 2, 3
     message = (
         r"^label contains the colours #010203 \(5 pixels\), but this model knows unknown #000000,"
-        r" sky #96C8EB, .*, fence #FAEB5A; correct the map, or name another model with --checkpoint$"
+        " sky #96C8EB, .*, fence #FAEB5A; correct the map, or name another model with --checkpoint$"
     )
     with pytest.raises(UserError, match=message):
         label(DRAWN, painted)
