@@ -54,10 +54,8 @@ def read_stored(path: FileName) -> tuple[Image.Image, int]:
             f"{path} has more pixels than Pillow accepts ({error}); make the picture smaller"
         ) from None
     except UnidentifiedImageError:
-        raise UserError(
-            f"{path} cannot be read as an image (of no known format); save it as PNG, a photograph"
-            " as PNG or JPEG"
-        ) from None
+        advice = "of no known format); save it as PNG, a photograph as PNG or JPEG"
+        raise UserError(f"{path} cannot be read as an image ({advice}") from None
     # Damaged files make Pillow's decoders raise nearly anything.
     except Exception as error:
         reason = str(error).replace(str(path), "").strip() or type(error).__name__

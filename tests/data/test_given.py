@@ -28,7 +28,7 @@ def label(data, picture, **more):
     return given.read_label(data, picture, "label", 64, **more)
 
 
-def palette_image(numbers=NUMBERS, palette=bytes(i % 256 for i in range(768))):
+def palette_image(numbers=NUMBERS, palette=bytes(range(256)) * 3):
     image = Image.fromarray(numbers)
     image.putpalette(palette)
     return image
