@@ -30,7 +30,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
 DASH = "-"
 # For the last rows, which need no networks: row -> column -> key of the number in the file.
 TRIVIAL: dict[str, dict[str, str]] = {
-    "nearest place of the same class": {"pck@0.1": "pck@0.1_by_same_class_nearest_position"},
+    "nearest place of the same class": {"pck@0.1": "pck@0.1_by_nearest_of_same_class"},
     "same position": {"pck@0.1": "pck@0.1_by_same_position"},
     "nearest colour": {"pck@0.1": "pck@0.1_by_nearest_colour"},
     "chance": {"pck@0.1": "pck@0.1_by_chance", "warp_accuracy": "warp_accuracy_by_chance"},

@@ -3,7 +3,8 @@ r"""Where the bytes of a training step go, by part of the networks and by cause.
     pip install libtpu==0.0.52
     JAX_OPTIMIZATION_LEVEL=O1 python -m benchmarks.bytes --config=configs/ade20k.py:released \
         --topology=v5e:1x1 --batch=8 [--size=256] [--dtype=bfloat16] [--base-filters=64]
-        [--rematerialise=elementwise] [--modulation=plain] [--save=step.hlo]
+        [--rematerialise=elementwise] [--modulation=plain] [--correlation=auto]
+        [--save=step.hlo]
     python -m benchmarks.bytes --hlo=step.hlo [--largest=20]
 
 The first compiles a step for TPUs that need not be there, which takes minutes, and prints the
@@ -81,12 +82,14 @@ class Compiled(NamedTuple):
       title: what was compiled, in words.
       images: per chip and step.
       accessed: bytes that XLA says one chip accesses per step.
+      memory: bytes that one chip needs, as XLA plans it.
     """
 
     text: str
     title: str
     images: int
     accessed: float
+    memory: int
 
     def save(self, path: Path) -> None:
         """Writes the program, below one line with the rest."""
@@ -114,7 +117,7 @@ def compile_step(arguments: argparse.Namespace) -> Compiled:
     """Compiles a training step for the devices of `--topology`."""
     import jax
 
-    from cocosnet_jax import compile_check, encode, mesh, partition, state
+    from cocosnet_jax import compile_check, encode, fit, mesh, partition, state
     from cocosnet_jax.pretrained import vgg
     from cocosnet_jax.settings import from_mapping
 
@@ -123,6 +126,7 @@ def compile_step(arguments: argparse.Namespace) -> Compiled:
     config.model.dtype = arguments.dtype
     config.model.rematerialise = arguments.rematerialise
     config.model.modulation = arguments.modulation
+    config.model.correlation = arguments.correlation
     config.model.base_filters = arguments.base_filters
     here = arguments.topology == "here"
     devices = jax.devices() if here else compile_check.slice_devices(arguments.topology)
@@ -137,10 +141,11 @@ def compile_step(arguments: argparse.Namespace) -> Compiled:
     title = (
         f"{arguments.config}, {arguments.size} x {arguments.size}, {arguments.batch} per chip,"
         f" {arguments.dtype}, {arguments.rematerialise}, {arguments.modulation} modulation,"
-        f" {arguments.topology}"
+        f" {arguments.correlation} correlation, {arguments.topology}"
     )
     accessed = step.cost_analysis()["bytes accessed"]
-    return Compiled(step.as_text(), title, arguments.batch, accessed)
+    _, memory = fit.planned(step)
+    return Compiled(step.as_text(), title, arguments.batch, accessed, memory)
 
 
 def part(program: hlo.Program, executed: hlo.Executed) -> str:
@@ -245,6 +250,7 @@ def report(compiled: Compiled, largest: int) -> str:
         "",
         f"With the body of each loop once: {once / unit:.2f} GiB per image,"
         f" {once / compiled.accessed:.3f} of XLA's own {compiled.accessed / unit:.2f}.",
+        f"Memory per chip: {compiled.memory / 2**30:.2f} GiB.",
     ]
     return "\n".join(lines)
 
@@ -262,6 +268,7 @@ def main() -> None:
     kinds = ("nothing", "elementwise", "blocks")
     parser.add_argument("--rematerialise", choices=kinds, default="elementwise")
     parser.add_argument("--modulation", choices=("plain", "pallas"), default="plain")
+    parser.add_argument("--correlation", choices=("auto", "pallas"), default="auto")
     parser.add_argument("--base-filters", type=int, default=64)
     parser.add_argument("--save", type=Path, help="file for the compiled program")
     parser.add_argument("--hlo", type=Path, help="a file that --save wrote, instead of compiling")

@@ -62,7 +62,7 @@ ALARMS = (
         lambda n: n["matched_in_place"] > 0.5,
         1,
         "the correspondence is the identity: {matched_in_place:.0%} of all positions match their"
-        " own place in another picture. The usual cause is a cycle loss that weighs too much:"
+        " own place in another picture. The usual cause is that L_reg weighs too much:"
         " lower config.loss.regularisation in a new run, --init_from an earlier checkpoint",
     ),
     Alarm(

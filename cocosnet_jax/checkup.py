@@ -9,7 +9,6 @@ import platform
 import re
 import shutil
 import sys
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -327,15 +326,8 @@ def _disk(
       needed: bytes that should be free.
       least: bytes without which a run does not start; None for `needed`.
     """
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    probe = existing / f".cocosnet-{uuid.uuid4().hex}"
-    try:
-        # Permission bits do not tell; see `workdir.check_writable`.
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
+    existing, error = files.probe(folder)
+    if error is not None:
         text += f": cannot be written to ({error.strerror}); choose another folder"
         return Finding("problem", about, text)
     free = shutil.disk_usage(existing).free

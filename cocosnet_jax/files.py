@@ -1,8 +1,9 @@
-"""Writes small files atomically, and checks that paths are on this machine."""
+"""Writes small files atomically, and checks paths: where they are, and if they can be written."""
 
 import hashlib
 import importlib.util
 import os
+import uuid
 from pathlib import Path
 
 from etils import epath
@@ -61,6 +62,29 @@ def check_bucket(path: str | os.PathLike[str]) -> None:
             " name, the network, and that this machine may read it (gcloud auth"
             " application-default login, or its service account)"
         ) from error
+
+
+def probe(folder: str | os.PathLike[str]) -> tuple[Path, OSError | None]:
+    """Tries to write to a folder on this machine, or to its nearest parent that exists.
+
+    Permission bits do not tell: root may write to them, but not to a read-only file system.
+
+    Returns:
+      The folder that was tried (or a file in its place), and the error; None if it can be written
+      to.
+    """
+    existing = Path(folder)
+    # Unlike Path.exists, this takes a folder in one that cannot be entered for missing.
+    while not os.path.exists(existing) and existing != existing.parent:
+        existing = existing.parent
+    # A unique name, because processes of several machines may probe the same folder.
+    file = existing / f".cocosnet-{uuid.uuid4().hex}"
+    try:
+        file.touch()
+        file.unlink()
+    except OSError as error:
+        return existing, error
+    return existing, None
 
 
 def write(path: epath.Path, content: bytes) -> None:

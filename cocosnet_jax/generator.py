@@ -83,7 +83,9 @@ class Generator(nn.Module):
         x = block(upsample(x), 8, "up_0")
         x = upsample(block(upsample(x), 4, "up_1"))
         if s.non_local:
-            x = NonLocalBlock(dtype, self.mesh, name="attention")(x, train=train)
+            kernels = s.correlation == "pallas"
+            attention = NonLocalBlock(dtype, self.mesh, kernels, self.samples, name="attention")
+            x = attention(x, train=train)
         x = block(x, 2, "up_2")
         x = block(upsample(x), 1, "up_3")
         to_image = Conv(3, 3, 1, 1, spectral=spectral, dtype=dtype, name="to_image")

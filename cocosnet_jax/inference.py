@@ -357,7 +357,10 @@ class Translator:
         return self.device_count > 1 and count % self.device_count == 0
 
     def _on(self, devices: Mesh) -> TrainState:
-        """The state on these devices, which is put there at the first call."""
+        """The state on these devices, which is put there at the first call.
+
+        The first device has it already, and JAX shares its memory instead of copying it.
+        """
         if devices not in self._placed:
             self._placed[devices] = jax.device_put(self._state, mesh.replicated(devices))
         return self._placed[devices]

@@ -32,7 +32,7 @@ from cocosnet_jax.settings import Settings, TrainSettings
 
 PACKAGE = pathlib.Path(__file__).parent
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
-# Settings of the loop around the step, on which the step does not depend.
+# Settings of the loop around the step, on which the compiled step does not depend.
 _OF_LOOP = (
     *("stop_after", "log_every", "images_every", "checkpoint_every", "keep_checkpoints", "profile"),
     *("evaluation_batch_size", "evaluate_every", "evaluate_images", "keep_best", "hang_minutes"),
@@ -54,9 +54,12 @@ class Kept(NamedTuple):
 
 
 def read_ahead(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Future[Kept | None]:
-    """Starts to read the kept step in the background; this takes seconds.
+    """Starts to read a kept step in the background, which takes seconds.
 
-    Its arguments, which are needed to compile a step, need not be known yet.
+    The arguments, which `step` needs to compile one, need not be known yet.
+
+    Returns:
+      The step, which may be one for other arguments; None if none was kept, or it cannot be loaded.
     """
     file = _file(settings, mesh, steps_per_epoch)
     thread = concurrent.futures.ThreadPoolExecutor(1)
@@ -130,7 +133,10 @@ def folder() -> epath.Path | None:
 
 
 def _file(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> epath.Path | None:
-    """The file of a compiled step, named by all that it depends on except its arguments."""
+    """The file of a compiled step, named by all that it depends on except its arguments.
+
+    None if steps are not kept.
+    """
     if not (kept := folder()):
         return None
     defaults = {name: getattr(TrainSettings, name) for name in _OF_LOOP}
@@ -156,7 +162,7 @@ def _file(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> epath.Path | 
 
 
 def _described(arguments: tuple[Any, ...]) -> tuple[Any, list[tuple[Any, ...]]]:
-    """What a compiled step depends on in its arguments."""
+    """What a compiled step depends on in its arguments: structure, shapes, types, shardings."""
     leaves, tree = jax.tree.flatten(arguments)
     return tree, [(leaf.shape, str(leaf.dtype), str(leaf.sharding)) for leaf in leaves]
 
@@ -179,7 +185,8 @@ def _read(file: epath.Path) -> Kept | None:
     """Reads what `_write` wrote; None if it is missing, damaged, or cannot be loaded any more."""
     try:
         content = file.read_bytes()
-    except (OSError, ValueError):
+    # TensorFlow's errors, of a file in a bucket, are not OSErrors.
+    except Exception:
         return None
     if hashlib.sha256(content[32:]).digest() != content[:32]:
         return None

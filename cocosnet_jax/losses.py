@@ -271,11 +271,8 @@ def self_warp(
     return jnp.mean(jnp.abs(wide(warped) - wide(truth)) * q.reshape(-1, 1, 1, 1))
 
 
-def cycle_consistency(
+def regularisation(
     cycle: Float[Array, "b height width k"], exemplar: Float[Array, "b height width k"]
 ) -> Float[Array, ""]:
-    """Correspondence regularisation: distance of the exemplar, warped forth and back, to itself.
-
-    Equation 12.
-    """
+    """L_reg (equation 12): distance of the exemplar, warped to the input and back, to itself."""
     return mean_abs(cycle, exemplar)

@@ -5,6 +5,7 @@ more often by a wide one, in which the places of several things have to agree (`
 figures in docs/learning.md).
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from cocosnet_jax.types import Match
 from cocosnet_jax.warp import confidence, matching_features
 
 _Centre = Literal["channels", "positions"]
-# Scores that are held at once, of all samples.
+# The most scores that are held at once, of all samples together.
 _SCORES = 2**24
 
 
@@ -44,8 +45,8 @@ def reading_kernel(side: int, match_kernel: int, centre: _Centre) -> int:
     Args:
       side: of the grid.
       match_kernel: side of the neighbourhoods that the warp compares.
-      centre: mean that the warp subtracts. Means over positions differ for each neighbour, so that
-        a wide neighbourhood would take much memory; then it is the warp's own.
+      centre: see `warp.matching_features`. Means over `positions` differ for each neighbour, so
+        wide neighbourhoods would take much memory, and the side is the warp's own.
     """
     if centre == "positions":
         return match_kernel
@@ -65,7 +66,8 @@ def match_both_ways(rows: Side, columns: Side, temperature: float) -> Match:
     (h, w), (h_m, w_m) = rows.grid, columns.grid
     b = rows.compared.features.shape[0]
     high = max(d for d in divisors(h) if d == 1 or b * d * w * h_m * w_m <= _SCORES)
-    blocks = Blocks(Tile(w, rows.side, high, w), _whole(columns), 1.0, PRECISION)
+    tiles = Tile(w, rows.side, high, w), _whole(columns)
+    blocks = Blocks(*tiles, temperature=1.0, precision=PRECISION)
     keys = columns.compared.take(blocks.columns, jnp.zeros((), int))
     places = jnp.stack(jnp.divmod(jnp.arange(h_m * w_m), w_m), -1).astype(rows.dtype)
 
@@ -106,6 +108,7 @@ def full_match(
     return match_both_ways(rows, columns, temperature)
 
 
+@functools.partial(jax.jit, static_argnames=("temperature", "match_kernel", "centre"))
 def best_match(
     theta: Float[Array, "b h w k"],
     phi: Float[Array, "b h_m w_m k"],
@@ -128,7 +131,7 @@ def similarity(
     match_kernel: int = 1,
     centre: _Centre = "channels",
 ) -> Float[Array, "b points h_m w_m"]:
-    """Cosines of some input positions and all exemplar positions (equation 3).
+    """Returns cosines of some input positions and all exemplar positions (equation 3).
 
     Args:
       theta: features of the input.
@@ -139,7 +142,8 @@ def similarity(
     """
     rows, columns = (_side(x, match_kernel, centre) for x in (theta, phi))
     _, w = rows.grid
-    blocks = Blocks(Tile(w, rows.side, 1, 1), _whole(columns), 1.0, PRECISION)
+    tiles = Tile(w, rows.side, 1, 1), _whole(columns)
+    blocks = Blocks(*tiles, temperature=1.0, precision=PRECISION)
 
     def of_sample(
         rows: Compared, columns: Compared, cells: Int[Array, "points 2"]
@@ -157,7 +161,7 @@ def similarity(
 
 
 def _side(x: Float[Array, "b h w k"], match_kernel: int, centre: _Centre) -> Side:
-    """Positions that are compared by `matching_features`."""
+    """A grid's positions, which are compared by the cosines of `matching_features`."""
     if match_kernel > 1 and centre == "channels":
         return Side.of_neighbourhoods(x, match_kernel)
     return Side.of_grid(matching_features(x, match_kernel, centre).reshape(*x.shape[:3], -1))

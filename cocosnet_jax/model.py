@@ -85,7 +85,7 @@ class CoCosNet(nn.Module):
           give_mask: whether the correspondence network gets masks, or noise.
           train: whether norms use and update batch statistics and spectral vectors.
           with_truth: whether to adapt the truth x_B as well, for the alignment loss.
-          with_cycle: whether to warp the exemplar forth and back, for the cycle consistency loss.
+          with_cycle: whether to warp the exemplar to the input and back, for L_reg.
           with_confidence: whether to measure how sharp the match is; it has no derivative.
         """
         s = self.settings
@@ -163,7 +163,13 @@ class CoCosNet(nn.Module):
         return Translation(image, warped, correspondence, warped_mask, cycle, target, certainty)
 
 
-def build(settings: Settings, samples: Mesh | None = None) -> CoCosNet:
-    """Returns the model that these settings describe, on devices that split the batch."""
+def build(settings: Settings, samples: Mesh | None = None, mesh: Mesh | None = None) -> CoCosNet:
+    """Returns the model that these settings describe.
+
+    Args:
+      settings: of the run.
+      samples: devices that split the batch, or None.
+      mesh: devices that split the positions of each image, or None.
+    """
     code_size = settings.data.image_size // COARSEST
-    return CoCosNet(settings.model, code_size, samples=samples)
+    return CoCosNet(settings.model, code_size, mesh, samples)

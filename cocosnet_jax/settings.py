@@ -284,7 +284,7 @@ class LossSettings:
       mask: cross-entropy of the warped mask.
       mask_schedule: `always`, or `warm_up`: only while the correspondence network takes masks
         (`model.mask_epochs`).
-      regularisation: cycle of the warp, equation 12 (`G_warp_cycle`).
+      regularisation: L_reg, the cycle of the warp, equation 12 (`G_warp_cycle`).
       self_warp: the warped exemplar against the truth on self exemplars (`G_warp_self`).
       group_size: r, number of consecutive samples in a group. `pseudo_exemplar`, `self_warp` and
         `mask` are computed per group and then averaged, so their weight does not depend on the

@@ -107,7 +107,7 @@ def generator_losses(
     if weights.regularisation:
         assert translation.warped_cycle is not None
         assert translation.cycle_target is not None
-        terms["regularisation"] = losses.cycle_consistency(
+        terms["regularisation"] = losses.regularisation(
             translation.warped_cycle, translation.cycle_target
         )
     if weights.self_warp:
@@ -283,11 +283,8 @@ def predict_step(
     if give_mask is None:
         give_mask = settings.model.mask_at_inference
     with_mask = with_mask and settings.data.condition != "channels"
-    model_settings = dataclasses.replace(
-        settings.model, warped_mask="direct" if with_mask else "none"
-    )
-    code_size = settings.data.image_size // model.COARSEST
-    network = model.CoCosNet(model_settings, code_size, mesh, samples)
+    networks = dataclasses.replace(settings.model, warped_mask="direct" if with_mask else "none")
+    network = model.build(settings, samples, mesh).clone(settings=networks)
 
     def step(state: TrainState, batch: Batch) -> Outputs:
         inputs = encode(batch, settings.data)

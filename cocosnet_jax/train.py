@@ -102,7 +102,7 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "", inception
     steps_per_epoch = max(1, len(dataset.training) // settings.train.batch_size)
     total = settings.epochs * steps_per_epoch
     last = min(total, settings.train.stop_after or total)
-    # While the checkpoint is restored.
+    # It is read while the checkpoint is restored.
     kept = kept_step.read_ahead(settings, mesh.make(), steps_per_epoch)
     run = Run(settings, dataset, folder, steps_per_epoch, last, began, kept, network)
     with workdir.in_use(folder) if is_lead() else contextlib.nullcontext():
@@ -144,7 +144,15 @@ def _first_state(
 def loop(
     run: Run, checkpoints: Checkpoints, start: int, state: TrainState, weights: VggWeights
 ) -> int:
-    """Trains after step `start`, logs and saves; returns the exit status of `train`."""
+    """Trains after step `start`, logs and saves; returns and raises as `train` does.
+
+    Args:
+      run: of this start.
+      checkpoints: of the run.
+      start: the step of `state`.
+      state: on the devices.
+      weights: VGG's, for the losses.
+    """
     settings, folder, train = run.settings, run.folder, run.settings.train
     devices = mesh.make()
     host_batches = pipeline.training_batches(
@@ -167,7 +175,7 @@ def loop(
         network = run.inception.params if run.inception else None
         validation = PeriodicValidation(settings, run.dataset, folder, devices, network)
     _announce_compilation(settings)
-    began = time.monotonic()
+    compiling = time.monotonic()
     with interrupt.ctrl_c_ends_at_once():
         first = next(batches)
         step_fn, products = kept_step.step(
@@ -197,7 +205,7 @@ def loop(
             watchdog.beat()
             if step == start + 1:
                 jax.block_until_ready(losses)
-                say(f"compiled, first step done after {time.monotonic() - began:.0f} s")
+                say(f"compiled, first step done after {time.monotonic() - compiling:.0f} s")
                 progress.start_clock()
                 if is_lead():
                     # Only now are the settings final: until the first step has fit in memory, the

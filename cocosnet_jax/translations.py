@@ -258,7 +258,7 @@ class Sheets:
 
         def own(pair: Pair) -> UInt8[np.ndarray, "height width 3"]:
             planes = reader.read(pair)
-            shown = classes.show_input(planes.label, data)
+            shown = classes.show_in_own_colours(planes.label, data)
             if not original_size:
                 return shown
             bands = [images.resize_label(shown[..., i], planes.original_size) for i in range(3)]

@@ -102,8 +102,6 @@ def soft_match(
     if correlation == "auto":
         small = max(x.shape[1] * x.shape[2] for x in (theta, phi)) <= DENSE_POSITIONS
         correlation = "dense" if small and not by_neighbours else "streaming"
-    if samples is not None and samples.size == 1:
-        samples = None
     if correlation == "pallas" and (
         (mesh is not None and mesh.size > 1)
         # Each device runs the kernels on as many samples.

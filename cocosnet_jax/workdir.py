@@ -106,19 +106,10 @@ def check_colours(folder: epath.Path, settings: Settings) -> None:
 
 def check_writable(folder: epath.Path, flag: str) -> None:
     """Raises UserError unless a folder, or its nearest existing parent, can be written to."""
-    existing = folder
-    # Unlike Path.exists, this takes a folder in one that cannot be entered for missing.
-    while not os.path.exists(existing) and existing != existing.parent:
-        existing = existing.parent
+    existing, error = files.probe(folder)
     if not existing.is_dir():
         raise UserError(f"--{flag}={folder}: {existing} is a file; choose another --{flag}")
-    # Permission bits do not tell: root may write to them, but not to a read-only file system.
-    try:
-        # A unique name, because processes of several machines may probe the same folder.
-        probe = existing / f".cocosnet-{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
+    if error is not None:
         raise UserError(
             f"--{flag}={folder} cannot be written to: {error.strerror} in {existing}; choose"
             f" another --{flag} or change its permissions"

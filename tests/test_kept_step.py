@@ -166,6 +166,18 @@ def test_a_step_that_cannot_be_loaded_is_compiled_again_and_kept(kept, monkeypat
     assert len(kept) == 2
 
 
+def test_a_folder_that_cannot_be_read_is_as_an_empty_one(kept, tmp_path, monkeypatch):
+    step()
+
+    def unavailable(file):
+        raise RuntimeError("UNAVAILABLE")  # as TensorFlow's errors of buckets are no OSErrors
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "read_bytes", unavailable)
+    found, _ = step()
+    assert int(found(*arguments())[0]["steps"]) == 1
+    assert len(kept) == 2
+
+
 def test_a_folder_that_cannot_be_written_is_a_note(kept, tmp_path, monkeypatch, capfd):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(kept_step, "folder", lambda: epath.Path(tmp_path / "file"))

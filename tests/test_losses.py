@@ -214,7 +214,7 @@ def test_contextual_loss_of_bfloat16_pools_in_float32():
     assert losses.contextual(x, y, "channels", True) == expected
 
 
-def test_cycle_consistency_is_the_mean_absolute_difference():
+def test_regularisation_is_the_mean_absolute_difference():
     cycle, exemplar = RNG.normal(size=(2, 2, 3, 4, 3))
     expected = np.abs(cycle - exemplar).mean()
-    assert float(losses.cycle_consistency(cycle, exemplar)) == pytest.approx(expected, rel=1e-12)
+    assert float(losses.regularisation(cycle, exemplar)) == pytest.approx(expected, rel=1e-12)

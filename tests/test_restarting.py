@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cocosnet_jax import checkpoint, integrity, mesh, workdir
+from cocosnet_jax import checkpoint, checkup, integrity, mesh, workdir
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import StorageError, UserError
 from tests.test_checkpoint import SETTINGS, assert_same, state_of
@@ -195,6 +195,14 @@ def test_a_workdir_without_permission_is_named(shared, closed, mode, named):
     with as_nobody(shared), pytest.raises(UserError) as error:
         workdir.check(str(shared), SETTINGS)
     assert str(error.value).startswith(named.format(run=shared))
+
+
+def test_the_doctor_names_a_folder_that_cannot_be_entered(shared):
+    shared.chmod(0o000)
+    with as_nobody(shared):
+        found = checkup._disk("workdir", shared / "new", "folder", 0)
+    said = "folder: cannot be written to (Permission denied); choose another folder"
+    assert found == ("problem", "workdir", said)
 
 
 def test_a_lock_of_another_user_is_named(shared):

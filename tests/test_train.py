@@ -279,8 +279,8 @@ def loop(tmp_path, monkeypatch):
         changed = dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
         checkpoints = Checkpoints(folder, changed)
         try:
-            dataset, began, kept = mock.Mock(Dataset), time.time(), Future()
-            begun = train.Run(changed, dataset, folder, 10, last=8, began=began, kept=kept)
+            dataset, began = mock.Mock(Dataset), time.time()
+            begun = train.Run(changed, dataset, folder, 10, last=8, began=began, kept=Future())
             weights = vgg_weights.load("random", 2)
             train.loop(begun, checkpoints, 0, test_checkpoint.state_of(0, config), weights)
         finally:

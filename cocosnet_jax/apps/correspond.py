@@ -13,10 +13,10 @@ the exemplar. The matches of single points are written as numbers and as a pictu
 
 Points are x,y in pixels of the input's own file, from its upper left pixel 0,0; with
 `--on=exemplar` they are on the exemplar, and their matches on the input. `--points` may also name a
-CSV file with a point per line. A point keeps its place within the cell of the grid that is matched,
-4 x 4 pixels of what the networks see. The confidence says how sharp the match is: 1 if one place
-has all of the softmax (equation 4), 0 if all places have the same, and 1 - log(k) / log(positions)
-if k places share it.
+CSV file with a point per line. A point keeps its place within the cell of the grid that is matched:
+4 x 4 pixels of what the networks see, or 2 x 2 (`model.warp_stride`). The confidence says how sharp
+the match is: 1 if one place has all of the softmax (equation 4), 0 if all places have the same, and
+1 - log(k) / log(positions) if k places share it.
 """
 
 from typing import NamedTuple
@@ -79,9 +79,8 @@ def correspond(
       UserError: a point lies outside of its picture.
     """
     if picture is None:
-        picture = classes.show_input(label, translator.settings.data)
-    own, other = (exemplar, picture) if back else (picture, exemplar)
-    points_lib.check(points, own.shape, "exemplar" if back else "input")
+        picture = classes.show_in_own_colours(label, translator.settings.data)
+    own, other = _own_and_other(picture, exemplar, points, back)
     pair = _batch(translator, label, exemplar, exemplar_label)
     match = translator.match(*pair, back=back)
     place, confidence = np.asarray(match.place[0]), np.asarray(match.confidence[0])
@@ -89,8 +88,8 @@ def correspond(
     # Warped as layers, which carry patches: they show more than the mean colours that some
     # networks warp.
     warped, returned = (
-        np.rint(translator.warp(*pair, layer=layer.astype(np.float32), back=back)[0])
-        for layer, back in ((pair[1], False), (reading.at_size(picture, translator), True))
+        np.rint(translator.warp(*pair, layer=layer.astype(np.float32), back=way)[0])
+        for layer, way in ((pair[1], False), (reading.at_size(picture, translator), True))
     )
     sides = points, matches[:, :2]
     left, right = (
@@ -121,10 +120,9 @@ def heat_map(
     Arguments and errors as in `correspond`; `number` is the point's.
     """
     if picture is None:
-        picture = classes.show_input(label, translator.settings.data)
-    own, other = (exemplar, picture) if back else (picture, exemplar)
+        picture = classes.show_in_own_colours(label, translator.settings.data)
     points = np.array([point], float)
-    points_lib.check(points, own.shape, "exemplar" if back else "input")
+    own, other = _own_and_other(picture, exemplar, points, back)
     side = translator.size // translator.settings.model.warp_stride
     cell, _ = points_lib.cells(points, own.shape, (side, side))
     pair = _batch(translator, label, exemplar, exemplar_label)
@@ -132,6 +130,22 @@ def heat_map(
     one = drawing.number_points(own, points, number)
     heat = drawing.heat(other, np.exp((cosines - cosines.max()) / SOFTNESS))
     return drawing.side_by_side(heat, one) if back else drawing.side_by_side(one, heat)
+
+
+def _own_and_other(
+    picture: UInt8[np.ndarray, "input_rows input_columns 3"],
+    exemplar: UInt8[np.ndarray, "rows columns 3"],
+    points: Float[np.ndarray, "points 2"],
+    back: bool,
+) -> tuple[UInt8[np.ndarray, "_ _ 3"], UInt8[np.ndarray, "_ _ 3"]]:
+    """The picture on which the points are, and the other, in which their matches are.
+
+    Raises:
+      UserError: a point lies outside of its picture.
+    """
+    own, other = (exemplar, picture) if back else (picture, exemplar)
+    points_lib.check(points, own.shape, "exemplar" if back else "input")
+    return own, other
 
 
 def _batch(
@@ -165,8 +179,8 @@ def main() -> None:
     translator = reading.open_translator()
     data = translator.settings.data
     given = inputs.read_input(data, input_file, translator.size, pose_size=pose_size)
-    own = inputs.read_input(data, input_file, given.size, pose_size=pose_size)
-    picture = classes.show_input(own.planes, data)
+    whole = inputs.read_input(data, input_file, given.size, pose_size=pose_size)
+    picture = classes.show_in_own_colours(whole.planes, data)
     exemplar = images.read_photograph(exemplar_file)
     exemplar_label = None
     label_file = reading.file("exemplar-label")
@@ -178,8 +192,7 @@ def main() -> None:
         exemplar_label = inputs.read_input(
             data, label_file, translator.size, photograph=exemplar_file
         ).planes
-    asked = exemplar if back else picture
-    points_lib.check(points, asked.shape, "exemplar" if back else "input")
+    _own_and_other(picture, exemplar, points, back)  # before it compiles
     names = ["warped_exemplar.png", "warped_input.png", "matches.png", "matches.csv"]
     names += [f"heat_{number}.png" for number in range(1, len(points) + 1)]
     reading.check_outputs(

@@ -41,7 +41,7 @@ from cocosnet_jax.apps.drawn_pairs import EXEMPLARS, Pair, draw_pairs
 from cocosnet_jax.data.drawn.splits import VALIDATION_SCENES
 from cocosnet_jax.data.drawn.things import CLASS_COLOURS, NUM_CLASSES
 from cocosnet_jax.inference import Translator
-from cocosnet_jax.metrics import warp_accuracy
+from cocosnet_jax.metrics import by_class, warp_accuracy
 from cocosnet_jax.metrics.colours import class_colours, distance, mean_absolute_error
 from cocosnet_jax.pretrained import SHIPPED
 
@@ -159,8 +159,12 @@ def found_points(pairs: list[Pair], results: list[Result], side: int) -> dict[st
     )
     scenes, exemplars = ([getattr(pair, name) for pair in pairs] for name in ("scene", "exemplar"))
     found = named_points.pck(scenes, exemplars, places)
-    maps = named_points.match_label_maps(scenes, exemplars, places.shape[1], side)
-    others = {"in_the_warp": in_warp, "of_both_label_maps": maps}
+    grid = places.shape[1]
+    by_maps = [
+        by_class.match_maps(pair.scene.label, pair.exemplar.label, NUM_CLASSES, grid, side)
+        for pair in pairs
+    ]
+    others = {"in_the_warp": in_warp, f"by_{by_class.BOTH_MAPS}": np.stack(by_maps)}
     for name, other in others.items():
         found[f"pck@0.1_{name}"] = named_points.pck(scenes, exemplars, other)["pck@0.1"]
     return found
@@ -251,10 +255,10 @@ def report(measured: dict[str, float], scenes: int) -> None:
         ("  by the warp's own neighbourhoods", "pck@0.1_in_the_warp", ".3f"),
         ("  at the same position", "pck@0.1_by_same_position", ".3f"),
         ("  by nearest colour", "pck@0.1_by_nearest_colour", ".3f"),
-        ("  by class, place at random", "pck@0.1_by_same_class", ".3f"),
-        ("  by class, nearest place", "pck@0.1_by_same_class_nearest_position", ".3f"),
+        ("  by class, place at random", "pck@0.1_by_random_of_same_class", ".3f"),
+        ("  by class, nearest place", "pck@0.1_by_nearest_of_same_class", ".3f"),
         ("  by chance", "pck@0.1_by_chance", ".3f"),
-        ("  by both label maps, wide neighbourhoods", "pck@0.1_of_both_label_maps", ".3f"),
+        ("  by both label maps, wide neighbourhoods", "pck@0.1_by_both_label_maps", ".3f"),
         ("colour distance to its exemplar (0 to 255)", "colour_distance_to_exemplar", ".1f"),
         ("  of the truth to its exemplar", "colour_distance_of_truth_to_exemplar", ".1f"),
         ("  to another exemplar", "colour_distance_to_another_exemplar", ".1f"),

@@ -2,21 +2,17 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from cocosnet_jax.data.drawn.scene import Scene
-from cocosnet_jax.data.drawn.things import NUM_CLASSES
-from cocosnet_jax.matching import best_match
 from cocosnet_jax.metrics import baselines, by_class
 from cocosnet_jax.metrics.pck import ALPHAS, Pck
 from cocosnet_jax.types import Batch, Outputs
 
 ALPHA = 0.1
-_best_match = jax.jit(best_match, static_argnums=(2, 3))
-_PIXEL_MATCHERS = ("nearest_colour", "same_class", "same_class_nearest_position")
+_PIXEL_MATCHERS = ("nearest_colour", by_class.RANDOM, by_class.NEAREST)
 
 
 def pck(
@@ -54,35 +50,6 @@ def pck(
     for place, matcher in enumerate(_PIXEL_MATCHERS):
         found[f"{name}_by_{matcher}"] = float(shares[:, place].mean())
     return found
-
-
-def match_label_maps(
-    scenes: Sequence[Scene], exemplars: Sequence[Scene], grid: int, side: int
-) -> Int[np.ndarray, "n grid grid 2"]:
-    """Matches neighbourhoods of the label maps of both scenes, of which networks see one.
-
-    Args:
-      scenes: the inputs.
-      exemplars: their exemplars.
-      grid: rows and columns of the cells, which are compared by their shares of classes.
-      side: of the neighbourhoods.
-
-    Returns:
-      The places that `pck` takes.
-    """
-
-    def shares(scene: Scene) -> Float[np.ndarray, "grid grid classes"]:
-        label = np.eye(NUM_CLASSES, dtype=np.float32)[scene.label]
-        step = len(label) // grid
-        return label.reshape(grid, step, grid, step, NUM_CLASSES).mean((1, 3))
-
-    pairs = zip(scenes, exemplars, strict=True)
-    return np.stack(
-        [
-            np.asarray(_best_match(*(shares(x)[None] for x in pair), 1.0, side).place[0])
-            for pair in pairs
-        ]
-    )
 
 
 def _by_pixels(scene: Scene, exemplar: Scene) -> Float[np.ndarray, "points matchers"]:

@@ -17,6 +17,7 @@ those of the warp; or by those of `--sides`. Beside them are
 
 - the same networks before their training;
 - `nearest_of_same_class`, `random_of_same_class`: pixels, by the label maps of both pictures;
+- `both_label_maps`: the classes of the cells of both, compared by the wide neighbourhoods;
 - `same_position`, and `chance`: a random cell, computed and not drawn;
 - `colour`: the cell of the nearest mean colour, of both photographs;
 - `VGG-16 relu4_2 at 256` and so on: the cell of the highest cosine of that layer's features, of
@@ -47,7 +48,7 @@ from cocosnet_jax.data import images, inputs, keypoints, source_files
 from cocosnet_jax.encode import unit_image
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import Translator
-from cocosnet_jax.metrics import landmarks
+from cocosnet_jax.metrics import by_class, landmarks
 from cocosnet_jax.metrics.landmarks import Counts, Sample
 from cocosnet_jax.nn.resize import average_pool
 from cocosnet_jax.pretrained import vgg as vgg_files
@@ -165,6 +166,8 @@ def measure(
     exemplars = min(exemplars, len(faces.keys) - 1)
     circle = landmarks.circle(len(faces.keys), exemplars, seed)
     first = next(iter(translators.values()))
+    data, wide = first.settings.data, first.reading_kernel
+    grid = first.size // first.settings.model.warp_stride
     recent: deque[Sample] = deque(maxlen=exemplars)
     pairs, found = [], []
     confidence: dict[str, float] = defaultdict(float)
@@ -186,10 +189,14 @@ def measure(
                 confidence[_by(name, side)] += float(match.confidence.mean()) / len(circle)
         for k, sample in enumerate(recent):
             pairs.append((given[k], number))
-            of_networks = {name: x[k] for name, x in places.items()}
-            wide = landmarks.match_vgg(sample, exemplar, first.reading_kernel)
-            of_vgg = {_by(layer, first.reading_kernel): x for layer, x in wide.items()}
-            found.append(landmarks.of_pair(sample, exemplar, of_networks | of_vgg))
+            by_wide = landmarks.match_vgg(sample, exemplar, wide)
+            if data.condition != "channels":
+                by_wide[by_class.BOTH_MAPS] = by_class.match_maps(
+                    sample.label[..., 0], exemplar.label[..., 0], data.channels, grid, wide
+                )
+            by_all = {name: x[k] for name, x in places.items()}
+            by_all |= {_by(name, wide): x for name, x in by_wide.items()}
+            found.append(landmarks.of_pair(sample, exemplar, by_all))
         recent.appendleft(exemplar)
     return landmarks.collect(pairs, found), confidence
 

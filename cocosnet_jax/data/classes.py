@@ -34,10 +34,10 @@ def class_colours(data: DataSettings) -> UInt8[np.ndarray, "256 3"]:
     return colours
 
 
-def show_input(
+def show_in_own_colours(
     planes: UInt8[np.ndarray, "height width planes"], data: DataSettings
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The input as a person sees it: classes in colours, edges, or the drawing of a pose."""
+    """An input as a person sees it: classes in `class_colours`, edges, or the drawing of a pose."""
     if data.condition == "channels":
         return pictures.show_input(planes[None], data.condition)[0]
     return class_colours(data)[planes[..., 0]]

@@ -28,7 +28,6 @@ DRAWS = 500  # of the bootstrap
 # Layers of VGG that are also compared by wide neighbourhoods.
 WIDE = ("relu3_2", "relu4_2")
 
-_best_match = jax.jit(best_match, static_argnums=(2, 3))
 _by_chance = jax.jit(by_chance, static_argnums=(2, 3, 4))
 
 
@@ -146,9 +145,7 @@ def match_vgg(given: Sample, exemplar: Sample, side: int) -> dict[str, Int[np.nd
       name of the features -> places as in `of_pair`.
     """
     return {
-        name: np.asarray(
-            _best_match(cells[None], exemplar.features[name][None], 1.0, side).place[0]
-        )
+        name: np.asarray(best_match(cells[None], exemplar.features[name][None], 1.0, side).place[0])
         for name, cells in given.features.items()
         if any(layer in name for layer in WIDE)
     }

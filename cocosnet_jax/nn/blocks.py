@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn import flash
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.norms import BatchNorm, instance_norm
@@ -64,10 +65,15 @@ class NonLocalBlock(nn.Module):
     Attributes:
       dtype: of the activations; the softmax is computed in float32 or wider.
       mesh: devices that split the positions of each image when attention is streamed, or None.
+      kernels: whether TPUs stream attention by the kernels of `nn.flash`, unless devices split the
+        positions.
+      samples: devices that split the batch, or None.
     """
 
     dtype: Dtype | None = None
     mesh: Mesh | None = None
+    kernels: bool = False
+    samples: Mesh | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
@@ -85,9 +91,7 @@ class NonLocalBlock(nn.Module):
         g = pool(project(x, c // 2, "g"))
         wide = jnp.promote_types(g.dtype, jnp.float32)
         if h * w > DENSE_POSITIONS:
-            rows, columns = (Side.of_vectors(y.astype(wide)) for y in (theta, phi))
-            values = g.astype(wide)
-            attended = attend(rows, columns, values, 1.0, precision=None, mesh=self.mesh)
+            attended = self._stream(*(y.astype(wide) for y in (theta, phi, g)))
         else:
             logits = jnp.einsum("bnk,bmk->bnm", theta, phi, preferred_element_type=wide)
             attention = jax.nn.softmax(logits, -1).astype(g.dtype)
@@ -95,3 +99,23 @@ class NonLocalBlock(nn.Module):
         attended = attended.astype(g.dtype).reshape(b, h, w, -1)
         gamma = self.param("gamma", blank, ())
         return x + gamma.astype(x.dtype) * project(attended, c, "o")
+
+    def _stream(
+        self, theta: Float[Array, "b n k"], phi: Float[Array, "b m k"], g: Float[Array, "b m v"]
+    ) -> Float[Array, "b n v"]:
+        """softmax(theta phi^T) g, without the n x m matrix."""
+
+        def plain(theta: Array, phi: Array, g: Array) -> Array:
+            rows, columns = (Side.of_vectors(y) for y in (theta, phi))
+            return attend(rows, columns, g, 1.0, precision=None, mesh=self.mesh)
+
+        def kernel(theta: Array, phi: Array, g: Array) -> Array:
+            rows, columns = (flash.Side.of_vectors(y) for y in (theta, phi))
+            # As TPUs multiply by default, and so in the plain way.
+            return flash.attend(rows, columns, g, 1.0, products="bfloat16", mesh=self.samples)
+
+        whole = self.mesh is None or self.mesh.size == 1
+        even = self.samples is None or theta.shape[0] % self.samples.size == 0
+        if not (self.kernels and whole and even):
+            return plain(theta, phi, g)
+        return jax.lax.platform_dependent(theta, phi, g, tpu=kernel, default=plain)

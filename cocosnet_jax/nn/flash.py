@@ -45,7 +45,8 @@ class Side:
     @classmethod
     def of_vectors(cls, x: Float[Array, "b n k"]) -> "Side":
         """Positions that are compared by these vectors, unchanged."""
-        return cls(by_vector(x), Layout(x.shape[1], 1, 1))
+        layout = Layout.of_vectors(x.shape[1])
+        return cls(by_vector(x, layout), layout)
 
     @classmethod
     def of_neighbourhoods(cls, x: Float[Array, "b h w k"], side: int) -> "Side":
@@ -282,7 +283,7 @@ def measure(
 
 def _on_each(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
     """Lets each device of a mesh apply the function to its own samples."""
-    if mesh is None:
+    if mesh is None or mesh.size == 1:
         return function
     samples = PartitionSpec(mesh.axis_names[0])
     # The kernels' results do not say over which axes they vary.

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 from cocosnet_jax.nn.flash_layout import NEVER, Layout
 
 # How float32 is multiplied by units for bfloat16: in six products of three parts each, exactly as
-# float32 (`float32`), or in three products of two parts each (`bf16x3`).
-Products = Literal["float32", "bf16x3"]
+# float32 (`float32`), in three products of two parts each (`bf16x3`), or rounded to bfloat16.
+Products = Literal["float32", "bf16x3", "bfloat16"]
 
 
 def multiply(
@@ -34,6 +34,8 @@ def multiply(
     )
     if products == "float32":
         return dot(a, b, precision=jax.lax.Precision.HIGHEST)
+    if products == "bfloat16":
+        return dot(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16))
 
     def parts(x: Array) -> tuple[Array, Array]:
         high = x.astype(jnp.bfloat16)

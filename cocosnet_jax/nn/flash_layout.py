@@ -34,6 +34,12 @@ class Layout(NamedTuple):
     width: int
     side: int  # of the neighbourhood
 
+    @classmethod
+    def of_vectors(cls, number: int) -> "Layout":
+        """Of vectors without neighbours, in an order that needs no copy if they fill registers."""
+        width = 1 if number % LANES else LANES
+        return cls(number // width, width, 1)
+
     @property
     def reach(self) -> int:
         return self.side // 2
@@ -136,10 +142,9 @@ def _marks(around: Float[Array, "b h w s"], scale: Float[Array, "b h w"], layout
     return line.swapaxes(1, 2)
 
 
-def by_vector(x: Float[Array, "b n k"]) -> Compared:
+def by_vector(x: Float[Array, "b n k"], layout: Layout) -> Compared:
     """Positions that are compared by these vectors, unchanged."""
-    x = x.astype(jnp.float32)[:, :, None]
-    layout = Layout(x.shape[1], 1, 1)
+    x = x.astype(jnp.float32).reshape(x.shape[0], layout.height, layout.width, -1)
     return Compared(layout.in_line(x), _marks(x[..., :0], jnp.ones_like(x[..., 0]), layout))
 
 

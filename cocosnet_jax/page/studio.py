@@ -52,8 +52,8 @@ class Point(NamedTuple):
     on_exemplar: bool
 
 
-class Matches(NamedTuple):
-    """What shows matches.
+class ShownMatches(NamedTuple):
+    """Matches of points, and what shows them.
 
     Attributes:
       input, exemplar: both pictures, enlarged, with numbered points and matches.
@@ -156,7 +156,7 @@ class Studio:
 
     def show(self, planes: Planes) -> UInt8[np.ndarray, "side side 3"]:
         """A picture of a map, in the colours of the palette."""
-        return classes.show_input(planes, self._data)
+        return classes.show_in_own_colours(planes, self._data)
 
     def map_picture(self, planes: Planes) -> UInt8[np.ndarray, "side side"]:
         """A map as the grey picture that `read_map` reads."""
@@ -222,7 +222,7 @@ class Studio:
         exemplar: Photograph,
         exemplar_planes: Planes | None,
         points: list[Point],
-    ) -> Matches:
+    ) -> ShownMatches:
         """Finds the matches of points, and draws everything that shows them.
 
         Raises:
@@ -236,7 +236,7 @@ class Studio:
         exemplar: Photograph,
         exemplar_planes: Planes | None,
         points: list[Point],
-    ) -> Matches:
+    ) -> ShownMatches:
         """`match`, called while no other call uses the networks."""
         given = exemplar_planes if self.needs_exemplar_label else None
         call = functools.partial(
@@ -266,7 +266,7 @@ class Studio:
                 back=last.on_exemplar,
                 number=len(points),
             )
-        return Matches(
+        return ShownMatches(
             np.asarray(drawing.number_points(self.show(planes), ours)),
             np.asarray(drawing.number_points(exemplar, theirs)),
             heat,

@@ -16,7 +16,7 @@ from cocosnet_jax.pretrained import vgg as vgg_files
 
 SIZE, STRIDE = 64, 2
 CONFIG = {
-    "data": {"dataset": "folder", "channels": 2, "image_size": SIZE, "exemplar_list": "random"},
+    "data": {"dataset": "folder", "channels": 5, "image_size": SIZE, "exemplar_list": "random"},
     "model": {"warp_stride": STRIDE, "mask_input": "none"},
 }
 
@@ -42,7 +42,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faces")
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-    classes = np.tile(np.arange(SIZE) // 8 % 2, (SIZE, 1)).astype(np.uint8)
+    squares = np.random.default_rng(1).integers(0, 5, (8, 8), np.uint8)
+    classes = squares.repeat(8, 0).repeat(8, 1)
     (folder / "images/more").mkdir(parents=True)
     (folder / "labels/more").mkdir(parents=True)
     names = ["a", "b", "c", "more/d"]
@@ -97,6 +98,8 @@ def test_known_matches_are_found(folder, tmp_path, told, monkeypatch):
     ):
         assert table[matcher]["parts@0.05"][0] > least, matcher
         assert table[matcher]["jaw@0.05"][0] > least, matcher
+    # Cells of 2 x 2 pixels within a square of 8 x 8 differ in where its borders are.
+    assert table["both_label_maps, 9 x 9"]["parts@0.05"][0] > 0.98
     assert 0 < table["chance"]["parts@0.05"][0] < 0.01
     assert len([name for name in table if name.startswith("VGG-19 relu")]) == 14
     text = (tmp_path / "out/pck.md").read_text()

@@ -123,10 +123,10 @@ def test_parts_and_causes(program):
 def test_report_compares_with_xla(tmp_path):
     once = sum(each.read + each.written for each in hlo.Program(PROGRAM).executed())
     path = tmp_path / "step.hlo"
-    moved.Compiled(PROGRAM, "a step", 2, once / 0.5).save(path)
+    moved.Compiled(PROGRAM, "a step", 2, once / 0.5, 3 * 2**29).save(path)
     text = moved.report(moved.Compiled.load(path), 3)
     assert "GiB moved per image: a step" in text
-    assert text.endswith("0.500 of XLA's own 0.00.")
+    assert text.endswith("0.500 of XLA's own 0.00.\nMemory per chip: 1.50 GiB.")
     assert sum(line.startswith("| 0.0") for line in text.splitlines()) == 3
 
 

@@ -74,6 +74,18 @@ def test_classes_are_counted_by_hand():
             assert found[by_class.NEAREST][alpha, number] == hits[pixels.index(near)]
 
 
+def test_label_maps_that_are_moved_are_matched_by_neighbourhoods():
+    cell, shift = SIZE // GRID, (1, 2)
+    label = RNG.integers(0, 4, (SIZE, SIZE))
+    label[:cell, :cell] = 255  # unknown: of no class
+    moved = np.roll(label, [cell * steps for steps in shift], (0, 1))
+    place = by_class.match_maps(label, moved, 4, GRID, 3)
+    wanted = np.moveaxis(np.indices((GRID, GRID)), 0, -1) + shift
+    # Cells whose neighbourhoods lie within both maps.
+    inside = slice(1, GRID - 1 - shift[0]), slice(1, GRID - 1 - shift[1])
+    np.testing.assert_array_equal(place[inside], wanted[inside])
+
+
 def test_every_photograph_is_as_often_an_input_as_an_exemplar():
     circle = landmarks.circle(7, 3, seed=1)
     pairs = [(given, exemplar) for exemplar, inputs in circle for given in inputs]

@@ -1,6 +1,7 @@
 """The kernels, interpreted on a CPU in registers of 8 lanes: tiny grids have many blocks."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from cocosnet_jax import operations, warp
-from cocosnet_jax.nn import flash, flash_kernels, flash_layout
+from cocosnet_jax.nn import blocks, flash, flash_kernels, flash_layout
 from cocosnet_jax.nn.flash_layout import Layout
 
 K = 20
@@ -22,11 +23,11 @@ def small_registers(monkeypatch):
     monkeypatch.setattr(flash_layout, "BLOCK", 16)
 
 
-def numbers(seed=0, shift=1.0, samples=2):
+def numbers(seed=0, shift=1.0, samples=2, grids=(ROWS, COLUMNS)):
     """Features of input and exemplar, and the exemplar's values."""
     rng = np.random.default_rng(seed)
-    theta, phi = (rng.normal(shift, 1, (samples, *grid, K)) for grid in (ROWS, COLUMNS))
-    return theta, phi, rng.normal(size=(samples, COLUMNS[0] * COLUMNS[1], 3))
+    theta, phi = (rng.normal(shift, 1, (samples, *grid, K)) for grid in grids)
+    return theta, phi, rng.normal(size=(samples, math.prod(grids[1]), 3))
 
 
 def sides(theta, phi, side):
@@ -55,8 +56,15 @@ def softmax(x):
     return e / e.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("side", [1, 3])
-def test_the_kernels_equal_the_formula_and_its_gradients(side, small_registers):
+@pytest.mark.parametrize(
+    ("side", "grids"),
+    [
+        (1, (ROWS, COLUMNS)),
+        (1, ((5, 8), (4, 6))),  # whole registers
+        (3, (ROWS, COLUMNS)),
+    ],
+)
+def test_the_kernels_equal_the_formula_and_its_gradients(side, grids, small_registers):
     # 0.05 spreads the match over several positions, so that gradients are not all zero.
     temperature = 0.05
 
@@ -72,7 +80,7 @@ def test_the_kernels_equal_the_formula_and_its_gradients(side, small_registers):
         out, pull = jax.vjp(function, *arguments)
         return out, pull(jnp.sin(3 * out))
 
-    arguments = numbers()
+    arguments = numbers(grids=grids)
     with jax.enable_x64(True):
         expected = jax.jit(functools.partial(both, dense))(*arguments)
     found = jax.jit(functools.partial(both, kernels))(*(np.float32(x) for x in arguments))
@@ -142,11 +150,13 @@ def test_rest_products_in_bfloat16():
     scale = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
     errors = {
         products: np.abs((flash_kernels.multiply(a, b, (1, 1), products) - exact) / scale).max()
-        for products in ("float32", "bf16x3")
+        for products in ("float32", "bf16x3", "bfloat16")
     }
     assert errors["float32"] < 1e-6
     # Both parts keep 16 bits, so a product is off by at most 2^-16.
     assert errors["float32"] < errors["bf16x3"] < 2**-16
+    # Half a unit in the eighth bit of each of both.
+    assert errors["bf16x3"] < errors["bfloat16"] < 2**-8
 
 
 @pytest.mark.parametrize("side", [1, 3])
@@ -196,6 +206,66 @@ def test_devices_that_share_positions_do_not_run_the_kernels():
     two = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
     found = warp.soft_match(grid, grid, 0.01, correlation="pallas", mesh=two)
     assert isinstance(found, warp.StreamingWarp)
+
+
+def attention(**attributes):
+    """Loss and gradients of a non-local block that streams attention."""
+    module = blocks.NonLocalBlock(**attributes)
+    x = np.random.default_rng(3).normal(size=(4, 8, 6, 16)).astype(np.float32)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))
+    rng = np.random.default_rng(4)
+    # Positive, so that no kernel is divided by a small sigma.
+    variables = jax.tree.map(lambda s: rng.uniform(0, 1, s.shape).astype(np.float32), shapes)
+
+    def loss(params, x):
+        changed = variables | {"params": params}
+        return jnp.mean(module.apply(changed, x, train=False) ** 2)
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1))), (variables["params"], x)
+
+
+def test_the_generators_attention_runs_kernels_on_tpus_and_streams_elsewhere(monkeypatch):
+    monkeypatch.setattr(blocks, "DENSE_POSITIONS", 8)
+    two = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
+    for attributes, kernels in (
+        ({"kernels": True}, 3),
+        ({"kernels": True, "samples": two}, 3),
+        ({}, 0),
+        # Devices that share positions.
+        ({"kernels": True, "mesh": two}, 0),
+    ):
+        gradient, arguments = attention(**attributes)
+        lowered = gradient.trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
+        assert lowered.count("stablehlo.custom_call @tpu_custom_call") == kernels
+    gradient, arguments = attention(kernels=True)
+    plain, _ = attention()
+    jax.tree.map(np.testing.assert_array_equal, gradient(*arguments), plain(*arguments))
+
+
+# TPUs round products in both ways; here, only the kernels' products can be rounded.
+@pytest.mark.parametrize(("products", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_the_generators_attention_by_kernels_is_that_of_the_plain_way(
+    products, tolerance, monkeypatch, small_registers
+):
+    monkeypatch.setattr(blocks, "DENSE_POSITIONS", 8)
+    plain, arguments = attention()
+    expected = plain(*arguments)
+    attend = flash.attend
+
+    def interpreted(*arguments, **options):
+        assert options["products"] == "bfloat16"
+        return attend(*arguments, **(options | {"products": products, "interpret": True}))
+
+    def as_on_tpus(*arguments, default, tpu=None, **_):
+        return (tpu or default)(*arguments)
+
+    monkeypatch.setattr(blocks.flash, "attend", interpreted)
+    monkeypatch.setattr(jax.lax, "platform_dependent", as_on_tpus)
+    gradient, _ = attention(kernels=True)
+    for a, b in zip(*map(jax.tree.leaves, (expected, gradient(*arguments))), strict=True):
+        scale = np.abs(a).max()
+        assert scale > 0
+        np.testing.assert_allclose(b / scale, a / scale, atol=tolerance)
 
 
 def test_the_products_of_all_blocks_count(monkeypatch):

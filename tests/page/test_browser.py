@@ -46,14 +46,24 @@ def tab(served):
         browser.close()
 
 
-def open_tab(tab, name):
+def open_tab(tab, name, place):
+    """Opens a tab, and waits until the mouse can use what is at `place` in it."""
     tab.get_by_role("tab", name=name).click()
-    time.sleep(1)
+    wait_for_pictures(tab)
+    # Visible, not moving, and not covered.
+    tab.locator(place).first.hover(trial=True)
+
+
+def wait_for_pictures(tab):
+    """Waits until all pictures that the page shows are loaded: before, they have no height."""
+    tab.wait_for_function(
+        "[...document.images].every(x => !x.checkVisibility() || (x.complete && x.naturalWidth))"
+    )
 
 
 def keep(tab, name):
     if SHOTS:
-        time.sleep(1)
+        wait_for_pictures(tab)
         tab.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
 
 
@@ -150,12 +160,13 @@ def test_an_upload_that_is_no_picture_is_said(tab, tmp_path):
     tab.locator("#exemplar button[aria-label='Remove Image']").click()
     tab.locator("#exemplar input[type=file]").set_input_files(tmp_path / "broken.png")
     tab.get_by_text("the exemplar cannot be read as a picture").first.wait_for()
+    before = address(tab, "#translate-result")
     tab.locator("#looks .thumbnail-item").nth(0).click()
-    tab.wait_for_timeout(1000)
+    changed(tab, "#translate-result", before)
 
 
 def test_edit(tab, truth):
-    open_tab(tab, "Edit")
+    open_tab(tab, "Edit", "#edit-painter canvas")
     stroke(tab, "#edit-painter", (0.1, 0.92), (0.5, 0.92), WATER)
     shown = changed(tab, "#edit-result", None)
     before = truth.examples[2]
@@ -167,7 +178,7 @@ def test_edit(tab, truth):
 
 
 def test_makeup(tab):
-    open_tab(tab, "Makeup")
+    open_tab(tab, "Makeup", "#makeup-painter canvas")
     before = address(tab, "#makeup-results")
     stroke(tab, "#makeup-painter", (0.1, 0.1), (0.5, 0.1), 1)
     changed(tab, "#makeup-results", before)
@@ -176,7 +187,7 @@ def test_makeup(tab):
 
 
 def test_a_click_is_matched(tab, truth):
-    open_tab(tab, "Correspondence")
+    open_tab(tab, "Correspondence", "#match-exemplar img")
     before = address(tab, "#match-heat")
     place = tab.locator("#match-exemplar img")
     place.scroll_into_view_if_needed()
@@ -197,7 +208,7 @@ def test_a_click_is_matched(tab, truth):
 
 
 def test_the_painters_text_is_what_the_server_reads(tab, truth):
-    open_tab(tab, "Translate")
+    open_tab(tab, "Translate", "#maps .thumbnail-item")
     tab.locator("#maps .thumbnail-item").nth(5).click()
     wanted = CLASS_COLOURS[truth.examples[5].planes[..., 0]]
     end = time.monotonic() + WAIT_MS / 1000
