@@ -9,6 +9,7 @@ import pathlib
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -170,6 +171,8 @@ def run(main: Callable[[], int | None], doc: str | None) -> None:
         # Hides tracebacks of background threads, whose errors are also raised in this thread.
         others = re.compile(r"[/\\](orbax|clu)[/\\]")
         logging.get_absl_handler().addFilter(lambda record: not others.search(record.pathname))
+        # The user chose the files. Pillow refuses pictures of twice as many pixels by itself.
+        warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
         compile_cache.enable()
         return main()
 

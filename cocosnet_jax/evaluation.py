@@ -215,7 +215,7 @@ def _baseline(networks: yardsticks.Yardsticks) -> vgg.VggWeights | None:
 def _show(content: dict[str, Any], target: epath.Path) -> None:
     for name, value in content.items():
         if isinstance(value, int | float):
-            print(f"{name:<42}{value:.4f}" if isinstance(value, float) else f"{name:<42}{value}")
+            print(f"{name:<42} {value:.4f}" if isinstance(value, float) else f"{name:<42} {value}")
     for name, missing in content["left_out"].items():
         print(f"not measured: {name}: {missing}")
     print(f"pictures and metrics.json: {target}")

@@ -68,7 +68,8 @@ def read(path, about):
     picture = picture.resize((width, picture.height), how).resize((width, height), how)
     array = np.asarray(picture, np.uint8)
     if array.size != height * width * planes or array.max() > about["range"][1]:
-        sys.exit(f"{path} is no {about['name']}: {planes} plane(s) of 0 to {about['range'][1]}")
+        wanted = f"{planes} number(s) per pixel, 0 to {about['range'][1]}"
+        sys.exit(f"{path} is no {about['name']}, which has {wanted}")
     return array.reshape(1, height, width, planes)
 
 

@@ -127,6 +127,10 @@ def test_the_example_says_what_it_needs(folder, pair, tmp_path):
     done = run_example(folder, tmp_path, "result.png", str(pair[0]))
     assert done.returncode == 1
     assert done.stderr == "usage: python run.py RESULT.png LABEL EXEMPLAR EXEMPLAR_LABEL\n"
+    Image.new("RGB", (8, 8)).save(tmp_path / "colours.png")
+    done = run_example(folder, tmp_path, "result.png", "colours.png", *map(str, pair[1:]))
+    assert done.returncode == 1
+    assert done.stderr == "colours.png is no label, which has 1 number(s) per pixel, 0 to 5\n"
 
 
 def test_the_example_runs_without_this_package(folder, pair, expected, tmp_path):

@@ -1,3 +1,8 @@
+from PIL import ImageFont
+
+from cocosnet_jax.data import preview
+
+
 def test_sigterm_leaves_nothing(program, tmp_path):
     given = ["--config=configs/toy.py", f"--config.data.data_dir={tmp_path}/prepared"]
     # Three pictures are done.
@@ -30,3 +35,8 @@ def test_a_preview_that_cannot_be_written(program, tmp_path, monkeypatch):
     done = program.run("prepare", *arguments, "--preview=~/sheet.png")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sheet.png").exists()
+
+
+def test_titles_of_the_preview_fit_above_pictures_of_64_pixels():
+    font = ImageFont.load_default()
+    assert max(font.getlength(title) for title in preview.COLUMNS) <= 64 - 2 * 3

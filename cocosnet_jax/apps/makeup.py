@@ -242,12 +242,21 @@ def main() -> None:
     inputs_read = [portrait_file, *own, *(path for target in targets for path in target[:2])]
     reading.check_outputs([target.output for target in targets], inputs_read)
     print("compiling ...", flush=True)
+    unreached = []
     for target in tqdm.tqdm(targets, desc="carrying", unit=" portraits", file=sys.stdout):
         label = inputs.read_input(data, target.label, size, photograph=target.photograph).planes
         photograph = images.read_photograph(target.photograph)
         result = carry(translator, portrait, portrait_label, layer, photograph, label)
         pictures.write_png(checkpoint.absolute(target.output), result)
+        if np.abs(result.astype(int) - photograph).max() < NOISE:
+            unreached.append(target.photograph.name)
     print(f"{len(targets)} portrait(s) in {output}")
+    if unreached:
+        names = ", ".join(unreached[:5]) + (" ..." if len(unreached) > 5 else "")
+        print(
+            f"note: the strokes cannot be seen in {len(unreached)} of them ({names}): none of their"
+            " places match those that were painted"
+        )
 
 
 def run() -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Integer, Shaped, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cocosnet_jax.errors import UserError
 
@@ -53,6 +53,9 @@ def read_stored(path: FileName) -> tuple[Image.Image, int]:
         raise UserError(
             f"{path} has more pixels than Pillow accepts ({error}); make the picture smaller"
         ) from None
+    except UnidentifiedImageError:
+        advice = "of no known format); save it as PNG, a photograph as PNG or JPEG"
+        raise UserError(f"{path} cannot be read as an image ({advice}") from None
     # Damaged files make Pillow's decoders raise nearly anything.
     except Exception as error:
         reason = str(error).replace(str(path), "").strip() or type(error).__name__

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cocosnet_jax.data import images
-from cocosnet_jax.data.drawn.things import CLASS_NAMES
+from cocosnet_jax.data.drawn.things import CLASS_COLOURS, CLASS_NAMES
 from cocosnet_jax.data.labels import edges, face_parts, label_maps
 from cocosnet_jax.settings import DataSettings
 
@@ -17,7 +17,12 @@ Planes = UInt8[np.ndarray, "rows columns planes"]
 VOID_VALUES = {"ade20k": 255, "ade20k_outdoor": 255, "flickr": 255}
 _ADVICE = "the model knows no other classes; correct the map (0 is unknown)"
 _NAMES = ", ".join(f"{number} {name}" for number, name in enumerate(CLASS_NAMES))
-_DRAWN = f"this model knows {_NAMES}; correct the map, or name another model with --checkpoint"
+_CORRECT = "correct the map, or name another model with --checkpoint"
+_DRAWN = f"this model knows {_NAMES}; {_CORRECT}"
+_DRAWN_CODES = [label_maps.code_of(colour) for colour in CLASS_COLOURS]
+_DRAWN_CLASSES = label_maps.ClassList(CLASS_NAMES, tuple((code,) for code in _DRAWN_CODES))
+_SHOWN = ", ".join(_DRAWN_CLASSES.text().splitlines())
+_UNLISTED_DRAWN = f"but this model knows {_SHOWN}; {_CORRECT}"
 
 
 def read_edges(path: images.FileName, size: tuple[int, int]) -> tuple[Planes, tuple[int, int]]:
@@ -65,6 +70,8 @@ def _numbers(data: DataSettings, path: images.FileName) -> images.ClassMap:
     """The class of each pixel, (H, W) int32, numbered as in training."""
     if data.dataset == "celebahq":
         return images.read_label_map(path)
+    if data.dataset == "drawn_scenes" and _in_drawn_colours(path):
+        return label_maps.read(path, _DRAWN_CLASSES, "", _UNLISTED_DRAWN)
     classes = label_maps.parse_classes(data.classes, "config.data.classes of the checkpoint")
     unlisted = "which no class of the model has; correct the map"
     if_numbers = "draw the map in the colours of the training maps"
@@ -75,3 +82,18 @@ def _numbers(data: DataSettings, path: images.FileName) -> images.ClassMap:
     if (void := VOID_VALUES.get(data.dataset)) is not None:
         label[label == void] = data.channels - 1
     return label
+
+
+def _in_drawn_colours(path: images.FileName) -> bool:
+    """Whether a map of drawn scenes has the colours in which the program shows their classes.
+
+    Painting programs save the demo's palette image in colour, or with its colours in another order.
+    """
+    try:
+        label = images.read_label_image(path)
+    except images.ColourError:
+        return True
+    if label.palette is None:
+        return False
+    used = [label_maps.code_of(colour) for colour in label.palette[np.unique(label.numbers)]]
+    return len(set(used)) == len(used) and set(used) <= set(_DRAWN_CODES)

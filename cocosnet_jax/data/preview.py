@@ -8,7 +8,8 @@ from cocosnet_jax import pictures
 from cocosnet_jax.data import pipeline
 from cocosnet_jax.data.dataset import Dataset
 
-_COLUMNS = ("input", "image", "exemplar", "distorted exemplar", "its input")
+# They fit above pictures of 64 pixels.
+COLUMNS = ("input", "image", "exemplar", "distorted", "its input")
 _ROWS = 8
 _CAPTION = 16  # pixels
 
@@ -45,7 +46,7 @@ def contact_sheet(dataset: Dataset, rows: int = _ROWS) -> UInt8[np.ndarray, "hei
     grid = np.concatenate([np.concatenate(list(column), axis=0) for column in columns], axis=1)
     sheet = Image.new("RGB", (grid.shape[1], grid.shape[0] + _CAPTION), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, caption in enumerate(_COLUMNS):
+    for column, caption in enumerate(COLUMNS):
         draw.text((column * settings.image_size + 3, 2), caption, fill="black")
     sheet.paste(Image.fromarray(grid), (0, _CAPTION))
     return np.asarray(sheet)

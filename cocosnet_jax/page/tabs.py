@@ -56,7 +56,11 @@ def translate(desk: Desk) -> None:
                     elem_id="maps",
                 )
             with gr.Accordion("or upload a label map", open=not examples):
-                own = upload("class numbers in a grey PNG", height=120, elem_id="own-map")
+                own = upload(
+                    "a PNG of class numbers, or of colours if the model knows them",
+                    height=120,
+                    elem_id="own-map",
+                )
         with gr.Column(scale=4, min_width=300):
             gr.Markdown("### 3 · The result")
             picture = shown("your painting in that look", result, elem_id="translate-result")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cocosnet_jax import inference
 from cocosnet_jax.apps import correspond, edit, gallery, makeup, reading
-from cocosnet_jax.data.drawn.things import SKY, SUN
+from cocosnet_jax.data.drawn.things import SKY, SUN, TRUNK
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.pretrained import SHIPPED
 
@@ -98,6 +98,22 @@ def test_an_edited_photograph(run, scenes, tmp_path):
     with pytest.raises(UserError, match=r"has 128x128 pixels .*small.png has 128x64"):
         run("edit", **given | {"edited": tmp_path / "small.png"}, output=tmp_path / "out.png")
     assert not (tmp_path / "out.png").exists()
+
+
+def test_strokes_that_reach_no_place_are_said(run, scenes, tmp_path, capsys):
+    """A portrait that is all sky has no place for a dot on a trunk."""
+    folder, scene = scenes
+    for name, given in (("sky", scene.image), ("map", np.full_like(scene.label, SKY))):
+        Image.fromarray(given).save(tmp_path / f"{name}.png")
+    layer = np.zeros((SIZE, SIZE, 4), np.uint8)
+    row, column = np.argwhere(scene.label == TRUNK)[-1]
+    layer[row, column] = 255, 0, 255, 255
+    Image.fromarray(layer).save(tmp_path / "strokes.png")
+    given = {"portrait": folder / "photographs/a.png", "strokes": tmp_path / "strokes.png"}
+    given |= {"portraits": tmp_path / "sky.png", "labels": tmp_path / "map.png"}
+    run("makeup", **given, output=tmp_path / "out.png")
+    assert np.abs(read(tmp_path / "out.png").astype(int) - scene.image).max() < makeup.NOISE
+    assert "note: the strokes cannot be seen in 1 of them (sky.png)" in capsys.readouterr().out
 
 
 def test_strokes_on_a_folder_of_portraits(run, scenes, tmp_path):

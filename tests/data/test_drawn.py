@@ -188,3 +188,10 @@ def test_position_colour_and_class_do_not_find_points(scenes):
     assert share_found(scenes, nearest_colour) < 0.16
     assert share_found(scenes, same_class) < 0.28
     assert share_found(scenes, nearest_of_class) < 0.32
+
+
+def test_the_page_on_data_lists_the_colours_of_label_maps():
+    listed = (ROOT / "docs/data.md").read_text()
+    colours = map(bytes, things.CLASS_COLOURS)
+    for number, (name, colour) in enumerate(zip(things.CLASS_NAMES, colours, strict=True)):
+        assert f"| {number} | {name} | #{colour.hex().upper()} |" in listed

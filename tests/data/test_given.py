@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cocosnet_jax.data import given, images, inputs, layers
+from cocosnet_jax.data.drawn.things import CLASS_COLOURS
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
@@ -17,6 +18,7 @@ DATA = DataSettings(
 COLOURED = dataclasses.replace(
     DATA, dataset="folder", channels=3, classes="sky #0000FF\ngrass #00FF00\nroad 128 128 128"
 )
+DRAWN = dataclasses.replace(DATA, dataset="drawn_scenes", channels=len(CLASS_COLOURS))
 COLOURS = np.array([(0, 0, 255), (0, 255, 0), (128, 128, 128)], np.uint8)
 NUMBERS = np.random.default_rng(0).integers(0, 3, (50, 70), np.uint8)
 PHOTOGRAPH = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
@@ -26,9 +28,9 @@ def label(data, picture, **more):
     return given.read_label(data, picture, "label", 64, **more)
 
 
-def palette_image():
-    image = Image.fromarray(NUMBERS)
-    image.putpalette(bytes(i % 256 for i in range(768)))
+def palette_image(numbers=NUMBERS, palette=bytes(range(256)) * 3):
+    image = Image.fromarray(numbers)
+    image.putpalette(palette)
     return image
 
 
@@ -47,6 +49,13 @@ def palette_image():
         # Class numbers, although the model's maps are in colour.
         (COLOURED, NUMBERS),
         (COLOURED, NUMBERS[..., None]),
+        # Drawn scenes: numbers, or the colours in which the demo shows their classes.
+        (DRAWN, Image.fromarray(NUMBERS)),
+        (DRAWN, palette_image()),
+        (DRAWN, palette_image(palette=CLASS_COLOURS.tobytes())),
+        (DRAWN, palette_image(13 - NUMBERS, CLASS_COLOURS[::-1].tobytes())),
+        (DRAWN, CLASS_COLOURS[NUMBERS]),
+        (DRAWN, Image.fromarray(CLASS_COLOURS[NUMBERS]).convert("RGBA")),
     ],
 )
 def test_a_label_map_in_memory_is_read_as_its_file(tmp_path, data, picture):
@@ -152,6 +161,17 @@ def test_what_is_no_label_map_is_refused_by_name(picture, message):
 def test_a_colour_of_no_class_is_refused_by_name():
     with pytest.raises(UserError, match=r"label contains .*, which no class of the model"):
         label(COLOURED, PHOTOGRAPH)
+
+
+def test_a_colour_of_no_class_of_drawn_scenes_is_refused_with_the_list_of_colours():
+    painted = CLASS_COLOURS[NUMBERS]
+    painted[0, :5] = 1, 2, 3
+    message = (
+        r"^label contains the colours #010203 \(5 pixels\), but this model knows unknown #000000,"
+        " sky #96C8EB, .*, fence #FAEB5A; correct the map, or name another model with --checkpoint$"
+    )
+    with pytest.raises(UserError, match=message):
+        label(DRAWN, painted)
 
 
 def test_a_label_map_from_a_jpeg_file_is_refused(tmp_path):

@@ -1,4 +1,7 @@
+import os
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ from PIL import Image
 
 from cocosnet_jax.data import images
 from cocosnet_jax.errors import UserError
+from tests.conftest import LIMIT_S, ROOT
 
 
 def gradient(height=6, width=10):
@@ -165,7 +169,8 @@ def test_files_that_cannot_be_read(tmp_path, read):
     with pytest.raises(UserError, match="is a folder"):
         read(tmp_path)
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(UserError, match=r"text\.png cannot be read as an image"):
+    message = r"text\.png cannot be read as an image \(of no known format\); save it as PNG"
+    with pytest.raises(UserError, match=message):
         read(tmp_path / "text.png")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
     for name in ("cut.png", "cut.jpg"):
@@ -209,3 +214,25 @@ def test_a_picture_of_too_many_pixels_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     with pytest.raises(UserError, match=r"huge\.png has more pixels than Pillow accepts .*smaller"):
         images.read_photograph(tmp_path / "huge.png")
+
+
+LARGE = """
+from PIL import Image
+from cocosnet_jax import command
+from cocosnet_jax.data import images
+Image.MAX_IMAGE_PIXELS = 15
+command.run(lambda: print(images.read_photograph("photo.png").shape), "")
+"""
+
+
+def test_commands_read_a_large_photograph_without_a_warning(tmp_path):
+    Image.new("RGB", (5, 4)).save(tmp_path / "photo.png")
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert (done.stdout, done.stderr) == ("(4, 5, 3)\n", "")

@@ -148,7 +148,8 @@ def test_another_look_and_an_upload(tab, truth, tmp_path):
 
     before = address(tab, "#translate-result")
     tab.get_by_text("or upload a label map").click()
-    Image.fromarray(truth.examples[4].planes[..., 0]).save(tmp_path / "map.png")
+    painted = CLASS_COLOURS[truth.examples[4].planes[..., 0]]
+    Image.fromarray(painted).save(tmp_path / "map.png")
     tab.locator("#own-map input[type=file]").set_input_files(tmp_path / "map.png")
     shown = changed(tab, "#translate-result", before)
     np.testing.assert_array_equal(shown, truth.translate(truth.examples[4].planes, own)[0])

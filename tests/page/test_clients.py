@@ -93,7 +93,7 @@ def test_a_picture_matches_its_own_map(served, truth, files, tmp_path):
 
 def test_errors_are_words(served, files, tmp_path):
     client = client_of(served, tmp_path)
-    with pytest.raises(Exception, match=r"label is a colour image .mode RGB., but a label map has"):
+    with pytest.raises(Exception, match=r"label contains the colours .* but this model knows un"):
         client.predict(label=files(0), exemplar=files(0), api_name="/translate")
     with pytest.raises(Exception, match="exemplar is missing; choose or upload one"):
         client.predict(label=files("0_map"), exemplar=None, api_name="/translate")
