@@ -36,7 +36,7 @@ def options(mesh: Mesh, wanted: Mapping[str, bool | int]) -> dict[str, bool | in
 
 
 def barrier(values: _T) -> _T:
-    """Returns the values, any PyTree. On CPUs, what is computed from them comes after all of them."""
+    """Returns these values, of any PyTree; on CPUs, what is computed from one comes after all."""
     return jax.lax.platform_dependent(
         values, cpu=jax.lax.optimization_barrier, default=lambda values: values
     )
