@@ -2,7 +2,8 @@ r"""Speed and memory of the whole model: translation and training step.
 
     python -m benchmarks.model --config=configs/ade20k.py:released \
         [--passes=translate,train] [--sizes=256,512,1024] [--dtypes=float32,bfloat16]
-        [--correlations=auto] [--rematerialise=elementwise] [--batch=1] [--accumulate=1] [--calls=3]
+        [--correlations=auto] [--modulations=plain] [--rematerialise=elementwise] [--batch=1]
+        [--accumulate=1] [--calls=3]
 
 prints a table with a line per combination: seconds to compile, seconds per image (the fastest
 call), peak memory of the process (on GPUs, of the device), memory as XLA plans it (arguments,
@@ -44,7 +45,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     size, b = case["size"], case["batch"]
     config.data.image_size = config.data.load_size = size
     config.model.dtype = case["dtype"]
-    config.model.correlation = case["correlation"]
+    config.model.correlation, config.model.modulation = case["correlation"], case["modulation"]
     config.train.batch_size, config.train.accumulate = b, case["accumulate"]
     config.model.rematerialise = case["rematerialise"]
     s = settings.from_mapping(config.to_dict())
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="256,512,1024")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--correlations", default="auto")
+    parser.add_argument("--modulations", default="plain")
     parser.add_argument("--rematerialise", default="elementwise")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--accumulate", default="1")
@@ -141,9 +143,9 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{arguments.config}, batch {arguments.batch}")
     print(
-        "| pass | size | type | correlation | remat | small batches | compile s | s per image"
-        " | peak GiB | planned GiB | TFLOP | GiB moved | share of operations | share of bytes"
-        " | MFU |\n" + "|---" * 15 + "|",
+        "| pass | size | type | correlation | modulation | remat | small batches | compile s"
+        " | s per image | peak GiB | planned GiB | TFLOP | GiB moved | share of operations | share of bytes"
+        " | MFU |\n" + "|---" * 16 + "|",
         flush=True,
     )
     combinations = itertools.product(
@@ -151,17 +153,19 @@ def main() -> None:
         map(int, arguments.sizes.split(",")),
         arguments.dtypes.split(","),
         arguments.correlations.split(","),
+        arguments.modulations.split(","),
         arguments.rematerialise.split(","),
         map(int, arguments.accumulate.split(",")),
     )
     spawn = multiprocessing.get_context("spawn")
-    for name, size, dtype, correlation, remat, accumulate in combinations:
+    for name, size, dtype, correlation, modulation, remat, accumulate in combinations:
         case = {
             "config": arguments.config,
             "pass": name,
             "size": size,
             "dtype": dtype,
             "correlation": correlation,
+            "modulation": modulation,
             "rematerialise": remat,
             "batch": arguments.batch,
             "accumulate": accumulate,
@@ -169,7 +173,8 @@ def main() -> None:
         }
         with spawn.Pool(1) as pool:
             figures = pool.apply(measure_or_error, (case,))
-        shown = f"| {name} | {size} | {dtype} | {correlation} | {remat} | {accumulate} | "
+        options = (name, size, dtype, correlation, modulation, remat, accumulate)
+        shown = f"| {' | '.join(map(str, options))} | "
         if "error" in figures:
             shown += figures["error"] + " |" * 9
         else:

@@ -57,6 +57,7 @@ def main() -> None:
             "size": arguments.size,
             "dtype": "float32",
             "correlation": "auto",
+            "modulation": "plain",
             "rematerialise": "elementwise",
             "batch": 1,
             "accumulate": 1,

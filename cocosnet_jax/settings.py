@@ -203,7 +203,8 @@ class ModelSettings:
       correlation: store the correlation of all pairs of positions (`dense`), compute it block by
         block (`streaming`; `pallas` does so by kernels of its own on TPUs, not timed yet, and
         streams elsewhere), or `auto`: block by block for neighbourhoods centred over channels, or
-        above 4,096 positions (256 x 256 pixels at stride 4).
+        above 4,096 positions (256 x 256 pixels at stride 4). With `pallas`, kernels also compute
+        the generator's non-local block where its attention is streamed.
       temperature: divisor of the cosines in the softmax (1 / alpha of equation 4).
       warp_upsampling: how the warped exemplar is upsampled to H x H; `patch` warps whole patches.
       mask_input: where the network takes the exemplar's (and the input's) label map: `features`

@@ -1,9 +1,9 @@
-"""Softmax attention of the correlation as Pallas kernels for TPUs (FlashAttention).
+"""Softmax attention of the correlation and of the non-local block as Pallas kernels for TPUs.
 
 The same as `streaming`, which is the plain version: softmax(rows columns^T / temperature) values by
-a running maximum and sum (equations 3 and 4), forward and backward, for unit vectors and for
-neighbourhoods centred over channels. A block of the correlation never leaves the chip. Rows of the
-correlation are called queries in the kernels, and columns keys.
+a running maximum and sum (equations 3 and 4; FlashAttention), forward and backward, for vectors and
+for neighbourhoods centred over channels. A block of the correlation never leaves the chip. Rows of
+the correlation are called queries in the kernels, and columns keys.
 
 XLA cannot split a kernel over devices. Where devices split the samples, each runs the kernels on
 its own ones.
