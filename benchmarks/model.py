@@ -144,8 +144,8 @@ def main() -> None:
     print(f"{arguments.config}, batch {arguments.batch}")
     print(
         "| pass | size | type | correlation | modulation | remat | small batches | compile s"
-        " | s per image | peak GiB | planned GiB | TFLOP | GiB moved | share of operations | share of bytes"
-        " | MFU |\n" + "|---" * 16 + "|",
+        " | s per image | peak GiB | planned GiB | TFLOP | GiB moved | share of operations"
+        " | share of bytes | MFU |\n" + "|---" * 16 + "|",
         flush=True,
     )
     combinations = itertools.product(
