@@ -23,7 +23,8 @@ def test_distances_are_the_figures(sets):
     assert fid.frechet_distance(a, b) == pytest.approx(wanted["a_b"], rel=1e-8)
     assert fid.frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
     few = [fid.Moments.of(x[:20]) for x in sets]
-    assert fid.frechet_distance(*few) == pytest.approx(wanted["singular_20_of_64"], rel=1e-8)
+    # Most eigenvalues are 0 up to rounding, which depends on the CPU; their roots are about 1e-7.
+    assert fid.frechet_distance(*few) == pytest.approx(wanted["singular_20_of_64"], rel=1e-7)
 
 
 def test_the_distance_of_few_is_exact(sets):
