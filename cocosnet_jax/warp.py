@@ -102,11 +102,7 @@ def soft_match(
     if correlation == "auto":
         small = max(x.shape[1] * x.shape[2] for x in (theta, phi)) <= DENSE_POSITIONS
         correlation = "dense" if small and not by_neighbours else "streaming"
-    if correlation == "pallas" and (
-        (mesh is not None and mesh.size > 1)
-        # Each device runs the kernels on as many samples.
-        or (samples is not None and theta.shape[0] % samples.size)
-    ):
+    if correlation == "pallas" and not flash.usable(theta.shape[0], mesh, samples):
         correlation = "streaming"
     if correlation != "dense" and by_neighbours:
         rows, columns = (streaming.Side.of_neighbourhoods(x, match_kernel) for x in (theta, phi))

@@ -114,8 +114,6 @@ class NonLocalBlock(nn.Module):
             # As TPUs multiply by default, and so in the plain way.
             return flash.attend(rows, columns, g, 1.0, products="bfloat16", mesh=self.samples)
 
-        whole = self.mesh is None or self.mesh.size == 1
-        even = self.samples is None or theta.shape[0] % self.samples.size == 0
-        if not (self.kernels and whole and even):
+        if not (self.kernels and flash.usable(theta.shape[0], self.mesh, self.samples)):
             return plain(theta, phi, g)
         return jax.lax.platform_dependent(theta, phi, g, tpu=kernel, default=plain)

@@ -281,6 +281,15 @@ def measure(
     return Measured(out[..., : values.shape[-1]], log_sum, entropy)
 
 
+def usable(count: int, mesh: Mesh | None, samples: Mesh | None) -> bool:
+    """Whether devices can run the kernels for a batch of `count` samples.
+
+    They cannot share the positions of a sample (`mesh`); each of `samples` needs as many samples.
+    """
+    shared = mesh is not None and mesh.size > 1
+    return not shared and (samples is None or count % samples.size == 0)
+
+
 def _on_each(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
     """Lets each device of a mesh apply the function to its own samples."""
     if mesh is None or mesh.size == 1:
