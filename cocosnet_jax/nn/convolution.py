@@ -19,11 +19,10 @@ def convolve(
 
     In float64, patches are multiplied by the kernel as a matrix: on CPUs, where the parity tests
     run, XLA has no fast float64 convolution. On CPUs, 3 x 3 kernels of many channels are convolved
-    with fewer multiplications (`nn.winograd`), except where gradients are taken.
+    with fewer multiplications (`nn.winograd`), and so is the gradient of x.
     """
     if x.dtype == jnp.float64:
-        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-        return _convolve_patches(x, kernel, stride)
+        return _convolve_patches(_pad(x, padding), kernel, stride)
     return _convolve(x, kernel, stride, padding)
 
 
@@ -34,10 +33,19 @@ def _convolve(
     stride: int,
     padding: int,
 ) -> Float[Array, "b h w cout"]:
+    def plain(x: Array, kernel: Array) -> Array:
+        return _plainly(x, kernel, stride, padding)
+
+    def by_tiles(x: Array, kernel: Array) -> Array:
+        return winograd.convolve(_pad(x, padding), kernel)
+
     if stride == 1 and winograd.pays(x, kernel):
-        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-        return winograd.convolve(x, kernel)
-    return _plainly(x, kernel, stride, padding)
+        return jax.lax.platform_dependent(x, kernel, cpu=by_tiles, default=plain)
+    return plain(x, kernel)
+
+
+def _pad(x: Array, padding: int) -> Array:
+    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
 
 def _plainly(x: Array, kernel: Array, stride: int, padding: int) -> Float[Array, "b h w cout"]:
@@ -53,8 +61,7 @@ def _plainly(x: Array, kernel: Array, stride: int, padding: int) -> Float[Array,
 def _convolve_forward(
     x: Array, kernel: Array, stride: int, padding: int
 ) -> tuple[Array, tuple[Array, Array]]:
-    # Without Winograd, whose transforms would take memory that training needs.
-    return _plainly(x, kernel, stride, padding), (x, kernel)
+    return _convolve(x, kernel, stride, padding), (x, kernel)
 
 
 def _convolve_backward(
@@ -66,7 +73,15 @@ def _convolve_backward(
     def late(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
         # On CPUs, XLA transposes x and the kernel for the gradients. Without the barrier it might
         # do so before the backward pass, and hold the results.
-        return plain(*jax.lax.optimization_barrier((x, kernel, grad)))
+        x, kernel, grad = jax.lax.optimization_barrier((x, kernel, grad))
+        around = kernel.shape[0] - 1 - padding
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        if stride > 1 or around < 0 or not winograd.pays(grad, turned):
+            return plain(x, kernel, grad)
+        [to_kernel] = jax.vjp(lambda kernel: _plainly(x, kernel, 1, padding), kernel)[1](grad)
+        # One gradient after the other: each pads or transposes a copy of `grad`.
+        grad, to_kernel = jax.lax.optimization_barrier((grad, to_kernel))
+        return _convolve(grad, turned, 1, around), to_kernel
 
     return jax.lax.platform_dependent(*residuals, grad, cpu=late, default=plain)
 
