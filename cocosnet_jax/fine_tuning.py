@@ -4,7 +4,7 @@ The generator's weights are those that translation uses: the averaged ones if th
 vectors and running statistics are copied too; optimisers, step and averaged weights are new. If any
 array of a module (a convolution with its spectral vectors, a norm's statistics) has another shape,
 the whole module is initialised randomly: with another number of classes, the convolutions that take
-class maps.
+class maps. A file of weights has no discriminator, which starts from random weights, too.
 """
 
 import collections
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from etils import epath
 from flax import traverse_util
 
-from cocosnet_jax import checkpoint, integrity, mesh
+from cocosnet_jax import checkpoint, integrity, mesh, weights_file
 from cocosnet_jax.checkpoint import Restored
 from cocosnet_jax.distributed import say
 from cocosnet_jax.errors import UserError
@@ -35,7 +35,7 @@ def origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored |
     Args:
       settings: of the new run.
       folder: its workdir.
-      init_from: a workdir, its folder `checkpoints`, or a step's folder.
+      init_from: a workdir, its folder `checkpoints`, a step's folder, or a file of weights.
 
     Returns:
       The checkpoint; None if the run already has checkpoints.
@@ -47,7 +47,9 @@ def origin(settings: Settings, folder: epath.Path, init_from: str) -> Restored |
         say(f"--init_from is ignored: {folder} already has checkpoints, up to step {own[0]}")
         return None
     replicated = mesh.replicated(mesh.make())
-    restored = checkpoint.restore_for_inference(init_from, replicated, all_networks=True)
+    restored = checkpoint.restore_for_inference(
+        init_from, replicated, all_networks=not weights_file.is_one(init_from)
+    )
     # Without the number of classes, the check of the data fails later.
     if settings.data.channels:
         say(check(checkpoint.abstract_state(settings, replicated), restored))
@@ -130,10 +132,10 @@ def _of_run(state: TrainState, player: str) -> dict[tuple[str, ...], Any]:
 
 
 def _of_checkpoint(state: TrainState, player: str) -> dict[tuple[str, ...], Any]:
-    """The same, with averaged weights if they exist."""
+    """The same, with averaged weights if they exist; empty for a player that is not there."""
     if player == "generator":
         return traverse_util.flatten_dict(inference_variables(state))
-    return _of_run(state, player)
+    return _of_run(state, player) if player in state.params else {}
 
 
 def _matching_modules(

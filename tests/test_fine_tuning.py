@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cocosnet_jax import checkpoint, fine_tuning, mesh, settings, train
+from cocosnet_jax import checkpoint, fine_tuning, mesh, settings, train, weights_file
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.errors import UserError
 from tests import test_checkpoint
@@ -83,6 +83,22 @@ def test_without_an_average_the_parameters_are_taken(tmp_path):
     new = fine_tuning.take_over(state_of(0, FEW), read(tmp_path))
     assert_same(new.params, state_of(9, FEW_WITHOUT_AVERAGE).params)
     assert_same(new.ema, new.params["generator"])
+
+
+def test_a_file_of_weights_has_all_but_the_discriminator(tmp_path, capfd):
+    file, folder = epath.Path(tmp_path) / "own.safetensors", epath.Path(tmp_path) / "new"
+    weights_file.write(file, SETTINGS, state_of(9))
+    restored = fine_tuning.origin(SETTINGS, folder, str(file))
+    fresh, old = state_of(0), state_of(9)
+    new = fine_tuning.take_over(fresh, restored)
+    assert_same(new.params["generator"], old.ema)
+    assert_same(new.ema, old.ema)
+    assert_same(new.variables["generator"], old.variables["generator"])
+    assert_same(new.params["discriminator"], fresh.params["discriminator"])
+    assert_same(new.variables["discriminator"], fresh.variables["discriminator"])
+    line = capfd.readouterr().out
+    assert f"starting from the weights of {file}: " in line
+    assert "random weights: discriminator/scale_0 (10), discriminator/scale_1 (10)" in line
 
 
 def test_what_reads_other_classes_begins_anew_with_its_spectral_vectors(restored):
