@@ -21,7 +21,7 @@ from typing import Any, Literal
 from cocosnet_jax.errors import UserError
 
 # Version of the settings in files. Raise it whenever a field is added, removed or renamed.
-VERSION = 4
+VERSION = 5
 # Version -> renamed fields: `section.field` in files of earlier versions -> its new name.
 RENAMED: dict[int, dict[str, str]] = {}
 
@@ -287,10 +287,11 @@ class LossSettings:
         (`model.mask_epochs`).
       regularisation: L_reg, the cycle of the warp, equation 12 (`G_warp_cycle`).
       self_warp: the warped exemplar against the truth on self exemplars (`G_warp_self`).
-      group_size: r, number of consecutive samples in a group. `pseudo_exemplar`, `self_warp` and
-        `mask` are computed per group and then averaged, so their weight does not depend on the
-        batch size; in the release, a group is a replica's batch. r divides the batch size; a
-        smaller batch is one group, with the weight of a full one.
+      colour: the result's colours against the truth's on self exemplars, as means of s x s pixels.
+      group_size: r, number of consecutive samples in a group. `pseudo_exemplar`, `self_warp`,
+        `colour` and `mask` are computed per group and then averaged, so their weight does not
+        depend on the batch size; in the release, a group is a replica's batch. r divides the batch
+        size; a smaller batch is one group, with the weight of a full one.
     """
 
     alignment: float = 10.0
@@ -307,6 +308,7 @@ class LossSettings:
     mask_schedule: Literal["always", "warm_up"] = "always"
     regularisation: float = 0.0
     self_warp: float = 0.0
+    colour: float = 0.0
     group_size: int = 4
 
     def __post_init__(self) -> None:
@@ -330,6 +332,7 @@ class OptimiserSettings:
       generator_eps, discriminator_eps: Adam's epsilon.
       constant_epochs, decay_epochs: epochs at a constant rate, then epochs of linear decay to 0.
       ema: decay of the averaged weights, which translation uses; 0 disables averaging.
+      correspondence: train the correspondence network, too, and not only the generator.
     """
 
     generator_rate: float = 1e-4
@@ -341,6 +344,7 @@ class OptimiserSettings:
     constant_epochs: int = 100
     decay_epochs: int = 100
     ema: float = setting(0.0, for_weights=bool)  # Whether averaged weights exist.
+    correspondence: bool = True
 
     def __post_init__(self) -> None:
         for field in ("generator_rate", "discriminator_rate"):
@@ -519,7 +523,12 @@ class Settings:
             )
 
         if not self.model.needs_exemplar:
-            for field in ("alignment", "contextual", "mask", "regularisation", "self_warp"):
+            if not self.optimiser.correspondence:
+                raise UserError(
+                    "config.optimiser.correspondence is False, but there is no correspondence"
+                    " network with config.model.generator_condition='input'; leave it out"
+                )
+            for field in ("alignment", "contextual", "mask", "regularisation", "self_warp", "colour"):
                 value = getattr(self.loss, field)
                 if value > 0:
                     raise UserError(

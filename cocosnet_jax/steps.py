@@ -116,6 +116,10 @@ def generator_losses(
         terms["self_warp"] = losses.self_warp(
             translation.warped_exemplar, inputs.image, shares.self_reference
         )
+    if weights.colour:
+        terms["colour"] = losses.colour(
+            translation.image, inputs.image, settings.model.warp_stride, shares.self_reference
+        )
     return {name: getattr(weights, name) * value for name, value in terms.items()}
 
 
@@ -165,6 +169,10 @@ def gradients(
         return DiscriminatorOutputs(*separate(outputs)), new_variables
 
     def generator_loss(params: PyTree) -> tuple[Array, Any]:
+        if not settings.optimiser.correspondence:
+            # Without gradients, Adam leaves its parameters as they are.
+            kept = jax.lax.stop_gradient(params["correspondence"])
+            params = {**params, "correspondence": kept}
         translation, new_variables = generator.apply(
             {"params": params, **state.variables["generator"]},
             inputs,

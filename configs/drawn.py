@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 
 from cocosnet_jax.configs import base
 
-VARIANTS = ("labels", "edges")
+VARIANTS = ("labels", "edges", "colours")
 
 
 def get_config(variant: str = "labels") -> ConfigDict:
@@ -49,7 +49,7 @@ def get_config(variant: str = "labels") -> ConfigDict:
     config.model.warp_upsampling = "patch"
     config.model.rematerialise = "nothing"
     config.model.mask_input = "none"
-    if variant == "labels":
+    if variant != "edges":
         config.data.dataset = "drawn_scenes"
         config.data.channels = 14
         config.model.warped_mask = "direct"
@@ -76,4 +76,19 @@ def get_config(variant: str = "labels") -> ConfigDict:
     config.optimiser.ema = 0.999
     config.train.batch_size = 16
     config.train.evaluation_batch_size = 16
+    if variant == "colours":
+        # The exemplar is always another layout in the image's style, with which colours are taught.
+        config.data.exemplar_probability = 0.0
+        config.loss.colour = 1000.0
+        config.loss.contextual = 2.0
+        # These teach the correspondence.
+        config.loss.alignment = config.loss.mask = config.loss.self_warp = 0.0
+        config.optimiser.correspondence = False
+        # One epoch of small steps, whose noise the average takes out.
+        config.optimiser.generator_rate = 1.5e-4
+        config.optimiser.discriminator_rate = 4e-4
+        config.optimiser.constant_epochs = 1
+        config.optimiser.decay_epochs = 0
+        config.optimiser.ema = 0.997
+        config.train.batch_size = 4
     return config

@@ -56,6 +56,24 @@ def test_drawn_has_the_drawings_channels_and_never_reads_an_exemplars_map():
     assert edges.loss == dataclasses.replace(labels.loss, mask=0.0)
 
 
+def test_colours_trains_the_small_models_generator_alone():
+    assert settings.differences(load("drawn"), load("drawn", "colours")) == {
+        "data.exemplar_probability": "0.4, 0.0",
+        "loss.alignment": "10.0, 0.0",
+        "loss.contextual": "5.0, 2.0",
+        "loss.mask": "100.0, 0.0",
+        "loss.self_warp": "100.0, 0.0",
+        "loss.colour": "0.0, 1000.0",
+        "optimiser.generator_rate": "0.0005, 0.00015",
+        "optimiser.discriminator_rate": "0.0005, 0.0004",
+        "optimiser.constant_epochs": "20, 1",
+        "optimiser.decay_epochs": "13, 0",
+        "optimiser.ema": "0.999, 0.997",
+        "optimiser.correspondence": "True, False",
+        "train.batch_size": "16, 4",
+    }
+
+
 def test_small_is_the_recipe_of_drawn_scenes_for_photographs():
     assert settings.differences(load("drawn"), load("small", "128")) == {
         "data.dataset": "'drawn_scenes', 'folder'",

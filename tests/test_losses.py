@@ -118,6 +118,17 @@ def test_samples_that_are_their_own_exemplar_share_the_loss():
     assert float(got) == pytest.approx((per_sample[1] + per_sample[2]) / (2 + 1e-5) / 3, rel=1e-12)
 
 
+def test_colours_are_compared_as_means_of_squares():
+    fake, truth = RNG.normal(size=(2, 2, 8, 8, 3))
+    q = losses.self_reference_weights(jnp.asarray([1.0, 0.0]), 2)
+    got = losses.colour(jnp.asarray(fake), jnp.asarray(truth), 4, q)
+    means = (fake - truth)[0].reshape(2, 4, 2, 4, 3).mean((1, 3))
+    assert float(got) == pytest.approx(np.abs(means).mean() / (1 + 1e-5) / 2, rel=1e-12)
+    # Textures that leave the means of squares as they are cost nothing.
+    checks = np.kron(np.ones((4, 4)), [[1.0, -1.0], [-1.0, 1.0]])[None, :, :, None]
+    assert float(losses.colour(jnp.asarray(truth + checks), jnp.asarray(truth), 4, q)) < 1e-14
+
+
 def terms_of_groups(samples, itself, group_size):
     """The three terms that are computed per group, for the same random samples."""
     rng = np.random.default_rng(7)

@@ -130,8 +130,8 @@ def test_a_field_that_was_renamed_is_read_under_its_new_name(monkeypatch):
 
 
 def test_a_later_version_is_refused():
-    with pytest.raises(UserError, match=r"settings of version 5; this program reads up to 4"):
-        settings.from_file({"version": 5})
+    with pytest.raises(UserError, match=r"settings of version 6; this program reads up to 5"):
+        settings.from_file({"version": 6})
     with pytest.raises(UserError, match="content is not settings"):
         settings.from_file([])
 
@@ -140,4 +140,14 @@ def test_a_change_of_fields_raises_the_version():
     """Where this fails: raise `settings.VERSION`, map what was renamed, and say both here."""
     names = ",".join(f"{section}.{field}" for section, field in sorted(fields()))
     digest = hashlib.sha256(names.encode()).hexdigest()[:16]
-    assert (settings.VERSION, digest) == (4, "cf8fa115797cd4aa")
+    assert (settings.VERSION, digest) == (5, "5e4ffe2937ba2df6")
+
+
+def test_a_correspondence_that_is_not_there_cannot_be_kept():
+    plain = {
+        "model": {"generator_condition": "input", "mask_input": "none"},
+        "loss": {"alignment": 0.0, "contextual": 0.0},
+        "optimiser": {"correspondence": False},
+    }
+    with pytest.raises(UserError, match=r"optimiser\.correspondence is False, but there is no"):
+        settings.from_mapping(plain)

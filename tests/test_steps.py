@@ -165,6 +165,22 @@ def test_the_mask_loss_ends_with_the_warm_up(schedule, after):
     np.testing.assert_allclose([loss(2), loss(3)], [whole, after * whole], rtol=1e-5)
 
 
+def test_a_correspondence_that_is_not_trained_has_no_gradient():
+    config, batch = training()
+    only = dataclasses.replace(config.optimiser, correspondence=False)
+    config = dataclasses.replace(config, optimiser=only)
+    start, weights = untrained(config), vgg_weights.load("random", 2)
+
+    @jax.jit
+    def gradients(start, batch):
+        inputs = encode(batch, config.data)
+        return steps.gradients(config, start, weights, inputs, jax.random.key(0), True)[0]
+
+    found = gradients(start, batch)["generator"]
+    assert all(not np.any(x) for x in jax.tree.leaves(found["correspondence"]))
+    assert np.any(found["generator"]["to_image"]["kernel"])
+
+
 def test_losses_and_gradients_of_a_batch_that_is_repeated():
     """In groups of 2, a repeated batch trains like the batch of 2 samples (SPEC section 6)."""
     config, _ = training()
@@ -174,6 +190,7 @@ def test_losses_and_gradients_of_a_batch_that_is_repeated():
         discriminator_features=0.0,
         mask=100.0,
         self_warp=100.0,
+        colour=10.0,
         group_size=2,
     )
     config = dataclasses.replace(config, loss=terms)
@@ -207,7 +224,7 @@ def test_losses_and_gradients_of_a_batch_that_is_repeated():
     with jax.enable_x64(True):
         wanted, wanted_grads = run(1)
         found, grads = run(copies)
-    names = {"mask", "self_warp", "pseudo_exemplar", "perceptual", "contextual"}
+    names = {"mask", "self_warp", "colour", "pseudo_exemplar", "perceptual", "contextual"}
     assert set(wanted) == set(found) == names
     for name in names:
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-10)
