@@ -2,11 +2,14 @@ r"""Drawn scenes, 128 x 128, narrow networks: the small model that comes with th
 
     python -m cocosnet_jax.main --config=configs/drawn.py --workdir=runs/drawn \
         --config.vgg.weights=vgg16.pth
-    python -m cocosnet_jax.convert --checkpoint=runs/drawn --safetensors=drawn.safetensors \
+    python -m cocosnet_jax.main --config=configs/drawn.py:colours --workdir=runs/colours \
+        --init_from=runs/drawn --config.vgg.weights=vgg16.pth
+    python -m cocosnet_jax.convert --checkpoint=runs/colours --safetensors=drawn.safetensors \
         --bfloat16
 
-The first trains such a model, the second makes the file that `translate --checkpoint` takes;
-vgg16.pth is torchvision's VGG-16. `configs/drawn.py` takes label maps, `configs/drawn.py:edges` the
+The first trains such a model, the second trains its generator further, so that regions have the
+exemplar's colours, and the third makes the file that `translate --checkpoint` takes; vgg16.pth is
+torchvision's VGG-16. `configs/drawn.py` takes label maps, `configs/drawn.py:edges` the
 outlines of things. Houses and trees have parts and patterns whose place the class alone does not
 tell; no layout and no style is validated that was trained on.
 
@@ -16,11 +19,16 @@ translation and the warp should be, so that correspondence is learned between di
 correspondence network never sees the exemplar's label map. The warp carries whole patches. Losses
 against the truth weigh more than the release's, those of style and of the adversary less.
 
-What comes with the program, `cocosnet_jax/pretrained/drawn.safetensors`, are the averaged weights
-after 7,800 of this recipe's 10,560 steps (24 of 33 epochs), by when one NVIDIA H200 had trained for
-265 s. The step and the scenes were these; the batches were put together in memory, by the same
-rules, instead of by the input pipeline. So this command makes a model of this kind, not the same
-numbers.
+`configs/drawn.py:colours` has `loss.colour`, a weaker contextual loss, exemplars in the image's own
+style alone, and small batches. The correspondence stays as it is.
+
+What comes with the program, `cocosnet_jax/pretrained/drawn.safetensors`, are averaged weights. The
+correspondence is that after 7,800 of the first recipe's 10,560 steps (24 of 33 epochs), by when one
+NVIDIA H200 had trained for 265 s. The step and the scenes were these; the batches were put together
+in memory, by the same rules, instead of by the input pipeline. The generator went on from there for
+795 steps of 4 with other rates and weights, and then for 960 of the 1,280 steps of `:colours`, on
+two CPU cores; docs/learning.md has all of it. So these commands make a model of this kind, not the
+same numbers.
 
 Without a VGG file the losses use untrained weights (`vgg.weights=random`): fine for trying things
 out, not for results.
@@ -79,13 +87,12 @@ def get_config(variant: str = "labels") -> ConfigDict:
     if variant == "colours":
         # The exemplar is always another layout in the image's style, with which colours are taught.
         config.data.exemplar_probability = 0.0
-        config.loss.colour = 1000.0
+        config.loss.colour = 3000.0
         config.loss.contextual = 2.0
         # These teach the correspondence.
         config.loss.alignment = config.loss.mask = config.loss.self_warp = 0.0
         config.optimiser.correspondence = False
-        # One epoch of small steps, whose noise the average takes out.
-        config.optimiser.generator_rate = 1.5e-4
+        # One epoch of small batches, whose noise the average takes out.
         config.optimiser.discriminator_rate = 4e-4
         config.optimiser.constant_epochs = 1
         config.optimiser.decay_epochs = 0

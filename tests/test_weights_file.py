@@ -110,8 +110,8 @@ def test_a_file_that_is_missing_or_has_not_all_networks(written, tmp_path):
 
 def test_the_shipped_model_is_small_and_of_its_recipe():
     assert SHIPPED.stat().st_size <= 8 * 2**20
-    config = drawn.get_config()
+    config = drawn.get_config("colours")
     config.vgg.weights = "vgg16.pth"
     found = weights_file.read(SHIPPED)
     assert found.settings == settings.from_mapping(config.to_dict())
-    assert found.step == 7800
+    assert found.step == 960
