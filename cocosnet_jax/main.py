@@ -20,7 +20,8 @@ _INIT_FROM = flags.DEFINE_string(
     "init_from",
     "",
     "start a new run from the weights of a checkpoint: a run's workdir, its folder checkpoints, a"
-    " step's folder, or a file of weights (.safetensors); ignored if the new run already has checkpoints",
+    " step's folder, or a file of weights (.safetensors); ignored if the new run already has"
+    " checkpoints",
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
 _CHECKPOINT = flags.DEFINE_string(

@@ -528,7 +528,14 @@ class Settings:
                     "config.optimiser.correspondence is False, but there is no correspondence"
                     " network with config.model.generator_condition='input'; leave it out"
                 )
-            for field in ("alignment", "contextual", "mask", "regularisation", "self_warp", "colour"):
+            for field in (
+                "alignment",
+                "contextual",
+                "mask",
+                "regularisation",
+                "self_warp",
+                "colour",
+            ):
                 value = getattr(self.loss, field)
                 if value > 0:
                     raise UserError(

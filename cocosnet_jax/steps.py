@@ -68,18 +68,16 @@ def generator_losses(
     weights, terms = settings.loss, {}
     if shares is None:
         shares = losses.group_shares(settings, inputs)
-    correspondence = translation.correspondence
+    q, correspondence = shares.self_reference, translation.correspondence
     if weights.alignment and correspondence is not None:
-        assert correspondence.adapted_truth is not None
-        terms["alignment"] = losses.alignment(
-            correspondence.adapted_input, correspondence.adapted_truth
-        )
+        ours, true = correspondence.adapted_input, correspondence.adapted_truth
+        assert true is not None
+        terms["alignment"] = losses.alignment(ours, true)
     if weights.adversarial:
         terms["adversarial"] = losses.hinge_generator(_logits(discriminated.fake))
     if weights.discriminator_features:
-        terms["discriminator_features"] = losses.discriminator_features(
-            discriminated.fake, jax.lax.stop_gradient(discriminated.real)
-        )
+        real = jax.lax.stop_gradient(discriminated.real)
+        terms["discriminator_features"] = losses.discriminator_features(discriminated.fake, real)
     dtype = activation_dtype(settings.model.dtype)
     if weights.pseudo_exemplar or weights.perceptual or weights.contextual:
         fake = vgg.features(vgg_weights, translation.image, dtype=dtype)
@@ -87,7 +85,7 @@ def generator_losses(
         targets = interleave(inputs.image, inputs.exemplar)
         truth, exemplar = separate(vgg.features(vgg_weights, targets, dtype=dtype))
     if weights.pseudo_exemplar:
-        terms["pseudo_exemplar"] = losses.pseudo_exemplar(fake, truth, shares.self_reference)
+        terms["pseudo_exemplar"] = losses.pseudo_exemplar(fake, truth, q)
     if weights.perceptual:
         layer = weights.perceptual_layer
         terms["perceptual"] = losses.perceptual(fake[layer], truth[layer], weights.perceptual_norm)
@@ -106,20 +104,16 @@ def generator_losses(
         applies = give_mask if weights.mask_schedule == "warm_up" else True
         terms["mask"] = jnp.where(applies, mask, 0)
     if weights.regularisation:
-        assert translation.warped_cycle is not None
-        assert translation.cycle_target is not None
-        terms["regularisation"] = losses.regularisation(
-            translation.warped_cycle, translation.cycle_target
-        )
+        cycle, target = translation.warped_cycle, translation.cycle_target
+        assert cycle is not None
+        assert target is not None
+        terms["regularisation"] = losses.regularisation(cycle, target)
     if weights.self_warp:
         assert translation.warped_exemplar is not None
-        terms["self_warp"] = losses.self_warp(
-            translation.warped_exemplar, inputs.image, shares.self_reference
-        )
+        terms["self_warp"] = losses.self_warp(translation.warped_exemplar, inputs.image, q)
     if weights.colour:
-        terms["colour"] = losses.colour(
-            translation.image, inputs.image, settings.model.warp_stride, shares.self_reference
-        )
+        side = settings.model.warp_stride
+        terms["colour"] = losses.colour(translation.image, inputs.image, side, q)
     return {name: getattr(weights, name) * value for name, value in terms.items()}
 
 
@@ -169,10 +163,8 @@ def gradients(
         return DiscriminatorOutputs(*separate(outputs)), new_variables
 
     def generator_loss(params: PyTree) -> tuple[Array, Any]:
-        if not settings.optimiser.correspondence:
-            # Without gradients, Adam leaves its parameters as they are.
-            kept = jax.lax.stop_gradient(params["correspondence"])
-            params = {**params, "correspondence": kept}
+        if not settings.optimiser.correspondence:  # Without a gradient, Adam leaves it as it is.
+            params = {**params, "correspondence": jax.lax.stop_gradient(params["correspondence"])}
         translation, new_variables = generator.apply(
             {"params": params, **state.variables["generator"]},
             inputs,
