@@ -289,8 +289,7 @@ def colour(
       side: of the squares whose mean colours are compared, in pixels.
       q: weights of the samples (`self_reference_weights`).
     """
-    means = (average_pool(wide(x), side) for x in (fake, truth))
-    return self_warp(*means, q)
+    return self_warp(average_pool(wide(fake), side), average_pool(wide(truth), side), q)
 
 
 def regularisation(
