@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 _T = TypeVar("_T")
-# Compiles in less time. Predictions run as fast as at XLA's own level, and so do training steps of
+# Compiles in less time. Predictions run about as fast as at XLA's own level, as do training steps of
 # networks whose `base_filters` are at most NARROW. At full width, the gradient of a label map's
 # convolution takes twice as long (docs/optimisations.md).
 LESS: Mapping[str, bool | int] = {"xla_backend_optimization_level": 1}
