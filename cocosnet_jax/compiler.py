@@ -11,9 +11,9 @@ import jax
 from jax.sharding import Mesh
 
 _T = TypeVar("_T")
-# Compiles in less time. Predictions run about as fast as at XLA's own level, as do training steps of
-# networks whose `base_filters` are at most NARROW. At full width, the gradient of a label map's
-# convolution takes twice as long (docs/optimisations.md).
+# Compiles in less time. Predictions run about as fast as at XLA's own level, as do training steps
+# of networks whose `base_filters` are at most NARROW. At full width, a label map's convolution and
+# its gradient take several times as long.
 LESS: Mapping[str, bool | int] = {"xla_backend_optimization_level": 1}
 NARROW = 16
 # For a program that runs once: it compiles fastest, and runs slower.
