@@ -97,5 +97,5 @@ def get_config(variant: str = "labels") -> ConfigDict:
         config.optimiser.constant_epochs = 1
         config.optimiser.decay_epochs = 0
         config.optimiser.ema = 0.997
-        config.train.batch_size = 4
+        config.train.batch_per_device = 4
     return config

@@ -69,7 +69,7 @@ def test_colours_trains_the_small_models_generator_alone():
         "optimiser.decay_epochs": "13, 0",
         "optimiser.ema": "0.999, 0.997",
         "optimiser.correspondence": "True, False",
-        "train.batch_size": "16, 4",
+        "train.batch_per_device": "0, 4",
     }
 
 

@@ -113,5 +113,5 @@ def test_the_shipped_model_is_small_and_of_its_recipe():
     config = drawn.get_config("colours")
     config.vgg.weights = "vgg16.pth"
     found = weights_file.read(SHIPPED)
-    assert found.settings == settings.from_mapping(config.to_dict())
+    assert found.settings == settings.from_mapping(config.to_dict()).on_devices(1)
     assert found.step == 960
