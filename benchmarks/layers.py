@@ -54,7 +54,7 @@ def ways() -> Iterator[tuple[str, Way, Way | None, tuple[jax.Array, ...]]]:
 
     If the plain way is None, it is the code path of accelerators.
     """
-    for side, cin, cout in ((64, 512, 512), (32, 1024, 1024), (256, 128, 256)):
+    for side, cin, cout in ((64, 512, 512), (256, 128, 256)):
         both = normal(0, 1, side + 2, side + 2, cin), normal(1, 3, 3, cin, cout)
         yield f"convolution, {side} x {side}, {cin} to {cout}", convolve, None, both
 

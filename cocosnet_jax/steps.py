@@ -70,9 +70,9 @@ def generator_losses(
         shares = losses.group_shares(settings, inputs)
     q, correspondence = shares.self_reference, translation.correspondence
     if weights.alignment and correspondence is not None:
-        ours, true = correspondence.adapted_input, correspondence.adapted_truth
-        assert true is not None
-        terms["alignment"] = losses.alignment(ours, true)
+        adapted, wanted = correspondence.adapted_input, correspondence.adapted_truth
+        assert wanted is not None
+        terms["alignment"] = losses.alignment(adapted, wanted)
     if weights.adversarial:
         terms["adversarial"] = losses.hinge_generator(_logits(discriminated.fake))
     if weights.discriminator_features:
