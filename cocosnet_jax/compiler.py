@@ -1,16 +1,10 @@
-"""Options of XLA's compiler on CPUs, where a program may take longer to compile than to run.
-
-And a barrier, for what it would compute too early there.
-"""
+"""Options of XLA's compiler on CPUs, where a program may take longer to compile than to run."""
 
 import os
 from collections.abc import Mapping
-from typing import TypeVar
 
-import jax
 from jax.sharding import Mesh
 
-_T = TypeVar("_T")
 # Compiles in less time. Predictions run about as fast as at XLA's own level, as do training steps
 # of networks whose `base_filters` are at most NARROW. At full width, a label map's convolution and
 # its gradient take several times as long.
@@ -33,10 +27,3 @@ def options(mesh: Mesh, wanted: Mapping[str, bool | int]) -> dict[str, bool | in
         return {}
     flags = os.environ.get("XLA_FLAGS", "")
     return {name: value for name, value in wanted.items() if name not in flags}
-
-
-def barrier(values: _T) -> _T:
-    """Returns these values, of any PyTree; on CPUs, what is computed from one comes after all."""
-    return jax.lax.platform_dependent(
-        values, cpu=jax.lax.optimization_barrier, default=lambda values: values
-    )

@@ -195,6 +195,11 @@ def perceptual(
     return jnp.mean(jnp.square(wide(fake) - wide(truth)))
 
 
+def contextual_layers(relu2_2: bool) -> dict[str, tuple[float, int]]:
+    """The layers that the contextual loss compares: weight and pooling, see `CONTEXTUAL_LAYERS`."""
+    return CONTEXTUAL_LAYERS | (CONTEXTUAL_RELU2_2 if relu2_2 else {})
+
+
 def contextual_layer(
     x: Float[Array, "b h w k"], y: Float[Array, "b h w k"], centre: Literal["channels", "positions"]
 ) -> Float[Array, "b"]:
@@ -225,9 +230,8 @@ def contextual(
     fake: Features, exemplar: Features, centre: Literal["channels", "positions"], relu2_2: bool
 ) -> Float[Array, ""]:
     """Contextual loss: weighted sum over the layers, batch mean (equation 11)."""
-    layers = CONTEXTUAL_LAYERS | (CONTEXTUAL_RELU2_2 if relu2_2 else {})
     total = jnp.zeros(())
-    for layer, (weight, pool) in layers.items():
+    for layer, (weight, pool) in contextual_layers(relu2_2).items():
         x, y = (average_pool(wide(features[layer]), pool) for features in (fake, exemplar))
         total += weight * jnp.mean(contextual_layer(x, y, centre))
     return total

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,24 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PyTree
 
-from cocosnet_jax import compiler, losses, model, vgg
+from cocosnet_jax import losses, model, vgg
 from cocosnet_jax.encode import Inputs, encode
 from cocosnet_jax.matching import full_match
+from cocosnet_jax.nn.barrier import barrier
 from cocosnet_jax.nn.condition import Condition
-from cocosnet_jax.nn.conv import activation_dtype
 from cocosnet_jax.nn.interleave import interleave, separate
+from cocosnet_jax.objective import (
+    DiscriminatorOutputs,
+    Metrics,
+    adversarial_terms,
+    feature_terms,
+    logits,
+    translation_terms,
+)
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, build_discriminator, inference_variables, optimisers
 from cocosnet_jax.types import Batch, Outputs
 
-Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, vgg.VggWeights, Batch, jax.Array], tuple[TrainState, Metrics]]
 PredictStep = Callable[[TrainState, Batch], Outputs]
 
@@ -34,87 +41,8 @@ def gives_mask(settings: Settings, step: Any, steps_per_epoch: int) -> Any:
     return True if epochs < 0 else step // steps_per_epoch < epochs
 
 
-class DiscriminatorOutputs(NamedTuple):
-    """Outputs of the discriminator's layers, by scale, for fake and real images."""
-
-    fake: list[losses.ScaleFeatures]
-    real: list[losses.ScaleFeatures]
-
-
-def _logits(scales: list[losses.ScaleFeatures]) -> list[Float[Array, "b _ _ 1"]]:
-    return [layers[-1] for layers in scales]
-
-
-def generator_losses(
-    settings: Settings,
-    inputs: Inputs,
-    translation: model.Translation,
-    vgg_weights: vgg.VggWeights,
-    discriminated: DiscriminatorOutputs,
-    give_mask: Any,
-    shares: losses.Shares | None = None,
-) -> Metrics:
-    """All weighted terms of the correspondence and the translation network's objective.
-
-    Args:
-      settings: of the run.
-      inputs: the batch.
-      translation: of the batch.
-      vgg_weights: for the terms that compare VGG features.
-      discriminated: outputs of the discriminator for `translation` and the truth.
-      give_mask: whether the correspondence network got masks.
-      shares: of the samples in their groups; None if the batch holds the whole groups.
-    """
-    weights, terms = settings.loss, {}
-    if shares is None:
-        shares = losses.group_shares(settings, inputs)
-    q, correspondence = shares.self_reference, translation.correspondence
-    if weights.alignment and correspondence is not None:
-        adapted, wanted = correspondence.adapted_input, correspondence.adapted_truth
-        assert wanted is not None
-        terms["alignment"] = losses.alignment(adapted, wanted)
-    if weights.adversarial:
-        terms["adversarial"] = losses.hinge_generator(_logits(discriminated.fake))
-    if weights.discriminator_features:
-        real = jax.lax.stop_gradient(discriminated.real)
-        terms["discriminator_features"] = losses.discriminator_features(discriminated.fake, real)
-    dtype = activation_dtype(settings.model.dtype)
-    if weights.pseudo_exemplar or weights.perceptual or weights.contextual:
-        fake = vgg.features(vgg_weights, translation.image, dtype=dtype)
-        # One call for truth and exemplar, neither of which needs a gradient.
-        targets = interleave(inputs.image, inputs.exemplar)
-        truth, exemplar = separate(vgg.features(vgg_weights, targets, dtype=dtype))
-    if weights.pseudo_exemplar:
-        terms["pseudo_exemplar"] = losses.pseudo_exemplar(fake, truth, q)
-    if weights.perceptual:
-        layer = weights.perceptual_layer
-        terms["perceptual"] = losses.perceptual(fake[layer], truth[layer], weights.perceptual_norm)
-    if weights.contextual:
-        terms["contextual"] = losses.contextual(
-            fake, exemplar, weights.contextual_centre, weights.contextual_relu2_2
-        )
-    if weights.mask:
-        assert translation.warped_mask is not None
-        assert inputs.label is not None
-        assert inputs.exemplar_label is not None
-        assert shares.mask is not None
-        mask = losses.warped_mask(
-            translation.warped_mask, inputs.label, inputs.exemplar_label, shares.mask
-        )
-        applies = give_mask if weights.mask_schedule == "warm_up" else True
-        terms["mask"] = jnp.where(applies, mask, 0)
-    if weights.regularisation:
-        cycle, target = translation.warped_cycle, translation.cycle_target
-        assert cycle is not None
-        assert target is not None
-        terms["regularisation"] = losses.regularisation(cycle, target)
-    if weights.self_warp:
-        assert translation.warped_exemplar is not None
-        terms["self_warp"] = losses.self_warp(translation.warped_exemplar, inputs.image, q)
-    if weights.colour:
-        side = settings.model.warp_stride
-        terms["colour"] = losses.colour(translation.image, inputs.image, side, q)
-    return {name: getattr(weights, name) * value for name, value in terms.items()}
+def _total(terms: Metrics) -> Float[Array, ""]:
+    return sum(terms.values(), jnp.zeros(()))
 
 
 def gradients(
@@ -146,6 +74,8 @@ def gradients(
     Returns:
       The gradients and the new variables of both players, the weighted losses, the translation.
     """
+    if shares is None:
+        shares = losses.group_shares(settings, inputs)
     generator, discriminator = model.build(settings, devices), build_discriminator(settings)
     numbers = first + jnp.arange(len(inputs.image))
     sample_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
@@ -162,10 +92,10 @@ def gradients(
         )
         return DiscriminatorOutputs(*separate(outputs)), new_variables
 
-    def generator_loss(params: PyTree) -> tuple[Array, Any]:
+    def translate(params: PyTree) -> tuple[model.Translation, PyTree]:
         if not settings.optimiser.correspondence:  # Without a gradient, Adam leaves it as it is.
             params = {**params, "correspondence": jax.lax.stop_gradient(params["correspondence"])}
-        translation, new_variables = generator.apply(
+        return generator.apply(
             {"params": params, **state.variables["generator"]},
             inputs,
             sample_keys,
@@ -175,32 +105,51 @@ def gradients(
             with_cycle=settings.loss.regularisation > 0,
             mutable=MUTABLE,
         )
-        judge = state.params["discriminator"], state.variables["discriminator"]
-        discriminated, discriminator_variables = discriminate(
-            *judge, inputs.semantics, translation.image
-        )
-        terms = generator_losses(
-            settings, inputs, translation, vgg_weights, discriminated, give_mask, shares
-        )
-        total = sum(terms.values(), jnp.zeros(()))
-        return total, (terms, translation, new_variables, discriminator_variables)
 
-    (total, (terms, translation, generator_variables, discriminator_variables)), generator_grads = (
-        jax.value_and_grad(generator_loss, has_aux=True)(state.params["generator"])
+    translation, to_params, generator_variables = jax.vjp(
+        translate, state.params["generator"], has_aux=True
     )
+
+    def adversarial(image: Array) -> tuple[Array, Any]:
+        judge = state.params["discriminator"], state.variables["discriminator"]
+        discriminated, new_variables = discriminate(*judge, inputs.semantics, image)
+        terms = adversarial_terms(settings.loss, discriminated)
+        return _total(terms), (terms, new_variables)
+
+    def compared(image: Array, inputs: Inputs) -> tuple[Array, Metrics]:
+        terms = feature_terms(settings, inputs, image, vgg_weights, shares)
+        return _total(terms), terms
+
+    def direct(translation: model.Translation) -> tuple[Array, Metrics]:
+        terms = translation_terms(settings, inputs, translation, give_mask, shares)
+        return _total(terms), terms
+
+    # One gradient after the other, so that CPUs do not hold the activations of the discriminator
+    # and of VGG at the same time, or in the translation's backward pass.
+    (_, (terms, discriminator_variables)), to_image = jax.value_and_grad(adversarial, has_aux=True)(
+        translation.image
+    )
+    image, later_inputs, to_image = barrier((translation.image, inputs, to_image))
+    (_, more), to_image_too = jax.value_and_grad(compared, has_aux=True)(image, later_inputs)
+    terms |= more
+    (_, more), to_translation = jax.value_and_grad(direct, has_aux=True)(translation)
+    terms |= more
+    total = _total(terms)
+    to_image = to_translation.image + to_image + to_image_too
+    [generator_grads] = to_params(to_translation._replace(image=to_image))
     fake = jax.lax.stop_gradient(translation.image)
     # XLA on CPUs makes the one-hot label map for the discriminator's loss once more after this
     # barrier, and does not hold it in the generator's backward pass.
     before = inputs.semantics, fake, generator_grads
-    semantics, fake, generator_grads = compiler.barrier(before)
+    semantics, fake, generator_grads = barrier(before)
 
     def discriminator_loss(params: PyTree) -> tuple[Array, Any]:
         discriminated, new_variables = discriminate(
             params, discriminator_variables, semantics, fake
         )
         weight = settings.loss.adversarial
-        d_fake = weight * losses.hinge_discriminator(_logits(discriminated.fake), real=False)
-        d_real = weight * losses.hinge_discriminator(_logits(discriminated.real), real=True)
+        d_fake = weight * losses.hinge_discriminator(logits(discriminated.fake), real=False)
+        d_real = weight * losses.hinge_discriminator(logits(discriminated.real), real=True)
         return d_fake + d_real, (d_fake, d_real, new_variables)
 
     (_, (d_fake, d_real, discriminator_variables)), discriminator_grads = jax.value_and_grad(
@@ -225,7 +174,7 @@ def apply_gradients(
     """Updates the parameters of both players, and the average of the generator's parameters."""
     # Whatever reads the old parameters comes before the barrier, so that XLA writes the new ones in
     # their place. On CPUs it would copy all of them first. On TPUs the barrier only delays updates.
-    grads, old = compiler.barrier((grads, state.params))
+    grads, old = barrier((grads, state.params))
     params, opt_state = {}, {}
     for name, optimiser in optimisers(settings.optimiser, steps_per_epoch).items():
         updates, opt_state[name] = optimiser.update(grads[name], state.opt_state[name])

@@ -30,6 +30,7 @@ FLOORS = (
     ("matching",),
     ("model", "metrics"),
     ("losses", "state", "preparation"),
+    ("objective",),
     ("steps", "weights_file"),
     ("accumulation",),
     ("checkpoint", "partition"),
@@ -54,7 +55,7 @@ FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 # Only these see a ConfigDict.
 SEE_CONFIG_DICTS = {"configs", "command"}
 BENEATH_TENSORFLOW = [
-    *("encode", "model", "losses", "state", "steps", "partition", "vgg"),
+    *("encode", "model", "losses", "objective", "state", "steps", "partition", "vgg"),
     *("checkpoint", "mesh", "distributed", "interrupt", "rng", "api"),
 ]
 

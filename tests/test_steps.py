@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax import losses, model, settings, steps, vgg
+from cocosnet_jax import losses, model, objective, settings, steps, vgg
 from cocosnet_jax.correspondence import CorrespondenceNetwork
 from cocosnet_jax.encode import Inputs, encode, random_batch
 from cocosnet_jax.nn.condition import Condition
@@ -21,7 +21,6 @@ SETTINGS = settings.from_mapping(
     }
 )
 # For losses without a term of the discriminator.
-NO_DISCRIMINATOR = steps.DiscriminatorOutputs([], [])
 
 
 @pytest.mark.parametrize(("group_size", "share"), [(1, 1.0), (4, 1 / 4)])
@@ -41,8 +40,9 @@ def test_the_weight_of_pseudo_exemplars_does_not_depend_on_the_batch(group_size,
         image = jnp.repeat(truth, count, 0)
         condition = Condition(image)
         inputs = Inputs(image, image, condition, condition, None, None, jnp.ones(count))
-        translation = model.Translation(jnp.repeat(drawn, count, 0))
-        terms = steps.generator_losses(config, inputs, translation, weights, NO_DISCRIMINATOR, True)
+        drawn = jnp.repeat(drawn, count, 0)
+        shares = losses.group_shares(config, inputs)
+        terms = objective.feature_terms(config, inputs, drawn, weights, shares)
         return terms["pseudo_exemplar"]
 
     def distance(drawn, truth):
@@ -150,15 +150,13 @@ def test_the_mask_loss_ends_with_the_warm_up(schedule, after):
     mask = jax.nn.softmax(jax.random.normal(jax.random.key(0), (2, 16, 16, 7)))
     translation = model.Translation(inputs.image, warped_mask=mask)
 
+    shares = losses.group_shares(config, inputs)
+
     @jax.jit
     def loss(step):
         given = steps.gives_mask(config, step, steps_per_epoch=3)
-        weights = vgg_weights.load("random", 2)
-        return steps.generator_losses(
-            config, inputs, translation, weights, NO_DISCRIMINATOR, given
-        )["mask"]
+        return objective.translation_terms(config, inputs, translation, given, shares)["mask"]
 
-    shares = losses.group_shares(config, inputs)
     whole = 5 * losses.warped_mask(mask, inputs.label, inputs.exemplar_label, shares.mask)
     assert whole > 1
     # One epoch of three steps.
@@ -211,9 +209,9 @@ def test_losses_and_gradients_of_a_batch_that_is_repeated():
 
         def total(image, warped, mask):
             translation = model.Translation(image, warped, warped_mask=mask)
-            found = steps.generator_losses(
-                config, inputs, translation, weights, NO_DISCRIMINATOR, True
-            )
+            shares = losses.group_shares(config, inputs)
+            found = objective.feature_terms(config, inputs, image, weights, shares)
+            found |= objective.translation_terms(config, inputs, translation, True, shares)
             return sum(found.values()), found
 
         gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn.barrier import barrier
 from cocosnet_jax.nn.remat import PRODUCT
 
 SLOPE = 0.2  # of all leaky ReLUs
@@ -20,7 +21,8 @@ def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _relu_forward(x: Array) -> tuple[Array, Array]:
-    y = checkpoint_name(relu(x), PRODUCT)
+    # Without the barrier, XLA on CPUs might hold x as well, for the backward pass.
+    y = barrier(checkpoint_name(relu(x), PRODUCT))
     return y, y
 
 

@@ -73,21 +73,19 @@ def convolve_condition(
       padding: `zeros` in all channels, or `reflect`.
       dtype: of the product; None for the promoted type of the dense channels and the kernel.
     """
+    dtype = dtype or jnp.result_type(condition.dense, weights.kernel)
+    dense, labels = condition.dense.astype(dtype), condition.labels
 
     def pad(x: Array, value: int) -> Array:
         if padding == "reflect":
             return reflect_pad(x)
         return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=value)
 
-    dtype = dtype or jnp.result_type(condition.dense, weights.kernel)
-    dense, labels = pad(condition.dense.astype(dtype), 0), condition.labels
-    if labels is not None:
-        labels = pad(labels[..., None], condition.classes)[..., 0]
-
     def product(kernel: Float[Array, "3 3 channels cout"]) -> Float[Array, "b h w cout"]:
         if labels is None:
-            return convolve(dense, kernel)
-        return _convolve(dense, labels, kernel)
+            return convolve(dense, kernel, padding="reflect" if padding == "reflect" else 1)
+        padded = pad(labels[..., None], condition.classes)[..., 0]
+        return _convolve(pad(dense, 0), padded, kernel)
 
     # With labels, sigma divides the sum of rows: otherwise XLA fuses that sum with a mean that
     # follows it, and adds up nine times as many numbers.

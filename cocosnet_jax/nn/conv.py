@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Shaped
 
 from cocosnet_jax.nn.convolution import convolve
 from cocosnet_jax.nn.initial import blank
-from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.positions import mean_over_positions, spread
 from cocosnet_jax.nn.remat import PRODUCT, SPECTRAL
 
@@ -213,13 +212,11 @@ class Conv(nn.Module):
     ) -> Float[Array, "b h w cout"]:
         weights = self.weights(x.shape[-1], train=train)
         dtype = self.dtype or jnp.result_type(x, weights.kernel)
-        x, padding = x.astype(dtype), self.padding
+        x = x.astype(dtype)
         positions = positions_of(x) // self.stride**2
-        if padding == "reflect":
-            x, padding = reflect_pad(x), 0
 
         def product(kernel: Float[Array, "kh kw cin cout"]) -> Float[Array, "b h w cout"]:
-            return convolve(x, kernel, self.stride, padding)
+            return convolve(x, kernel, self.stride, self.padding)
 
         return weights.convolve(product, dtype, divide_output=weights.rows > positions)
 

@@ -1,21 +1,28 @@
 """Convolution of a map with a kernel: how it is computed on each device, and its gradients."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn import winograd
+from cocosnet_jax.nn.padding import reflect_pad
+
+# Pixels of zeros on every side, or one reflected pixel.
+Padding = int | Literal["reflect"]
 
 
 def convolve(
     x: Float[Array, "b height width cin"],
     kernel: Float[Array, "kh kw cin cout"],
     stride: int = 1,
-    padding: int = 0,
+    padding: Padding = 0,
 ) -> Float[Array, "b h w cout"]:
-    """Cross-correlation with `padding` zeros on every side.
+    """Cross-correlation of a map, which is padded on every side.
+
+    The backward pass pads x again, so that no padded copy is held.
 
     In float64, patches are multiplied by the kernel as a matrix: on CPUs, where the parity tests
     run, XLA has no fast float64 convolution. On CPUs, 3 x 3 kernels of many channels are convolved
@@ -31,7 +38,7 @@ def _convolve(
     x: Float[Array, "b height width cin"],
     kernel: Float[Array, "kh kw cin cout"],
     stride: int,
-    padding: int,
+    padding: Padding,
 ) -> Float[Array, "b h w cout"]:
     def plain(x: Array, kernel: Array) -> Array:
         return _plainly(x, kernel, stride, padding)
@@ -44,11 +51,15 @@ def _convolve(
     return plain(x, kernel)
 
 
-def _pad(x: Array, padding: int) -> Array:
+def _pad(x: Array, padding: Padding) -> Float[Array, "b height width cin"]:
+    if padding == "reflect":
+        return reflect_pad(x)
     return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
 
-def _plainly(x: Array, kernel: Array, stride: int, padding: int) -> Float[Array, "b h w cout"]:
+def _plainly(x: Array, kernel: Array, stride: int, padding: Padding) -> Float[Array, "b h w cout"]:
+    if padding == "reflect":
+        x, padding = reflect_pad(x), 0
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -59,13 +70,13 @@ def _plainly(x: Array, kernel: Array, stride: int, padding: int) -> Float[Array,
 
 
 def _convolve_forward(
-    x: Array, kernel: Array, stride: int, padding: int
+    x: Array, kernel: Array, stride: int, padding: Padding
 ) -> tuple[Array, tuple[Array, Array]]:
     return _convolve(x, kernel, stride, padding), (x, kernel)
 
 
 def _convolve_backward(
-    stride: int, padding: int, residuals: tuple[Array, Array], grad: Array
+    stride: int, padding: Padding, residuals: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array]:
     def plain(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
         return jax.vjp(lambda x, k: _plainly(x, k, stride, padding), x, kernel)[1](grad)
@@ -74,14 +85,18 @@ def _convolve_backward(
         # On CPUs, XLA transposes x and the kernel for the gradients. Without the barrier it might
         # do so before the backward pass, and hold the results.
         x, kernel, grad = jax.lax.optimization_barrier((x, kernel, grad))
-        around = kernel.shape[0] - 1 - padding
+        zeros = 0 if padding == "reflect" else padding
+        around = kernel.shape[0] - 1 - zeros
         turned = kernel[::-1, ::-1].swapaxes(2, 3)
         if stride > 1 or around < 0 or not winograd.pays(grad, turned):
             return plain(x, kernel, grad)
         [to_kernel] = jax.vjp(lambda kernel: _plainly(x, kernel, 1, padding), kernel)[1](grad)
         # One gradient after the other: each pads or transposes a copy of `grad`.
         grad, to_kernel = jax.lax.optimization_barrier((grad, to_kernel))
-        return _convolve(grad, turned, 1, around), to_kernel
+        to_padded = _convolve(grad, turned, 1, around)
+        if padding == "reflect":
+            [to_padded] = jax.vjp(reflect_pad, x)[1](to_padded)
+        return to_padded, to_kernel
 
     return jax.lax.platform_dependent(*residuals, grad, cpu=late, default=plain)
 

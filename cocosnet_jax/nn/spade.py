@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 
 from cocosnet_jax.nn import modulation
 from cocosnet_jax.nn.activation import leaky_relu, relu
+from cocosnet_jax.nn.barrier import barrier
 from cocosnet_jax.nn.condition import Condition, convolve_condition
 from cocosnet_jax.nn.conv import Conv, Dtype, Weights, concatenate_weights, positions_of
 from cocosnet_jax.nn.modulation_kernels import Modulation
@@ -72,12 +74,34 @@ class Spade(nn.Module):
           shared: the condition map after the first convolution and ReLU.
           train: see `Conv` and `BatchNorm`.
         """
+        x, shared = _in_turn(x, shared)
         if self.norm == "positional":
             normed = positional_norm(x)
         else:
             normed = self.batch_norm(x, train=train)
         gamma, beta = convolve_together(Condition(shared), self._weights(train), self.dtype)
         return normed * (1 + gamma) + beta
+
+
+@jax.custom_vjp
+def _in_turn(x: Float[Array, "b h w c"], y: Float[Array, "b h w k"]) -> tuple[Array, Array]:
+    """The same arrays, and gradients, of which CPUs use neither before both are there.
+
+    XLA might do much at once that can wait, and hold all that it takes.
+    """
+    return _in_turn_forward(x, y)[0]
+
+
+def _in_turn_forward(x: Array, y: Array) -> tuple[tuple[Array, Array], None]:
+    x, y = barrier((x, y))
+    return (x, y), None
+
+
+def _in_turn_backward(_: None, grads: tuple[Array, Array]) -> tuple[Array, ...]:
+    return barrier(grads)
+
+
+_in_turn.defvjp(_in_turn_forward, _in_turn_backward)
 
 
 def convolve_together(
@@ -160,7 +184,11 @@ class SpadeBlock(nn.Module):
             if self.kernels and self.norm == "positional" and modulation.fits(y, self.samples):
                 found = tuple(spades[name].modulation(shared[name], train=train) for name in names)
                 return modulation.modulate(y, found, before_conv3, samples=self.samples), 0
-            each = [spades[name](y, shared[name], train=train) for name in names]
+            each: list[Float[Array, "b h w k"]] = []
+            for name in reversed(names):
+                if each:
+                    y, each[0] = _in_turn(y, each[0])
+                each.insert(0, spades[name](y, shared[name], train=train))
             activated = [
                 leaky_relu(y) if active else y for y, active in zip(each, before_conv3, strict=True)
             ]

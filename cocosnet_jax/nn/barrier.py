@@ -1,0 +1,14 @@
+"""A barrier, for what XLA would compute too early, or too late, on CPUs."""
+
+from typing import TypeVar
+
+import jax
+
+_T = TypeVar("_T")
+
+
+def barrier(values: _T) -> _T:
+    """Returns these values, of any PyTree; on CPUs, what is computed from one comes after all."""
+    return jax.lax.platform_dependent(
+        values, cpu=jax.lax.optimization_barrier, default=lambda values: values
+    )
