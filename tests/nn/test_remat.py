@@ -64,7 +64,7 @@ def test_memory_falls():
     options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
     needed = []
     for kind in KINDS:
-        chain = Chain(kind, 3)
+        chain = Chain(kind, 6)
         step = jax.jit(jax.grad(loss_of(chain), has_aux=True))
         compiled = step.lower(shapes_of(chain, *arrays), *arrays).compile(options)
         needed.append(compiled.memory_analysis().temp_size_in_bytes)
