@@ -58,7 +58,7 @@ class DomainAdaptor(nn.Module):
                 )
                 if i == 1:
                     weights = conv.weights(condition.channels, train=train)
-                    x = convolve_condition(condition, weights, "zeros", dtype)
+                    x = convolve_condition(condition, weights, 1, dtype)
                 else:
                     x = conv(x, train=train)
                 x = instance_norm(x)

@@ -46,15 +46,7 @@ class Generator(nn.Module):
         s, f = self.settings, self.settings.base_filters
         spectral, dtype = s.spectral_everywhere, activation_dtype(s.dtype)
 
-        def upsample(x: Float[Array, "b h w k"]) -> Float[Array, "b h2 w2 k"]:
-            return nearest(x, 2 * x.shape[1], 2 * x.shape[2])
-
-        def block(
-            x: Float[Array, "..."], multiple: int, name: str, *, upsampled: bool = False
-        ) -> Float[Array, "..."]:
-            def call(module: SpadeBlock, x: Array, condition: Condition) -> Float[Array, "..."]:
-                return module(upsample(x) if upsampled else x, condition, train=train)
-
+        def block(x: Float[Array, "..."], multiple: int, name: str) -> Float[Array, "..."]:
             module = SpadeBlock(
                 multiple * f,
                 2 * f,
@@ -69,8 +61,10 @@ class Generator(nn.Module):
             # Gamma and beta depend on the condition alone. Without the barrier, XLA might compute
             # them before x, and hold them.
             x, condition_after_x = jax.lax.optimization_barrier((x, condition))
-            # The backward pass upsamples again: it keeps x, which is a quarter as large.
-            return remat.rematerialise(call, s.rematerialise)(module, x, condition_after_x)
+            return remat.apply(module, x, condition_after_x, train=train, what=s.rematerialise)
+
+        def upsample(x: Float[Array, "b h w k"]) -> Float[Array, "b h2 w2 k"]:
+            return nearest(x, 2 * x.shape[1], 2 * x.shape[2])
 
         if dtype is not None:
             # Once, not in each block: three channels take the memory of 128 on TPUs.
@@ -84,16 +78,16 @@ class Generator(nn.Module):
             start = condition.resize(h, w, "nearest").tensor()
         stem = Conv(16 * f, 3, 1, 1, spectral=spectral, dtype=dtype, name="stem")
         x = block(stem(start, train=train), 16, "head")
-        x = block(x, 16, "middle_0", upsampled=True)
+        x = block(upsample(x), 16, "middle_0")
         x = block(x, 16, "middle_1")
-        x = block(x, 8, "up_0", upsampled=True)
-        x = upsample(block(x, 4, "up_1", upsampled=True))
+        x = block(upsample(x), 8, "up_0")
+        x = upsample(block(upsample(x), 4, "up_1"))
         if s.non_local:
             kernels = s.correlation == "pallas"
             attention = NonLocalBlock(dtype, self.mesh, kernels, self.samples, name="attention")
             x = attention(x, train=train)
         x = block(x, 2, "up_2")
-        x = block(x, 1, "up_3", upsampled=True)
+        x = block(upsample(x), 1, "up_3")
         to_image = Conv(3, 3, 1, 1, spectral=spectral, dtype=dtype, name="to_image")
         image = to_image(leaky_relu(x), train=train)
         return jnp.tanh(image.astype(jnp.promote_types(image.dtype, jnp.float32)))

@@ -67,7 +67,7 @@ def gradients(
       inputs: the batch, or a small part of it.
       key: of the noise that replaces masks.
       give_mask: whether the correspondence network gets masks.
-      shares: as `generator_losses` takes them.
+      shares: of the samples in their groups; None if the batch holds the whole groups.
       first: number of the first sample in the whole batch.
       devices: those that split the batch, or None.
 
@@ -140,8 +140,7 @@ def gradients(
     fake = jax.lax.stop_gradient(translation.image)
     # XLA on CPUs makes the one-hot label map for the discriminator's loss once more after this
     # barrier, and does not hold it in the generator's backward pass.
-    before = inputs.semantics, fake, generator_grads
-    semantics, fake, generator_grads = barrier(before)
+    semantics, fake, generator_grads = barrier((inputs.semantics, fake, generator_grads))
 
     def discriminator_loss(params: PyTree) -> tuple[Array, Any]:
         discriminated, new_variables = discriminate(

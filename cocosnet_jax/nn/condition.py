@@ -60,7 +60,7 @@ class Condition:
 def convolve_condition(
     condition: Condition,
     weights: Weights,
-    padding: Literal["zeros", "reflect"],
+    padding: Literal[1, "reflect"],
     dtype: Dtype | None = None,
 ) -> Float[Array, "b h w cout"]:
     """3 x 3 cross-correlation of a condition map, padded by one pixel on every side.
@@ -70,7 +70,7 @@ def convolve_condition(
     Args:
       condition: the map.
       weights: with a 3 x 3 kernel for all of its channels.
-      padding: `zeros` in all channels, or `reflect`.
+      padding: 1 for zeros in all channels, or `reflect`.
       dtype: of the product; None for the promoted type of the dense channels and the kernel.
     """
     dtype = dtype or jnp.result_type(condition.dense, weights.kernel)
@@ -83,7 +83,7 @@ def convolve_condition(
 
     def product(kernel: Float[Array, "3 3 channels cout"]) -> Float[Array, "b h w cout"]:
         if labels is None:
-            return convolve(dense, kernel, padding="reflect" if padding == "reflect" else 1)
+            return convolve(dense, kernel, padding=padding)
         padded = pad(labels[..., None], condition.classes)[..., 0]
         return _convolve(pad(dense, 0), padded, kernel)
 

@@ -25,7 +25,7 @@ def one_hot(labels):
 
 
 @pytest.mark.parametrize("dense", [0, 3])
-@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+@pytest.mark.parametrize("padding", [1, "reflect"])
 @pytest.mark.parametrize("platform", ["cpu", "default"])
 def test_convolution_and_gradients_by_formula(dense, padding, platform, monkeypatch):
     def chosen(*arrays, **functions):
@@ -100,9 +100,7 @@ def test_cpus_sum_rows_of_many_classes_and_accelerators_multiply(classes):
     arguments = map(jax.ShapeDtypeStruct, shapes, types)
 
     def of(dense, labels, kernel):
-        return convolve_condition(
-            Condition(dense, labels, classes), Weights(kernel, None, None), "zeros"
-        )
+        return convolve_condition(Condition(dense, labels, classes), Weights(kernel, None, None), 1)
 
     traced = jax.jit(of).trace(*arguments)
     convolutions = {
