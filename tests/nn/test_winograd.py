@@ -45,7 +45,13 @@ def test_many_channels_keep_the_precision_of_float32():
     assert np.sqrt(np.mean(error**2) / np.mean(expected**2)) < 2e-6
 
 
-@pytest.mark.parametrize("padding", [0, 1, 2])
+def padded(x, padding):
+    """By NumPy's own names for it."""
+    side, mode = (1, "reflect") if padding == "reflect" else (padding, "constant")
+    return jnp.pad(x, ((0, 0), (side, side), (side, side), (0, 0)), mode)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, "reflect"])
 def test_gradients_are_those_of_the_convolution(arrays, padding, monkeypatch):
     x, kernel = (jnp.asarray(array, "float32") for array in arrays)
 
@@ -55,7 +61,10 @@ def test_gradients_are_those_of_the_convolution(arrays, padding, monkeypatch):
 
         return jax.jit(jax.grad(loss, (0, 1)))
 
-    plain = gradients(lambda x, kernel: convolution._plainly(x, kernel, 1, padding))(x, kernel)
+    def plainly(x, kernel):
+        return convolution._plainly(padded(x, padding), kernel, 1, 0)
+
+    plain = gradients(plainly)(x, kernel)
     monkeypatch.setattr(winograd, "pays", lambda x, kernel: True)
     fast = gradients(lambda x, kernel: convolution.convolve(x, kernel, padding=padding))
     for found, wanted in zip(fast(x, kernel), plain, strict=True):
@@ -91,12 +100,20 @@ def test_it_is_chosen_for_many_channels_in_float32(monkeypatch):
     assert not chosen(66, 66, 128)
 
 
-def test_a_convolution_with_zeros_around_uses_it(arrays, monkeypatch):
+@pytest.mark.parametrize("padding", [1, "reflect"])
+def test_a_padded_convolution_uses_it(arrays, padding, monkeypatch):
     monkeypatch.setattr(winograd, "pays", lambda x, kernel: True)
     x, kernel = arrays
-    expected = by_sums(np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), kernel)
+    expected = by_sums(np.asarray(padded(x, padding)), kernel)
     x, kernel = jnp.asarray(x, "float32"), jnp.asarray(kernel, "float32")
-    found = convolution.convolve(x, kernel, padding=1)
+    found = convolution.convolve(x, kernel, padding=padding)
     assert np.abs(np.asarray(found) - expected).max() < 4e-6 * np.abs(expected).max()
-    text = jax.jit(lambda x: convolution.convolve(x, kernel, padding=1)).lower(x).as_text()
+    text = jax.jit(lambda x: convolution.convolve(x, kernel, padding=padding)).lower(x).as_text()
     assert "stablehlo.convolution" not in text
+
+
+@pytest.mark.parametrize("padding", [1, "reflect"])
+def test_the_backward_pass_keeps_no_padded_copy(arrays, padding):
+    x, kernel = (jnp.asarray(array, "float32") for array in arrays)
+    pull = jax.vjp(lambda *pair: convolution.convolve(*pair, padding=padding), x, kernel)[1]
+    assert {kept.shape for kept in jax.tree.leaves(pull)} == {x.shape, kernel.shape}
