@@ -20,7 +20,6 @@ SETTINGS = settings.from_mapping(
         "model": {"base_filters": 2, "mask_at_inference": False},
     }
 )
-# For losses without a term of the discriminator.
 
 
 @pytest.mark.parametrize(("group_size", "share"), [(1, 1.0), (4, 1 / 4)])

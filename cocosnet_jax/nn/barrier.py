@@ -8,7 +8,10 @@ _T = TypeVar("_T")
 
 
 def barrier(values: _T) -> _T:
-    """Returns these values, of any PyTree; on CPUs, what is computed from one comes after all."""
+    """Returns these values, of any PyTree; on CPUs, what is computed from one comes after all.
+
+    So it is with their gradients.
+    """
     return jax.lax.platform_dependent(
         values, cpu=jax.lax.optimization_barrier, default=lambda values: values
     )

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -74,34 +73,15 @@ class Spade(nn.Module):
           shared: the condition map after the first convolution and ReLU.
           train: see `Conv` and `BatchNorm`.
         """
-        x, shared = _in_turn(x, shared)
+        # Gamma and beta come after x, and in the backward pass before all that precedes x. XLA on
+        # CPUs might do much of this at once, and hold what it takes.
+        x, shared = barrier((x, shared))
         if self.norm == "positional":
             normed = positional_norm(x)
         else:
             normed = self.batch_norm(x, train=train)
         gamma, beta = convolve_together(Condition(shared), self._weights(train), self.dtype)
         return normed * (1 + gamma) + beta
-
-
-@jax.custom_vjp
-def _in_turn(x: Float[Array, "b h w c"], y: Float[Array, "b h w k"]) -> tuple[Array, Array]:
-    """The same arrays, and gradients, of which CPUs use neither before both are there.
-
-    XLA might do much at once that can wait, and hold all that it takes.
-    """
-    return _in_turn_forward(x, y)[0]
-
-
-def _in_turn_forward(x: Array, y: Array) -> tuple[tuple[Array, Array], None]:
-    x, y = barrier((x, y))
-    return (x, y), None
-
-
-def _in_turn_backward(_: None, grads: tuple[Array, Array]) -> tuple[Array, ...]:
-    return barrier(grads)
-
-
-_in_turn.defvjp(_in_turn_forward, _in_turn_backward)
 
 
 def convolve_together(
@@ -187,7 +167,8 @@ class SpadeBlock(nn.Module):
             each: list[Float[Array, "b h w k"]] = []
             for name in reversed(names):
                 if each:
-                    y, each[0] = _in_turn(y, each[0])
+                    # One layer after the other, as in `Spade`.
+                    y, each[0] = barrier((y, each[0]))
                 each.insert(0, spades[name](y, shared[name], train=train))
             activated = [
                 leaky_relu(y) if active else y for y, active in zip(each, before_conv3, strict=True)
