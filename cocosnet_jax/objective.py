@@ -126,6 +126,16 @@ def translation_terms(
     if weights.colour:
         side = settings.model.warp_stride
         terms["colour"] = losses.colour(translation.image, inputs.image, side, q)
+    if weights.class_colour:
+        assert inputs.label is not None
+        assert inputs.exemplar_label is not None
+        terms["class_colour"] = losses.class_colour(
+            translation.image,
+            inputs.label,
+            inputs.exemplar,
+            inputs.exemplar_label,
+            settings.data.channels,
+        )
     return _weighted(weights, terms)
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from cocosnet_jax.errors import UserError
 
 # Version of the settings in files. Raise it whenever a field is added, removed or renamed.
-VERSION = 5
+VERSION = 6
 # Version -> renamed fields: `section.field` in files of earlier versions -> its new name.
 RENAMED: dict[int, dict[str, str]] = {}
 
@@ -288,6 +288,7 @@ class LossSettings:
       regularisation: L_reg, the cycle of the warp, equation 12 (`G_warp_cycle`).
       self_warp: the warped exemplar against the truth on self exemplars (`G_warp_self`).
       colour: the result's colours against the truth's on self exemplars, as means of s x s pixels.
+      class_colour: the result's mean colour of each class against the exemplar's.
       group_size: r, number of consecutive samples in a group. `pseudo_exemplar`, `self_warp`,
         `colour` and `mask` are computed per group and then averaged, so their weight does not
         depend on the batch size; in the release, a group is a replica's batch. r divides the batch
@@ -309,6 +310,7 @@ class LossSettings:
     regularisation: float = 0.0
     self_warp: float = 0.0
     colour: float = 0.0
+    class_colour: float = 0.0
     group_size: int = 4
 
     def __post_init__(self) -> None:
@@ -500,6 +502,13 @@ class Settings:
                 " config.loss.mask=0"
             )
 
+        if self.loss.class_colour > 0 and not has_classes:
+            raise UserError(
+                f"config.loss.class_colour is {self.loss.class_colour}, but"
+                " config.data.condition='channels' has no classes; set"
+                " config.loss.class_colour=0"
+            )
+
         batch, group = self.train.batch_size, self.loss.group_size
         if batch > group and batch % group:
             below = batch // group * group
@@ -535,6 +544,7 @@ class Settings:
                 "regularisation",
                 "self_warp",
                 "colour",
+                "class_colour",
             ):
                 value = getattr(self.loss, field)
                 if value > 0:

@@ -129,6 +129,29 @@ def test_colours_are_compared_as_means_of_squares():
     assert float(losses.colour(jnp.asarray(truth + checks), jnp.asarray(truth), 4, q)) < 1e-14
 
 
+def test_mean_colours_of_classes_are_compared_with_the_exemplars():
+    fake, exemplar = RNG.normal(size=(2, 2, 6, 8, 3))
+    label, exemplar_label = RNG.integers(0, 4, (2, 2, 6, 8))
+    # The first exemplar lacks class 2, no map of the second sample has class 3, and 0 is unknown.
+    exemplar_label[0][exemplar_label[0] == 2] = 0
+    label[1][label[1] == 3] = exemplar_label[1][exemplar_label[1] == 3] = 1
+    got = losses.class_colour(*map(jnp.asarray, (fake, label, exemplar, exemplar_label)), 5)
+    wanted = []
+    for a, m, b, n in zip(fake, label, exemplar, exemplar_label, strict=True):
+        shared = [c for c in range(1, 5) if (m == c).any() and (n == c).any()]
+        distances = [np.abs(a[m == c].mean(0) - b[n == c].mean(0)).mean() for c in shared]
+        wanted.append(np.average(distances, weights=[(m == c).sum() for c in shared]))
+    assert float(got) == pytest.approx(np.mean(wanted), rel=1e-12)
+    assert len(shared) == 2
+    # Maps that share no class cost nothing, and have no gradient that is not a number.
+    apart = jnp.full((2, 6, 8), 1), jnp.full((2, 6, 8), 2)
+    value, gradient = jax.value_and_grad(losses.class_colour)(
+        jnp.asarray(fake), apart[0], jnp.asarray(exemplar), apart[1], 5
+    )
+    assert float(value) == 0.0
+    assert not np.asarray(gradient).any()
+
+
 def terms_of_groups(samples, itself, group_size):
     """The three terms that are computed per group, for the same random samples."""
     rng = np.random.default_rng(7)

@@ -130,8 +130,8 @@ def test_a_field_that_was_renamed_is_read_under_its_new_name(monkeypatch):
 
 
 def test_a_later_version_is_refused():
-    with pytest.raises(UserError, match=r"settings of version 6; this program reads up to 5"):
-        settings.from_file({"version": 6})
+    with pytest.raises(UserError, match=r"settings of version 7; this program reads up to 6"):
+        settings.from_file({"version": 7})
     with pytest.raises(UserError, match="content is not settings"):
         settings.from_file([])
 
@@ -140,7 +140,16 @@ def test_a_change_of_fields_raises_the_version():
     """Where this fails: raise `settings.VERSION`, map what was renamed, and say both here."""
     names = ",".join(f"{section}.{field}" for section, field in sorted(fields()))
     digest = hashlib.sha256(names.encode()).hexdigest()[:16]
-    assert (settings.VERSION, digest) == (5, "5e4ffe2937ba2df6")
+    assert (settings.VERSION, digest) == (6, "87bc9ea900012e94")
+
+
+def test_colours_of_classes_need_classes():
+    edges = {
+        "data": {"condition": "channels", "channels": 2, "exemplar_list": "random"},
+        "loss": {"class_colour": 5.0},
+    }
+    with pytest.raises(UserError, match=r"loss\.class_colour is 5\.0, but .* has no classes"):
+        settings.from_mapping(edges)
 
 
 def test_a_correspondence_that_is_not_there_cannot_be_kept():

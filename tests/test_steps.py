@@ -188,6 +188,7 @@ def test_losses_and_gradients_of_a_batch_that_is_repeated():
         mask=100.0,
         self_warp=100.0,
         colour=10.0,
+        class_colour=10.0,
         group_size=2,
     )
     config = dataclasses.replace(config, loss=terms)
@@ -221,7 +222,8 @@ def test_losses_and_gradients_of_a_batch_that_is_repeated():
     with jax.enable_x64(True):
         wanted, wanted_grads = run(1)
         found, grads = run(copies)
-    names = {"mask", "self_warp", "colour", "pseudo_exemplar", "perceptual", "contextual"}
+    names = {"mask", "self_warp", "colour", "class_colour", "pseudo_exemplar"}
+    names |= {"perceptual", "contextual"}
     assert set(wanted) == set(found) == names
     for name in names:
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-10)
