@@ -87,15 +87,13 @@ def get_config(variant: str = "labels") -> ConfigDict:
     if variant == "colours":
         # The exemplar is always another layout in the image's style, with which colours are taught.
         config.data.exemplar_probability = 0.0
+        config.loss.class_colour = 5000.0
         config.loss.colour = 3000.0
         config.loss.contextual = 2.0
         # These teach the correspondence.
         config.loss.alignment = config.loss.mask = config.loss.self_warp = 0.0
         config.optimiser.correspondence = False
-        # One epoch of small batches, whose noise the average takes out.
         config.optimiser.discriminator_rate = 4e-4
-        config.optimiser.constant_epochs = 1
-        config.optimiser.decay_epochs = 0
-        config.optimiser.ema = 0.997
-        config.train.batch_per_device = 4
+        config.optimiser.constant_epochs = 6
+        config.optimiser.decay_epochs = 4
     return config

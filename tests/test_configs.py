@@ -64,12 +64,11 @@ def test_colours_trains_the_small_models_generator_alone():
         "loss.mask": "100.0, 0.0",
         "loss.self_warp": "100.0, 0.0",
         "loss.colour": "0.0, 3000.0",
+        "loss.class_colour": "0.0, 5000.0",
         "optimiser.discriminator_rate": "0.0005, 0.0004",
-        "optimiser.constant_epochs": "20, 1",
-        "optimiser.decay_epochs": "13, 0",
-        "optimiser.ema": "0.999, 0.997",
+        "optimiser.constant_epochs": "20, 6",
+        "optimiser.decay_epochs": "13, 4",
         "optimiser.correspondence": "True, False",
-        "train.batch_per_device": "0, 4",
     }
 
 
