@@ -16,8 +16,9 @@ from cocosnet_jax.data import images, inputs, layers
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 
-MAX_BYTES = 16 * 2**20  # of one file
-MAX_PIXELS = 16_000_000  # of one picture
+MAX_BYTES = 32 * 2**20  # of one file
+# Of one picture: those of phones and most cameras. Reading one takes 14 bytes per pixel.
+MAX_PIXELS = 32_000_000
 # The longer side by the shorter: all pictures are shown at one height, so a strip would be huge.
 MAX_ASPECT = 16
 # Pillow knows more formats, some of which start other programs.
