@@ -19,16 +19,14 @@ translation and the warp should be, so that correspondence is learned between di
 correspondence network never sees the exemplar's label map. The warp carries whole patches. Losses
 against the truth weigh more than the release's, those of style and of the adversary less.
 
-`configs/drawn.py:colours` has `loss.colour`, a weaker contextual loss, exemplars in the image's own
-style alone, and small batches. The correspondence stays as it is.
+`configs/drawn.py:colours` has `loss.colour` and `loss.class_colour`, a weaker contextual loss, and
+exemplars in the image's own style alone. The correspondence stays as it is.
 
 What comes with the program, `cocosnet_jax/pretrained/drawn.safetensors`, are averaged weights. The
 correspondence is that after 7,800 of the first recipe's 10,560 steps (24 of 33 epochs), by when one
-NVIDIA H200 had trained for 265 s. The step and the scenes were these; the batches were put together
-in memory, by the same rules, instead of by the input pipeline. The generator went on from there for
-795 steps of 4 with other rates and weights, and then for 960 of the 1,280 steps of `:colours`, on
-two CPU cores; docs/learning.md has all of it. So these commands make a model of this kind, not the
-same numbers.
+NVIDIA H200 had trained for 265 s. The generator went on from there in small batches on two CPU
+cores, by settings that became those of `:colours`. So these commands make a model of this kind, not
+the same numbers: docs/learning.md has all of it, and a second run of these commands beside it.
 
 Without a VGG file the losses use untrained weights (`vgg.weights=random`): fine for trying things
 out, not for results.
