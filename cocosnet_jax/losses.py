@@ -11,7 +11,6 @@ alone: `Shares` holds them per sample, so a group may be split among several sma
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -274,63 +273,6 @@ def self_warp(
       q: weights of the samples (`self_reference_weights`).
     """
     return jnp.mean(jnp.abs(wide(warped) - wide(truth)) * q.reshape(-1, 1, 1, 1))
-
-
-def colour(
-    fake: Float[Array, "b height width 3"],
-    truth: Float[Array, "b height width 3"],
-    side: int,
-    q: Float[Array, "b"],
-) -> Float[Array, ""]:
-    """Distance of the result's colours to the truth's, for samples that are their own exemplar.
-
-    Neither the papers nor the release have it. VGG's features hardly tell a region's colour. Means
-    of small squares do, and leave textures within a square to the other terms: compared pixel by
-    pixel, uncertain textures would be blurred.
-
-    Args:
-      fake: the output.
-      truth: the photograph of the input.
-      side: of the squares whose mean colours are compared, in pixels.
-      q: weights of the samples (`self_reference_weights`).
-    """
-    return self_warp(average_pool(wide(fake), side), average_pool(wide(truth), side), q)
-
-
-def class_colour(
-    fake: Float[Array, "b height width 3"],
-    label: Int[Array, "b height width"],
-    exemplar: Float[Array, "b height width 3"],
-    exemplar_label: Int[Array, "b height width"],
-    classes: int,
-) -> Float[Array, ""]:
-    """Distance of the result's mean colour of each class to the exemplar's, mean over samples.
-
-    Neither the papers nor the release have it. A class counts by its share of the input's pixels,
-    among the classes that both maps have. Class 0, which is unknown, does not count.
-
-    Args:
-      fake: the output.
-      label: class map of the input.
-      exemplar: the exemplar.
-      exemplar_label: its class map.
-      classes: number of classes.
-    """
-
-    def means(
-        image: Float[Array, "b height width 3"], label: Int[Array, "b height width"]
-    ) -> tuple[Float[Array, "b classes 3"], Float[Array, "b classes 1"]]:
-        """Mean colours, and numbers of pixels."""
-        one_hot = jax.nn.one_hot(label, classes, dtype=image.dtype)
-        counts = one_hot.sum((1, 2))[..., None]
-        sums = jnp.einsum("bhwc,bhwk->bck", one_hot, image, precision="highest")
-        return sums / jnp.maximum(counts, 1), counts
-
-    ours, counts = means(wide(fake), label)
-    theirs, others = means(wide(exemplar), exemplar_label)
-    shares = jnp.where(others > 0, counts, 0).at[:, 0].set(0)
-    shares /= jnp.maximum(shares.sum(1, keepdims=True), 1)
-    return jnp.mean((jnp.abs(ours - theirs) * shares).sum(1))
 
 
 def regularisation(

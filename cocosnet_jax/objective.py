@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cocosnet_jax import losses, model, vgg
+from cocosnet_jax import colour_losses, losses, model, vgg
 from cocosnet_jax.encode import Inputs
 from cocosnet_jax.nn.barrier import barrier
 from cocosnet_jax.nn.conv import activation_dtype
@@ -125,11 +125,11 @@ def translation_terms(
         terms["self_warp"] = losses.self_warp(translation.warped_exemplar, inputs.image, q)
     if weights.colour:
         side = settings.model.warp_stride
-        terms["colour"] = losses.colour(translation.image, inputs.image, side, q)
+        terms["colour"] = colour_losses.colour(translation.image, inputs.image, side, q)
     if weights.class_colour:
         assert inputs.label is not None
         assert inputs.exemplar_label is not None
-        terms["class_colour"] = losses.class_colour(
+        terms["class_colour"] = colour_losses.class_colour(
             translation.image,
             inputs.label,
             inputs.exemplar,

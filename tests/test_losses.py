@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax import losses
+from cocosnet_jax import colour_losses, losses
 
 RNG = np.random.default_rng(0)
 
@@ -121,12 +121,14 @@ def test_samples_that_are_their_own_exemplar_share_the_loss():
 def test_colours_are_compared_as_means_of_squares():
     fake, truth = RNG.normal(size=(2, 2, 8, 8, 3))
     q = losses.self_reference_weights(jnp.asarray([1.0, 0.0]), 2)
-    got = losses.colour(jnp.asarray(fake), jnp.asarray(truth), 4, q)
+    got = colour_losses.colour(jnp.asarray(fake), jnp.asarray(truth), 4, q)
     means = (fake - truth)[0].reshape(2, 4, 2, 4, 3).mean((1, 3))
     assert float(got) == pytest.approx(np.abs(means).mean() / (1 + 1e-5) / 2, rel=1e-12)
     # Textures that leave the means of squares as they are cost nothing.
     checks = np.kron(np.ones((4, 4)), [[1.0, -1.0], [-1.0, 1.0]])[None, :, :, None]
-    assert float(losses.colour(jnp.asarray(truth + checks), jnp.asarray(truth), 4, q)) < 1e-14
+    assert (
+        float(colour_losses.colour(jnp.asarray(truth + checks), jnp.asarray(truth), 4, q)) < 1e-14
+    )
 
 
 def test_mean_colours_of_classes_are_compared_with_the_exemplars():
@@ -135,7 +137,7 @@ def test_mean_colours_of_classes_are_compared_with_the_exemplars():
     # The first exemplar lacks class 2, no map of the second sample has class 3, and 0 is unknown.
     exemplar_label[0][exemplar_label[0] == 2] = 0
     label[1][label[1] == 3] = exemplar_label[1][exemplar_label[1] == 3] = 1
-    got = losses.class_colour(*map(jnp.asarray, (fake, label, exemplar, exemplar_label)), 5)
+    got = colour_losses.class_colour(*map(jnp.asarray, (fake, label, exemplar, exemplar_label)), 5)
     wanted = []
     for a, m, b, n in zip(fake, label, exemplar, exemplar_label, strict=True):
         shared = [c for c in range(1, 5) if (m == c).any() and (n == c).any()]
@@ -145,7 +147,7 @@ def test_mean_colours_of_classes_are_compared_with_the_exemplars():
     assert len(shared) == 2
     # Maps that share no class cost nothing, and have no gradient that is not a number.
     apart = jnp.full((2, 6, 8), 1), jnp.full((2, 6, 8), 2)
-    value, gradient = jax.value_and_grad(losses.class_colour)(
+    value, gradient = jax.value_and_grad(colour_losses.class_colour)(
         jnp.asarray(fake), apart[0], jnp.asarray(exemplar), apart[1], 5
     )
     assert float(value) == 0.0

@@ -30,6 +30,7 @@ FLOORS = (
     ("matching",),
     ("model", "metrics"),
     ("losses", "state", "preparation"),
+    ("colour_losses",),
     ("objective",),
     ("steps", "weights_file"),
     ("accumulation",),
@@ -55,8 +56,8 @@ FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 # Only these see a ConfigDict.
 SEE_CONFIG_DICTS = {"configs", "command"}
 BENEATH_TENSORFLOW = [
-    *("encode", "model", "losses", "objective", "state", "steps", "partition", "vgg"),
-    *("checkpoint", "mesh", "distributed", "interrupt", "rng", "api"),
+    *("encode", "model", "losses", "colour_losses", "objective", "state", "steps"),
+    *("partition", "vgg", "checkpoint", "mesh", "distributed", "interrupt", "rng", "api"),
 ]
 
 LINES = 320

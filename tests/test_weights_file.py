@@ -114,4 +114,4 @@ def test_the_shipped_model_is_small_and_of_its_recipe():
     config.vgg.weights = "vgg16.pth"
     found = weights_file.read(SHIPPED)
     assert found.settings == settings.from_mapping(config.to_dict()).on_devices(1)
-    assert found.step == 960
+    assert found.step == 2560
