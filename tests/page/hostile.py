@@ -66,7 +66,7 @@ def files():
             damaged[at] ^= int(rng.integers(1, 255))
         found.append((f"damaged{number}.png", bytes(damaged)))
     # Decompression bombs: few bytes that say they are many pixels, or are.
-    for side in (5000, 20_000, 60_000, 2**31 - 1):
+    for side in (6000, 20_000, 60_000, 2**31 - 1):
         found.append((f"claims{side}.png", png(side, side)))
         found.append((f"bomb{side}.png", png(side, side, zeros(64))))
         found.append((f"grey16_{side}.png", png(side, side, zeros(16), 0, 16)))
@@ -85,8 +85,8 @@ def files():
         ("bilevel.png", png(16_000, 16_000, zeros(30), 0, 1)),
     ]
     # Huge: larger than the page takes; the first two are no pictures at all.
-    found += [(f"huge{i}.png", bytes(17 * 2**20)) for i in range(2)]
-    found.append(("huge.bmp", saved("BMP", (2600, 2600))))
+    found += [(f"huge{i}.png", bytes(33 * 2**20)) for i in range(2)]
+    found.append(("huge.bmp", saved("BMP", (3400, 3400))))
     # Of other types, by content and by name.
     texts = {
         "page.html": b"<script>alert(1)</script>",
