@@ -5,6 +5,7 @@ of uploads are read. Before anything is decoded, a file's size and its header ar
 file may claim to be a huge picture.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from cocosnet_jax.settings import POSE_DATASETS, DataSettings
 MAX_BYTES = 32 * 2**20  # of one file
 # Of one picture: those of phones and most cameras. Reading one takes 14 bytes per pixel.
 MAX_PIXELS = 32_000_000
+# Decodes one file after another, so that many large ones at once do not fill the memory. Always in
+# the same thread, since what is freed in one is not given to others.
+_DECODER = ThreadPoolExecutor(1, "decoder")
 # The longer side by the shorter: all pictures are shown at one height, so a strip would be huge.
 MAX_ASPECT = 16
 # Pillow knows more formats, some of which start other programs.
@@ -97,7 +101,7 @@ def read_photograph(path: Path, what: str) -> images.Photograph:
     """
     check_picture(path, what)
     try:
-        return images.read_photograph(path)
+        return _DECODER.submit(images.read_photograph, path).result()
     except UserError as error:
         raise _by_name(error, path, what) from None
 
@@ -110,7 +114,7 @@ def read_layer(path: Path, what: str) -> UInt8[np.ndarray, "rows columns 4"]:
     """
     check_picture(path, what)
     try:
-        return layers.read_layer(path)
+        return _DECODER.submit(layers.read_layer, path).result()
     except UserError as error:
         raise _by_name(error, path, what) from None
 
@@ -134,7 +138,8 @@ def read_map(
     if not is_pose:
         check_picture(path, what)
     try:
-        return inputs.read_input(data, path, size, photograph=photograph).planes
+        read = _DECODER.submit(inputs.read_input, data, path, size, photograph=photograph)
+        return read.result().planes
     except UserError as error:
         raise _by_name(error, path, what, photograph) from None
 

@@ -66,7 +66,7 @@ def files():
             damaged[at] ^= int(rng.integers(1, 255))
         found.append((f"damaged{number}.png", bytes(damaged)))
     # Decompression bombs: few bytes that say they are many pixels, or are.
-    for side in (6000, 20_000, 60_000, 2**31 - 1):
+    for side in (5000, 6000, 20_000, 60_000, 2**31 - 1):
         found.append((f"claims{side}.png", png(side, side)))
         found.append((f"bomb{side}.png", png(side, side, zeros(64))))
         found.append((f"grey16_{side}.png", png(side, side, zeros(16), 0, 16)))
