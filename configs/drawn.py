@@ -26,7 +26,7 @@ What comes with the program, `cocosnet_jax/pretrained/drawn.safetensors`, are av
 correspondence is that after 7,800 of the first recipe's 10,560 steps (24 of 33 epochs), by when one
 NVIDIA H200 had trained for 265 s. The generator went on from there in small batches on two CPU
 cores, by settings that became those of `:colours`. So these commands make a model of this kind, not
-the same numbers: docs/learning.md has all of it, and a second run of these commands beside it.
+the same numbers: docs/learning.md has all of it, and a second run of this recipe beside it.
 
 Without a VGG file the losses use untrained weights (`vgg.weights=random`): fine for trying things
 out, not for results.

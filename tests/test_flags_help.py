@@ -75,7 +75,7 @@ PROGRAMS = {
         False,
     ),
     "apps.gallery": (["folder"], False),
-    "apps.demo": (["folder", "scenes"], False),
+    "apps.demo": (["checkpoint", "folder", "scenes"], False),
     "apps.pck": (
         [
             *("checkpoint", "source", "keypoints", "vgg", "output", "exemplars", "seed"),

@@ -1,9 +1,11 @@
 """Translates drawn scenes with the model that comes with the program, shows and measures it.
 
     python -m cocosnet_jax.apps.demo --folder=runs/demo
+    python -m cocosnet_jax.apps.demo --checkpoint=runs/colours --scenes=256 --folder=runs/measured
 
-is what `make demo` runs. It draws label maps of the validation split, which no training has seen,
-each with two exemplars: other layouts of that split, in other styles. It writes into the folder
+The first is what `make demo` runs, the second measures another model of drawn scenes. It draws
+label maps of the validation split, which no training has seen, each with two exemplars: other
+layouts of that split, in other styles. It writes into the folder
 
     demo.png                  input, then exemplar, warped exemplar, result and truth, twice
     demo.json                 the figures that it prints
@@ -40,11 +42,13 @@ from cocosnet_jax.apps import named_points
 from cocosnet_jax.apps.drawn_pairs import EXEMPLARS, Pair, draw_pairs
 from cocosnet_jax.data.drawn.splits import VALIDATION_SCENES
 from cocosnet_jax.data.drawn.things import CLASS_COLOURS, NUM_CLASSES
+from cocosnet_jax.errors import UserError
 from cocosnet_jax.inference import Translator
 from cocosnet_jax.metrics import by_class, warp_accuracy
 from cocosnet_jax.metrics.colours import class_colours, distance, mean_absolute_error
-from cocosnet_jax.pretrained import SHIPPED
+from cocosnet_jax.pretrained import CHECKPOINT_FLAG, SHIPPED
 
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", CHECKPOINT_FLAG)
 _FOLDER = flags.DEFINE_string("folder", "runs/demo", "folder to write; made where missing")
 _SCENES = flags.DEFINE_integer(
     "scenes",
@@ -85,7 +89,14 @@ def main() -> None:
     os.environ["XLA_FLAGS"] = (
         f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
     )
-    translator = Translator(SHIPPED)
+    translator = Translator(_CHECKPOINT.value or SHIPPED)
+    known = translator.settings
+    if known.data.dataset != "drawn_scenes" or not known.model.needs_exemplar:
+        raise UserError(
+            f"--checkpoint={_CHECKPOINT.value} is no model that translates label maps of drawn"
+            f" scenes by an exemplar, but one of {known.data.dataset}; give one of"
+            " configs/drawn.py, or leave the flag out"
+        )
     pairs = draw_pairs(_SCENES.value, translator.size)
     results, accuracy = translate(translator, pairs)
     measured = {

@@ -1,17 +1,20 @@
 """The demo on two scenes, and the shipped model's numbers in it."""
 
+import dataclasses
 import json
 import types
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
-from cocosnet_jax import pictures
+from cocosnet_jax import checkpoint, pictures, weights_file
 from cocosnet_jax.apps import demo
 from cocosnet_jax.data import inputs
 from cocosnet_jax.data.drawn.things import NUM_CLASSES
 from cocosnet_jax.errors import UserError
+from cocosnet_jax.pretrained import SHIPPED
 from cocosnet_jax.settings import DataSettings
 
 SIZE = 128
@@ -36,6 +39,7 @@ def shown(tmp_path_factory):
         patch.setenv("XLA_FLAGS", "")
         patch.setattr(demo, "BATCH", 3)  # four pairs: the second batch is filled up
         patch.setattr(demo, "translate", translate)
+        patch.setattr(demo, "_CHECKPOINT", types.SimpleNamespace(value=""))
         patch.setattr(demo, "_FOLDER", types.SimpleNamespace(value=str(folder)))
         patch.setattr(demo, "_SCENES", types.SimpleNamespace(value=2))
         demo.main()
@@ -75,6 +79,19 @@ def test_it_writes_a_sheet_and_files_to_translate(shown):
     np.testing.assert_array_equal(label, pair.scene.label)
     exemplar = np.asarray(Image.open(folder / "exemplar.png"))
     np.testing.assert_array_equal(exemplar, pair.exemplar.image)
+
+
+def test_a_model_of_other_pictures_is_refused(tmp_path, monkeypatch):
+    shipped = checkpoint.restore_for_inference(SHIPPED)
+    data = dataclasses.replace(shipped.settings.data, dataset="folder")
+    other = tmp_path / "other.safetensors"
+    of_folder = dataclasses.replace(shipped.settings, data=data)
+    weights_file.write(epath.Path(other), of_folder, shipped.state)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    for name, value in (("CHECKPOINT", other), ("FOLDER", tmp_path / "demo"), ("SCENES", 2)):
+        monkeypatch.setattr(demo, f"_{name}", types.SimpleNamespace(value=str(value)))
+    with pytest.raises(UserError, match=r"other\.safetensors is no model that .* one of folder;"):
+        demo.main()
 
 
 def test_points_of_a_perfect_correspondence_are_found():
