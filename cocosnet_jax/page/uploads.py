@@ -5,9 +5,10 @@ of uploads are read. Before anything is decoded, a file's size and its header ar
 file may claim to be a huge picture.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,6 +17,8 @@ from PIL import Image
 from cocosnet_jax.data import images, inputs, layers
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import POSE_DATASETS, DataSettings
+
+_T = TypeVar("_T")
 
 MAX_BYTES = 32 * 2**20  # of one file
 # Of one picture: those of phones and most cameras. Reading one takes 14 bytes per pixel.
@@ -93,6 +96,13 @@ def _too_many() -> str:
     )
 
 
+def _decoded(read: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
+    """What a function returns that decodes a file."""
+    # Without a name for the future: an error would refer to it, and it to the error, and both to
+    # the pixels that were decoded.
+    return _DECODER.submit(read, *arguments, **named).result()
+
+
 def read_photograph(path: Path, what: str) -> images.Photograph:
     """The pixels of an uploaded photograph.
 
@@ -101,7 +111,7 @@ def read_photograph(path: Path, what: str) -> images.Photograph:
     """
     check_picture(path, what)
     try:
-        return _DECODER.submit(images.read_photograph, path).result()
+        return _decoded(images.read_photograph, path)
     except UserError as error:
         raise _by_name(error, path, what) from None
 
@@ -114,7 +124,7 @@ def read_layer(path: Path, what: str) -> UInt8[np.ndarray, "rows columns 4"]:
     """
     check_picture(path, what)
     try:
-        return _DECODER.submit(layers.read_layer, path).result()
+        return _decoded(layers.read_layer, path)
     except UserError as error:
         raise _by_name(error, path, what) from None
 
@@ -138,8 +148,7 @@ def read_map(
     if not is_pose:
         check_picture(path, what)
     try:
-        read = _DECODER.submit(inputs.read_input, data, path, size, photograph=photograph)
-        return read.result().planes
+        return _decoded(inputs.read_input, data, path, size, photograph=photograph).planes
     except UserError as error:
         raise _by_name(error, path, what, photograph) from None
 
