@@ -23,8 +23,7 @@ _T = TypeVar("_T")
 MAX_BYTES = 32 * 2**20  # of one file
 # Of one picture: those of phones and most cameras. Reading one takes 14 bytes per pixel.
 MAX_PIXELS = 32_000_000
-# Decodes one file after another, so that many large ones at once do not fill the memory. Always in
-# the same thread, since what is freed in one is not given to others.
+# Decodes one file after another, so that many large ones at once do not fill the memory.
 _DECODER = ThreadPoolExecutor(1, "decoder")
 # The longer side by the shorter: all pictures are shown at one height, so a strip would be huge.
 MAX_ASPECT = 16
