@@ -10,6 +10,8 @@ layouts of that split, in other styles. It writes into the folder
     demo.png                  input, then exemplar, warped exemplar, result and truth, twice
     demo.json                 the figures that it prints
     input.png, exemplar.png   the first row's, to try `cocosnet_jax.translate` with
+    pairs/                    every picture, in folders that `cocosnet_jax.evaluate` measures:
+                              FID, SWD, LPIPS and more (docs/learning.md)
 
 The truth is the input's layout drawn in the exemplar's style. Its figures are
 
@@ -34,12 +36,14 @@ import jax
 import numpy as np
 import tqdm
 from absl import flags
+from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
 from cocosnet_jax import checkpoint, command, files, pictures, workdir
 from cocosnet_jax.apps import named_points
 from cocosnet_jax.apps.drawn_pairs import EXEMPLARS, Pair, draw_pairs
+from cocosnet_jax.data.drawn.scene import Scene
 from cocosnet_jax.data.drawn.splits import VALIDATION_SCENES
 from cocosnet_jax.data.drawn.things import CLASS_COLOURS, NUM_CLASSES
 from cocosnet_jax.errors import UserError
@@ -104,12 +108,11 @@ def main() -> None:
         **found_points(pairs, results, translator.reading_kernel),
         **differences(pairs, results),
     }
+    write_pairs(folder / "pairs", pairs, results)
     rows = choose_rows(pairs)
     pictures.write_png(folder / "demo.png", sheet(pairs, results, rows))
     pictures.write_png(folder / "exemplar.png", pairs[rows[0]].exemplar.image)
-    label = Image.fromarray(pairs[rows[0]].scene.label)
-    label.putpalette(CLASS_COLOURS.tobytes())
-    pictures.write_png(folder / "input.png", label)
+    pictures.write_png(folder / "input.png", palette_map(pairs[rows[0]].scene))
     measured["seconds"] = time.monotonic() - began
     files.write(folder / "demo.json", (json.dumps(measured, indent=2) + "\n").encode())
     report(measured, _SCENES.value)
@@ -214,6 +217,30 @@ def differences(pairs: list[Pair], results: list[Result]) -> dict[str, float]:
             }
         )
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def palette_map(scene: Scene) -> Image.Image:
+    """The scene's label map, shown in the classes' colours."""
+    label = Image.fromarray(scene.label)
+    label.putpalette(CLASS_COLOURS.tobytes())
+    return label
+
+
+def write_pairs(folder: epath.Path, pairs: list[Pair], results: list[Result]) -> None:
+    """Writes all pictures into a folder per kind, instead of an earlier run's."""
+    if folder.exists():
+        folder.rmtree()
+    for number, (pair, result) in enumerate(zip(pairs, results, strict=True)):
+        shown: dict[str, np.ndarray | Image.Image] = {
+            "results": result.image,
+            "warped": result.warped,
+            "truths": pair.truth.image,
+            "labels": palette_map(pair.scene),
+            "exemplars": pair.exemplar.image,
+            "exemplar_labels": palette_map(pair.exemplar),
+        }
+        for kind, picture in shown.items():
+            pictures.write_png(folder / kind / f"{number:03}.png", picture)
 
 
 def choose_rows(pairs: list[Pair]) -> list[int]:

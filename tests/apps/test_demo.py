@@ -46,6 +46,28 @@ def shown(tmp_path_factory):
     return folder, results
 
 
+def test_every_picture_is_there_to_be_measured(shown):
+    folder, results = shown
+    pairs = demo.draw_pairs(2, SIZE)
+    wanted = {
+        "results": [result.image for result in results],
+        "warped": [result.warped for result in results],
+        "truths": [pair.truth.image for pair in pairs],
+        "labels": [pair.scene.label for pair in pairs],
+        "exemplars": [pair.exemplar.image for pair in pairs],
+        "exemplar_labels": [pair.exemplar.label for pair in pairs],
+    }
+    assert {path.name for path in (folder / "pairs").iterdir()} == wanted.keys()
+    for kind, images in wanted.items():
+        names = sorted((folder / "pairs" / kind).iterdir())
+        assert [path.name for path in names] == ["000.png", "001.png", "002.png", "003.png"]
+        for path, image in zip(names, images, strict=True):
+            np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
+    # An earlier run's do not stay among them.
+    demo.write_pairs(epath.Path(folder / "pairs"), pairs[:1], results[:1])
+    assert len(list((folder / "pairs").rglob("*.png"))) == len(wanted)
+
+
 def test_the_shipped_model_draws_what_it_did(shown):
     # Recorded with the run's own float32 checkpoint: mean colours of the picture's quarters.
     recorded = [
