@@ -290,6 +290,12 @@ def _add_scores(found: Measured, name: str, rows: np.ndarray, plan: _Plan) -> No
         found.protocols[name] = plan.protocol(f"{network}, mean of relu3_2, relu4_2, relu5_2")
     elif name == "style_relevance":
         without = int((by_number.pop("common") == 0).sum())
+        if without == len(rows):
+            found.left_out[name] = (
+                "no picture's label map has a class above 0 in common with its exemplar's: check"
+                " that the maps of inputs and of exemplars use the same numbers"
+            )
+            return
         found.numbers["style_relevance_pairs_without_common_class"] = without
         for short, layer in (("colour", consistency.COLOUR), ("texture", consistency.TEXTURE)):
             found.scores[f"{name}_{short}"] = by_number[layer]

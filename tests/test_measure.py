@@ -174,6 +174,17 @@ def test_what_is_missing_is_left_out_and_said(folder, tmp_path):
     assert "--lpips" in found.left_out["lpips"]
 
 
+def test_exemplars_of_other_classes_say_nothing_of_style(folder, yardsticks, tmp_path):
+    for index in range(COUNT):
+        other = Image.fromarray(np.full((SIDE, SIDE), 9, np.uint8))
+        (tmp_path / "nines/some").mkdir(parents=True, exist_ok=True)
+        other.save(tmp_path / f"nines/some/picture_{index}.png")
+    sets = sets_of(folder, exemplar_labels=tmp_path / "nines")
+    found = measure.measure(subjects.of_folders(sets, ""), yardsticks, tmp_path / "rows", 8)
+    assert not [name for name in found.numbers if name.startswith("style_relevance")]
+    assert "class above 0 in common" in found.left_out["style_relevance"]
+
+
 def test_an_interrupted_measuring_goes_on(folder, tmp_path, monkeypatch):
     subject = subjects.of_folders(sets_of(folder, others=[]), "")
     appended = []
