@@ -33,20 +33,21 @@ def colour(
 
 
 def class_colour(
-    fake: Float[Array, "b height width 3"],
+    image: Float[Array, "b height width 3"],
     label: Int[Array, "b height width"],
     exemplar: Float[Array, "b height width 3"],
     exemplar_label: Int[Array, "b height width"],
     classes: int,
 ) -> Float[Array, ""]:
-    """Distance of the result's mean colour of each class to the exemplar's, mean over samples.
+    """Distance of an image's mean colour of each class to the exemplar's, mean over samples.
 
     It can bring the result nearer to the exemplar's colours than the truth is, whose patterns and
-    shading fall differently. A class counts by its share of the input's pixels, among the classes
-    that both maps have. Class 0, which is unknown, does not count.
+    shading fall differently. For the warped exemplar, it asks the correspondence to take places
+    that together have the class's colour. A class counts by its share of the input's pixels, among
+    the classes that both maps have. Class 0, which is unknown, does not count.
 
     Args:
-      fake: the output.
+      image: the output, or the warped exemplar.
       label: class map of the input.
       exemplar: the exemplar.
       exemplar_label: its class map.
@@ -54,15 +55,15 @@ def class_colour(
     """
 
     def means(
-        image: Float[Array, "b height width 3"], label: Int[Array, "b height width"]
+        pixels: Float[Array, "b height width 3"], label: Int[Array, "b height width"]
     ) -> tuple[Float[Array, "b classes 3"], Float[Array, "b classes 1"]]:
         """Mean colours, and numbers of pixels."""
-        one_hot = jax.nn.one_hot(label, classes, dtype=image.dtype)
+        one_hot = jax.nn.one_hot(label, classes, dtype=pixels.dtype)
         counts = one_hot.sum((1, 2))[..., None]
-        sums = jnp.einsum("bhwc,bhwk->bck", one_hot, image, precision="highest")
+        sums = jnp.einsum("bhwc,bhwk->bck", one_hot, pixels, precision="highest")
         return sums / jnp.maximum(counts, 1), counts
 
-    ours, counts = means(wide(fake), label)
+    ours, counts = means(wide(image), label)
     theirs, others = means(wide(exemplar), exemplar_label)
     shares = jnp.where(others > 0, counts, 0).at[:, 0].set(0)
     shares /= jnp.maximum(shares.sum(1, keepdims=True), 1)

@@ -2,10 +2,11 @@
 
 The functions return unweighted terms; `cocosnet_jax.steps` weights them.
 
-The mask's term, that of the pseudo exemplar and that of the self warp are computed per group of
-consecutive samples and averaged over groups, because the samples of a group share a divisor. The release trains data-parallel, and a group corresponds to one
-of its replicas. For the other terms grouping makes no difference. The divisors depend on the data
-alone: `Shares` holds them per sample, so a group may be split among several small batches.
+The terms of the mask, of the pseudo exemplar and of the self warp are computed per group of
+consecutive samples and averaged over groups, because the samples of a group share a divisor. The
+release trains data-parallel, and a group corresponds to one of its replicas. For the other terms
+here grouping makes no difference. The divisors depend on the data alone: `Shares` holds them per
+sample, so a group may be split among several small batches.
 """
 
 from collections.abc import Mapping, Sequence

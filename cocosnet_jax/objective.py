@@ -126,16 +126,22 @@ def translation_terms(
     if weights.colour:
         side = settings.model.warp_stride
         terms["colour"] = colour_losses.colour(translation.image, inputs.image, side, q)
-    if weights.class_colour:
-        assert inputs.label is not None
-        assert inputs.exemplar_label is not None
-        terms["class_colour"] = colour_losses.class_colour(
-            translation.image,
-            inputs.label,
-            inputs.exemplar,
-            inputs.exemplar_label,
-            settings.data.channels,
-        )
+    of_classes = {
+        "class_colour": translation.image,
+        "warp_class_colour": translation.warped_exemplar,
+    }
+    for name, image in of_classes.items():
+        if getattr(weights, name):
+            assert image is not None
+            assert inputs.label is not None
+            assert inputs.exemplar_label is not None
+            terms[name] = colour_losses.class_colour(
+                image,
+                inputs.label,
+                inputs.exemplar,
+                inputs.exemplar_label,
+                settings.data.channels,
+            )
     return _weighted(weights, terms)
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from cocosnet_jax.errors import UserError
 
 # Version of the settings in files. Raise it whenever a field is added, removed or renamed.
-VERSION = 6
+VERSION = 7
 # Version -> renamed fields: `section.field` in files of earlier versions -> its new name.
 RENAMED: dict[int, dict[str, str]] = {}
 
@@ -289,6 +289,7 @@ class LossSettings:
       self_warp: the warped exemplar against the truth on self exemplars (`G_warp_self`).
       colour: the result's colours against the truth's on self exemplars, as means of s x s pixels.
       class_colour: the result's mean colour of each class against the exemplar's.
+      warp_class_colour: that of the warped exemplar, which teaches the correspondence.
       group_size: r, number of consecutive samples in a group. `pseudo_exemplar`, `self_warp`,
         `colour` and `mask` are computed per group and then averaged, so their weight does not
         depend on the batch size; in the release, a group is a replica's batch. r divides the batch
@@ -311,6 +312,7 @@ class LossSettings:
     self_warp: float = 0.0
     colour: float = 0.0
     class_colour: float = 0.0
+    warp_class_colour: float = 0.0
     group_size: int = 4
 
     def __post_init__(self) -> None:
@@ -502,12 +504,13 @@ class Settings:
                 " config.loss.mask=0"
             )
 
-        if self.loss.class_colour > 0 and not has_classes:
-            raise UserError(
-                f"config.loss.class_colour is {self.loss.class_colour}, but"
-                " config.data.condition='channels' has no classes; set"
-                " config.loss.class_colour=0"
-            )
+        for field in ("class_colour", "warp_class_colour"):
+            value = getattr(self.loss, field)
+            if value > 0 and not has_classes:
+                raise UserError(
+                    f"config.loss.{field} is {value}, but config.data.condition='channels' has no"
+                    f" classes; set config.loss.{field}=0"
+                )
 
         batch, group = self.train.batch_size, self.loss.group_size
         if batch > group and batch % group:
@@ -545,6 +548,7 @@ class Settings:
                 "self_warp",
                 "colour",
                 "class_colour",
+                "warp_class_colour",
             ):
                 value = getattr(self.loss, field)
                 if value > 0:

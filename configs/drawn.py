@@ -7,8 +7,8 @@ r"""Drawn scenes, 128 x 128, narrow networks: the small model that comes with th
     python -m cocosnet_jax.convert --checkpoint=runs/colours --safetensors=drawn.safetensors \
         --bfloat16
 
-The first trains such a model, the second trains its generator further, so that regions have the
-exemplar's colours, and the third makes the file that `translate --checkpoint` takes; vgg16.pth is
+The first trains such a model, the second trains it further, so that regions have the exemplar's
+colours, and the third makes the file that `translate --checkpoint` takes; vgg16.pth is
 torchvision's VGG-16. `configs/drawn.py` takes label maps, `configs/drawn.py:edges` the
 outlines of things. Houses and trees have parts and patterns whose place the class alone does not
 tell; no layout and no style is validated that was trained on.
@@ -19,8 +19,8 @@ translation and the warp should be, so that correspondence is learned between di
 correspondence network never sees the exemplar's label map. The warp carries whole patches. Losses
 against the truth weigh more than the release's, those of style and of the adversary less.
 
-`configs/drawn.py:colours` has `loss.colour` and `loss.class_colour`, a weaker contextual loss, and
-exemplars in the image's own style alone. The correspondence stays as it is.
+`configs/drawn.py:colours` has `loss.colour`, `loss.class_colour` and `loss.warp_class_colour`, a
+weaker contextual loss, lower rates, and exemplars in the image's own style alone.
 
 What comes with the program, `cocosnet_jax/pretrained/drawn.safetensors`, are averaged weights. The
 correspondence is that after 7,800 of the first recipe's 10,560 steps (24 of 33 epochs), by when one
@@ -85,13 +85,11 @@ def get_config(variant: str = "labels") -> ConfigDict:
     if variant == "colours":
         # The exemplar is always another layout in the image's style, with which colours are taught.
         config.data.exemplar_probability = 0.0
-        config.loss.class_colour = 5000.0
+        config.loss.class_colour = config.loss.warp_class_colour = 5000.0
         config.loss.colour = 3000.0
         config.loss.contextual = 2.0
-        # These teach the correspondence.
-        config.loss.alignment = config.loss.mask = config.loss.self_warp = 0.0
-        config.optimiser.correspondence = False
-        config.optimiser.discriminator_rate = 4e-4
+        config.optimiser.generator_rate = 3e-4
+        config.optimiser.discriminator_rate = 3e-4
         config.optimiser.constant_epochs = 6
         config.optimiser.decay_epochs = 4
     return config

@@ -56,19 +56,17 @@ def test_drawn_has_the_drawings_channels_and_never_reads_an_exemplars_map():
     assert edges.loss == dataclasses.replace(labels.loss, mask=0.0)
 
 
-def test_colours_trains_the_small_models_generator_alone():
+def test_colours_trains_the_small_model_further():
     assert settings.differences(load("drawn"), load("drawn", "colours")) == {
         "data.exemplar_probability": "0.4, 0.0",
-        "loss.alignment": "10.0, 0.0",
         "loss.contextual": "5.0, 2.0",
-        "loss.mask": "100.0, 0.0",
-        "loss.self_warp": "100.0, 0.0",
         "loss.colour": "0.0, 3000.0",
         "loss.class_colour": "0.0, 5000.0",
-        "optimiser.discriminator_rate": "0.0005, 0.0004",
+        "loss.warp_class_colour": "0.0, 5000.0",
+        "optimiser.generator_rate": "0.0005, 0.0003",
+        "optimiser.discriminator_rate": "0.0005, 0.0003",
         "optimiser.constant_epochs": "20, 6",
         "optimiser.decay_epochs": "13, 4",
-        "optimiser.correspondence": "True, False",
     }
 
 

@@ -130,8 +130,9 @@ def test_a_field_that_was_renamed_is_read_under_its_new_name(monkeypatch):
 
 
 def test_a_later_version_is_refused():
-    with pytest.raises(UserError, match=r"settings of version 7; this program reads up to 6"):
-        settings.from_file({"version": 7})
+    later = settings.VERSION + 1
+    with pytest.raises(UserError, match=rf"version {later}; this program reads up to {later - 1}"):
+        settings.from_file({"version": later})
     with pytest.raises(UserError, match="content is not settings"):
         settings.from_file([])
 
@@ -140,15 +141,16 @@ def test_a_change_of_fields_raises_the_version():
     """Where this fails: raise `settings.VERSION`, map what was renamed, and say both here."""
     names = ",".join(f"{section}.{field}" for section, field in sorted(fields()))
     digest = hashlib.sha256(names.encode()).hexdigest()[:16]
-    assert (settings.VERSION, digest) == (6, "87bc9ea900012e94")
+    assert (settings.VERSION, digest) == (7, "42ce2915cde556ec")
 
 
-def test_colours_of_classes_need_classes():
+@pytest.mark.parametrize("field", ["class_colour", "warp_class_colour"])
+def test_colours_of_classes_need_classes(field):
     edges = {
         "data": {"condition": "channels", "channels": 2, "exemplar_list": "random"},
-        "loss": {"class_colour": 5.0},
+        "loss": {field: 5.0},
     }
-    with pytest.raises(UserError, match=r"loss\.class_colour is 5\.0, but .* has no classes"):
+    with pytest.raises(UserError, match=rf"loss\.{field} is 5\.0, but .* has no classes"):
         settings.from_mapping(edges)
 
 

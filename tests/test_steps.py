@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax import losses, model, objective, settings, steps, vgg
+from cocosnet_jax import colour_losses, losses, model, objective, settings, steps, vgg
 from cocosnet_jax.correspondence import CorrespondenceNetwork
 from cocosnet_jax.encode import Inputs, encode, random_batch
 from cocosnet_jax.nn.condition import Condition
@@ -189,6 +189,7 @@ def test_losses_and_gradients_of_a_batch_that_is_repeated():
         self_warp=100.0,
         colour=10.0,
         class_colour=10.0,
+        warp_class_colour=10.0,
         group_size=2,
     )
     config = dataclasses.replace(config, loss=terms)
@@ -222,9 +223,14 @@ def test_losses_and_gradients_of_a_batch_that_is_repeated():
     with jax.enable_x64(True):
         wanted, wanted_grads = run(1)
         found, grads = run(copies)
-    names = {"mask", "self_warp", "colour", "class_colour", "pseudo_exemplar"}
-    names |= {"perceptual", "contextual"}
+    names = {"mask", "self_warp", "colour", "class_colour", "warp_class_colour"}
+    names |= {"pseudo_exemplar", "perceptual", "contextual"}
     assert set(wanted) == set(found) == names
+    for name, image in zip(("class_colour", "warp_class_colour"), outputs, strict=True):
+        label, other = (x[..., 0].astype(np.int32) for x in labels)
+        of_image, of_exemplar = (x.astype(np.float32) for x in (image, images[1]))
+        means = colour_losses.class_colour(of_image, label, of_exemplar, other, 7)
+        np.testing.assert_allclose(wanted[name], 10 * means, rtol=1e-5)
     for name in names:
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-10)
     for got, want in zip(grads, wanted_grads, strict=True):
