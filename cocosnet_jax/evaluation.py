@@ -1,5 +1,6 @@
 """Evaluation of a run's checkpoint on the validation split."""
 
+import dataclasses
 import hashlib
 import itertools
 import sys
@@ -86,6 +87,11 @@ def evaluate(
     devices = mesh.make()
     restored = checkpoint.restore_for_inference(checkpoint_path or folder, mesh.replicated(devices))
     checkpoint.check_model(restored, settings)
+    # How the networks are computed is this command's to say; all else is the checkpoint's.
+    ways = ("correlation", "modulation", "rematerialise")
+    way = {name: getattr(settings.model, name) for name in ways}
+    known = dataclasses.replace(restored.settings.model, **way)
+    restored = restored._replace(settings=dataclasses.replace(restored.settings, model=known))
     name = str(restored.folder).removeprefix(f"{folder}/")
     say(f"evaluating checkpoint {name} (step {restored.step})")
     dataset = prepare_data(settings.data)

@@ -102,7 +102,13 @@ class Pictures:
             self._batch, self._valid = self._first_batch()
         valid = jax.make_array_from_process_local_data(mesh.split(self._devices), self._valid)
         batch = mesh.to_global(self._devices, self._batch)
-        outputs, numbers = self._predict(state, batch, valid)
+        try:
+            outputs, numbers = self._predict(state, batch, valid)
+        except jax.errors.JaxRuntimeError as error:
+            # Such as too little memory: the run goes on, and its checkpoints are written.
+            reason = str(error).partition("\n")[0]
+            say(f"warning: no picture at step {step}: {reason}")
+            return
         # They are NaN if the batch has no pair of different photographs.
         found = {name: float(x) for name, x in numbers.items() if np.isfinite(x)}
         board.scalars(step, {f"health/{name}": value for name, value in found.items()})

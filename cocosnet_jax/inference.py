@@ -329,7 +329,8 @@ class Translator:
 
     def _features(self, state: TrainState, batch: Batch) -> tuple[Array, Array]:
         """Theta and phi of `Correspondence`."""
-        translation = model.build(self.settings).apply(
+        # With the devices: kernels that cannot be split over them are then left out.
+        translation = model.build(self.settings, mesh=self._rows).apply(
             inference_variables(state),
             encode(batch, self.settings.data),
             jax.random.key(0),

@@ -1,6 +1,6 @@
 """The terms of the objective, each a pure function (paper section 3.3, SPEC section 6).
 
-The functions return unweighted terms; `cocosnet_jax.steps` weights them.
+The functions return unweighted terms; `cocosnet_jax.objective` weights them.
 
 The terms of the mask, of the pseudo exemplar and of the self warp are computed per group of
 consecutive samples and averaged over groups, because the samples of a group share a divisor. The

@@ -25,7 +25,7 @@ from cocosnet_jax.subjects import Read, Subject
 from cocosnet_jax.yardsticks import Yardsticks
 
 # Of the rows on disk. Raise it if the content of a row changes.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)

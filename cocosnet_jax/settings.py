@@ -513,7 +513,7 @@ class Settings:
                 )
 
         batch, group = self.train.batch_size, self.loss.group_size
-        if batch > group and batch % group:
+        if batch > group and batch % group and not self.train.batch_per_device:
             below = batch // group * group
             raise UserError(
                 f"config.train.batch_size is {batch}, which is not a multiple of"

@@ -109,6 +109,14 @@ def gradients(
     translation, to_params, generator_variables = jax.vjp(
         translate, state.params["generator"], has_aux=True
     )
+    if not settings.optimiser.correspondence:
+        # Its vectors of spectral norm and its running statistics stay, too.
+        generator_variables = {
+            name: {**found, "correspondence": old["correspondence"]}
+            if "correspondence" in (old := state.variables["generator"][name])
+            else found
+            for name, found in generator_variables.items()
+        }
 
     def adversarial(image: Array) -> tuple[Array, Any]:
         judge = state.params["discriminator"], state.variables["discriminator"]

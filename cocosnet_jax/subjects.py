@@ -82,7 +82,12 @@ def of_folders(sets: PictureSets, list_file: str) -> Subject:
         others=[results(paths) for paths in sets.others],
         paired=sets.paired,
         size=sets.size,
-        identity=[_digest(sets.files()), str(sets.exemplars), sets.format, sets.paired],
+        # By role: the same folders in other roles are other rows.
+        identity=[
+            *(_digest(paths) for paths in (sets.generated, sets.real, sets.labels)),
+            *(_digest(paths) for paths in (sets.exemplars, sets.exemplar_labels, *sets.others)),
+            *(sets.format, sets.paired),
+        ],
         real_identity=_digest(sets.real),
         protocol=protocol,
     )

@@ -178,11 +178,12 @@ def loop(
     compiling = time.monotonic()
     with interrupt.ctrl_c_ends_at_once():
         first = next(batches)
+        # First, since it checks train.keep_best, and the step compiles for long.
+        if validation:
+            validation.begin(start, state)
         step_fn, products = kept_step.step(
             settings, devices, run.steps_per_epoch, (state, weights, first), run.kept
         )
-        if validation:
-            validation.begin(start, state)
     speed = Speed(train.batch_size, Goodput(folder, start, run.began), products)
     batches = speed.clock.batches(itertools.chain([first], batches))
     progress = hooks.Progress(start, run.last, speed, settings.loss, alarms)

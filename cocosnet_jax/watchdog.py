@@ -83,7 +83,7 @@ class Watchdog:
                 self._stacks += f"{when}, no step for {silent:.0f} s\n".encode() + stacks.read()
                 self._file.write_bytes(self._stacks)
             where = f"above and in {self._file}"
-        except OSError as error:
+        except Exception as error:  # Errors of buckets are not OSErrors.
             where = f"above ({self._file} cannot be written: {error})"
         message = (
             f"warning: {process}no step has ended for {silent / 60:.3g} minutes; the stacks of all"

@@ -225,6 +225,8 @@ def _followed(tpu: Slice) -> int | None:
         status = tpu.of_run(assume="0")
         if status.isdecimal():
             return int(status)
+        if status == "none":  # The slice was made again, without the run.
+            return None
         if tpu.state() != "ACTIVE":
             return None
         say("no connection; following the log again")

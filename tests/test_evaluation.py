@@ -173,6 +173,27 @@ def test_a_batch_that_is_too_large_is_one_error(untrained_run, tmp_path, monkeyp
     assert "config.train.evaluation_batch_size is 3; set a smaller one" in str(error.value)
 
 
+def test_the_command_says_how_the_networks_are_computed(untrained_run, tmp_path, monkeypatch):
+    run = settings.from_json((untrained_run / "settings.json").read_text())
+    other = dataclasses.replace(run.model, correlation="streaming", rematerialise="blocks")
+    given = []
+
+    def stop(found, *_):
+        given.append(found.model)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation.validation, "predict_and_count", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate(
+            dataclasses.replace(run, model=other),
+            epath.Path(tmp_path),
+            Yardsticks(),
+            checkpoint_path=untrained_run,
+        )
+    assert given == [other]
+    assert run.model != other
+
+
 def test_a_checkpoint_of_another_model_is_not_measured(untrained_run):
     """Converted weights have no settings.json, which would have been compared."""
     run = settings.from_json((untrained_run / "settings.json").read_text())

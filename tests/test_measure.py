@@ -185,6 +185,24 @@ def test_exemplars_of_other_classes_say_nothing_of_style(folder, yardsticks, tmp
     assert "class above 0 in common" in found.left_out["style_relevance"]
 
 
+def test_the_same_folders_in_other_roles_are_measured_again(folder, tmp_path):
+    """A user who has mixed up two folders corrects the command, and keeps --output."""
+
+    def found(generated, real, rows):
+        sets = picture_sets.find(folder / generated, folder / real)
+        subject = subjects.of_folders(picture_sets.check(sets, 0, "png"), "")
+        return measure.measure(subject, Yardsticks(), tmp_path / rows, 8).numbers["swd"]
+
+    wrong = found("photographs", "results", "same")
+    right = found("results", "photographs", "fresh")
+    assert found("results", "photographs", "same") == right
+    assert abs(right / wrong - 1) > 1e-4  # The patches are drawn anew.
+    swapped = {"labels": "exemplar_labels", "exemplar_labels": "labels"}
+    other = sets_of(folder, **{name: folder / value for name, value in swapped.items()})
+    identities = [subjects.of_folders(sets, "").identity for sets in (sets_of(folder), other)]
+    assert identities[0] != identities[1]
+
+
 def test_an_interrupted_measuring_goes_on(folder, tmp_path, monkeypatch):
     subject = subjects.of_folders(sets_of(folder, others=[]), "")
     appended = []

@@ -154,6 +154,12 @@ def test_colours_of_classes_need_classes(field):
         settings.from_mapping(edges)
 
 
+def test_groups_are_those_of_the_batch_that_devices_make():
+    given = {"train": {"batch_per_device": 3}, "loss": {"group_size": 3}}
+    given["data"] = {"exemplar_list": "random", "channels": 5}
+    assert settings.from_mapping(given).on_devices(2).train.batch_size == 6
+
+
 def test_a_correspondence_that_is_not_there_cannot_be_kept():
     plain = {
         "model": {"generator_condition": "input", "mask_input": "none"},

@@ -171,11 +171,28 @@ def test_a_correspondence_that_is_not_trained_has_no_gradient():
     @jax.jit
     def gradients(start, batch):
         inputs = encode(batch, config.data)
-        return steps.gradients(config, start, weights, inputs, jax.random.key(0), True)[0]
+        return steps.gradients(config, start, weights, inputs, jax.random.key(0), True)[:2]
 
-    found = gradients(start, batch)["generator"]
+    found, variables = (x["generator"] for x in gradients(start, batch))
     assert all(not np.any(x) for x in jax.tree.leaves(found["correspondence"]))
     assert np.any(found["generator"]["to_image"]["kernel"])
+    # Its vectors of spectral norm stay as well, those of the generator do not.
+    before = start.variables["generator"]
+    kept, moved = (
+        [
+            np.array_equal(old, new)
+            for name in before
+            for old, new in zip(
+                jax.tree.leaves(before[name].get(network, {})),
+                jax.tree.leaves(variables[name].get(network, {})),
+                strict=True,
+            )
+        ]
+        for network in ("correspondence", "generator")
+    )
+    assert kept
+    assert all(kept)
+    assert not any(moved)
 
 
 def test_losses_and_gradients_of_a_batch_that_is_repeated():

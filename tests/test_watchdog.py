@@ -107,6 +107,23 @@ def test_a_folder_that_cannot_be_written(tmp_path, capfd):
     assert "stacks_0.txt cannot be written" in "".join(said)
 
 
+def test_a_bucket_that_fails_is_said_too(tmp_path, capfd, monkeypatch):
+    """Errors of buckets are TensorFlow's."""
+
+    def fail(*_):
+        raise RuntimeError("the bucket is away")
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", fail)
+    said = []
+
+    def ended():
+        said.append(capfd.readouterr().err)
+        return "no step has ended" in "".join(said)
+
+    hang(tmp_path, 0.001, ended)
+    assert "stacks_0.txt cannot be written: the bucket is away" in "".join(said)
+
+
 def test_no_minutes_are_no_watch(tmp_path):
     before = threading.active_count()
     with Watchdog(epath.Path(tmp_path), 0) as dog:

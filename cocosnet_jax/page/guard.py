@@ -142,11 +142,18 @@ def _without_port(host: str) -> str:
 
 
 def _sweep(folder: Path) -> None:
-    """Deletes uploads that were broken off: Gradio moves finished ones into folders."""
+    """Deletes uploads that were broken off, and the folders of results that Gradio has deleted.
+
+    Gradio moves finished uploads into folders.
+    """
     for path in folder.glob("tmp*"):
         with contextlib.suppress(OSError):
             if path.is_file() and time.time() - path.stat().st_mtime > BROKEN_OFF_S:
                 path.unlink()
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if path.is_dir() and time.time() - path.stat().st_mtime > BROKEN_OFF_S:
+                path.rmdir()  # An error where it is not empty.
 
 
 def _size(folder: Path) -> int:

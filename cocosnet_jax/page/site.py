@@ -64,7 +64,16 @@ class Site:
         self.folder = Path(tempfile.mkdtemp(prefix="cocosnet-page-"))
         os.environ["GRADIO_TEMP_DIR"] = str(self.folder)
         os.environ["GRADIO_EXAMPLES_CACHE"] = str(self.folder / "examples")
-        self._blocks = build(Desk(studio, self.folder))
+        try:
+            self._blocks = build(Desk(studio, self.folder))
+            self._launch(address, port)
+        except BaseException:  # Ctrl-C as well
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        name = f"[{address}]" if ":" in address else address
+        self.url = f"http://{name}:{port}"
+
+    def _launch(self, address: str, port: int) -> None:
         hosts = frozenset((*LOOPBACK, "[::1]")) if address in LOOPBACK else None
         theme = gr.themes.Soft(
             font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -89,8 +98,6 @@ class Site:
             enable_monitoring=False,
             pwa=False,
         )
-        name = f"[{address}]" if ":" in address else address
-        self.url = f"http://{name}:{port}"
 
     def wait(self) -> None:
         """Serves until Ctrl-C."""

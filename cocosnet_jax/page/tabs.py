@@ -170,10 +170,10 @@ def makeup(desk: Desk) -> None:
     """Paint strokes on one picture, and see them on others."""
     studio, examples = desk.studio, desk.studio.scenes
     blank = np.zeros((STROKES_SIDE, STROKES_SIDE), np.uint8)
-    first, start = None, painting.encode(blank)
+    first, first_map, start = None, None, painting.encode(blank)
     carried: list[Photograph] = []
     if examples:
-        first = examples[FACE].image
+        first, first_map = examples[FACE].image, studio.map_picture(examples[FACE].planes)
         strokes = _on_roofs(studio.numbers(examples[FACE].planes))
         start = painting.encode(strokes, first)
         layer = studio.layer(strokes, first.shape[:2], 0.8, 1)
@@ -196,7 +196,7 @@ def makeup(desk: Desk) -> None:
                 first,
                 elem_id="portrait",
             )
-            portrait_label = upload("its label map", visible=studio.needs_exemplar_label)
+            portrait_label = upload("its label map", first_map, visible=studio.needs_exemplar_label)
             with gr.Accordion("carry the strokes to a picture of your own", open=not examples):
                 target = upload("picture", height=120, elem_id="target")
                 target_map = upload("its label map", height=120, elem_id="target-map")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cocosnet_jax.data import images, inputs, layers
 from cocosnet_jax.errors import UserError
-from cocosnet_jax.settings import POSE_DATASETS, DataSettings
+from cocosnet_jax.settings import DataSettings
 
 _T = TypeVar("_T")
 
@@ -131,7 +131,7 @@ def read_layer(path: Path, what: str) -> UInt8[np.ndarray, "rows columns 4"]:
 def read_map(
     path: Path, what: str, data: DataSettings, size: int, photograph: Path | None = None
 ) -> UInt8[np.ndarray, "side side planes"]:
-    """An uploaded label map, edge map or pose, as the networks take it.
+    """An uploaded label map or edge map, as the networks take it.
 
     Args:
       path: the file.
@@ -143,9 +143,7 @@ def read_map(
     Raises:
       UserError: it cannot be read, is too large, or has classes that the model does not know.
     """
-    is_pose = data.dataset in POSE_DATASETS and path.suffix.lower() not in images.EXTENSIONS
-    if not is_pose:
-        check_picture(path, what)
+    check_picture(path, what)
     try:
         return _decoded(inputs.read_input, data, path, size, photograph=photograph).planes
     except UserError as error:

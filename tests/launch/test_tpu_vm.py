@@ -91,6 +91,14 @@ def test_a_dry_run_prints_exactly_what_a_run_does(gcloud, capsys):
     assert done(gcloud) == [in_folder.sub("", line) for line in ran]
 
 
+def test_a_slice_that_was_made_again_without_the_run_gets_it_again(gcloud):
+    gcloud.answer(*2 * [state("ACTIVE")], *of_run("none", "none", "none", 0))
+    assert tpu_vm.main(RUN) == 0
+    round_of_host = ["look", "scp", "install", "start", "follow", "look"]
+    words = [word for word in verbs(gcloud) if word != "describe"]
+    assert words == 2 * round_of_host
+
+
 def test_a_preempted_slice_is_queued_again_and_the_run_resumed(gcloud):
     gcloud.answer(
         *(state("ACTIVE"), ("tail", 255, ""), ("run: none", 255, ""), ("run: none", 255, "")),

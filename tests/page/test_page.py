@@ -205,6 +205,34 @@ def site():
     assert not page.folder.exists()
 
 
+def test_a_page_that_does_not_start_leaves_no_folder(tmp_path, monkeypatch):
+    pytest.importorskip("gradio")
+    from cocosnet_jax.page import site
+
+    def fail(_):
+        raise SystemExit(143)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(site, "build", fail)
+    with pytest.raises(SystemExit):
+        site.Site(object(), "127.0.0.1", 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_results_that_are_gone_go_too(tmp_path):
+    pytest.importorskip("gradio")
+    from cocosnet_jax.page import guard
+
+    for name in ("fresh", "old", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full/image.png").write_bytes(b"x")
+    long_ago = time.time() - 2 * guard.BROKEN_OFF_S
+    for name in ("old", "full"):
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    guard._sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"fresh", "full"}
+
+
 def submit(site, folder, exemplar):
     """The future result of a request, whose files are not those of another one."""
     from gradio_client import Client, handle_file
