@@ -75,7 +75,7 @@ def main() -> int:
     # Slower ones, TensorFlow among them.
     from cocosnet_jax import evaluation, train, workdir
 
-    folder = workdir.check(_WORKDIR.value, settings)
+    folder = workdir.check(_WORKDIR.value, settings, evaluates=_MODE.value == "evaluate")
     if _MODE.value == "train":
         return train.train(settings, folder, _INIT_FROM.value, measuring.inception)
     networks = evaluation.networks_of(

@@ -32,8 +32,14 @@ _FILE = "settings.json"
 _LOCK = ".in_use"
 
 
-def check(workdir: str, settings: Settings) -> epath.Path:
+def check(workdir: str, settings: Settings, *, evaluates: bool = False) -> epath.Path:
     """Checks that a run with these settings may use the folder; changes nothing.
+
+    Args:
+      workdir: of the run.
+      settings: of the run.
+      evaluates: whether it only evaluates, possibly on another number of devices, so that the batch
+        of its training may differ.
 
     Returns:
       The folder's absolute path.
@@ -47,9 +53,12 @@ def check(workdir: str, settings: Settings) -> epath.Path:
     else:
         check_writable(folder, "workdir")
     file = folder / _FILE
-    if file.exists() and (
-        differences := settings_lib.differences(_read(file), settings, "on_resume")
-    ):
+    differences: dict[str, str] = {}
+    if file.exists():
+        differences = settings_lib.differences(_read(file), settings, "on_resume")
+    if evaluates:
+        differences.pop("train.batch_size", None)
+    if differences:
         lines = [f"{field}: {values}" for field, values in differences.items()]
         raise UserError(
             f"--workdir={workdir} contains a run with other settings. Restore them, or choose"

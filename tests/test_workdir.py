@@ -48,6 +48,14 @@ def test_what_is_not_learned_may_change(tmp_path, settings_now):
     workdir.check(str(tmp_path), settings_now)
 
 
+def test_evaluation_may_take_place_on_other_devices(tmp_path):
+    workdir.claim(epath.Path(tmp_path), SETTINGS)
+    elsewhere = changed("train", batch_per_device=4).on_devices(1)
+    workdir.check(str(tmp_path), elsewhere, evaluates=True)
+    with pytest.raises(UserError, match=r"train\.batch_size: 32, 4"):
+        workdir.check(str(tmp_path), elsewhere)
+
+
 def test_colours_of_classes_may_not_change(tmp_path):
     folder = epath.Path(tmp_path)
     before = changed("data", classes="sky #0000FF\nsea #00FF00")
