@@ -85,7 +85,8 @@ def get_config(variant: str = "labels") -> ConfigDict:
     if variant == "colours":
         # The exemplar is always another layout in the image's style, with which colours are taught.
         config.data.exemplar_probability = 0.0
-        config.loss.class_colour = config.loss.warp_class_colour = 5000.0
+        config.loss.class_colour = 5000.0
+        config.loss.warp_class_colour = 2000.0
         config.loss.colour = 3000.0
         config.loss.contextual = 2.0
         config.optimiser.generator_rate = 3e-4

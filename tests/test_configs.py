@@ -62,7 +62,7 @@ def test_colours_trains_the_small_model_further():
         "loss.contextual": "5.0, 2.0",
         "loss.colour": "0.0, 3000.0",
         "loss.class_colour": "0.0, 5000.0",
-        "loss.warp_class_colour": "0.0, 5000.0",
+        "loss.warp_class_colour": "0.0, 2000.0",
         "optimiser.generator_rate": "0.0005, 0.0003",
         "optimiser.discriminator_rate": "0.0005, 0.0003",
         "optimiser.constant_epochs": "20, 6",
