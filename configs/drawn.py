@@ -22,11 +22,11 @@ against the truth weigh more than the release's, those of style and of the adver
 `configs/drawn.py:colours` has `loss.colour`, `loss.class_colour` and `loss.warp_class_colour`, a
 weaker contextual loss, lower rates, and exemplars in the image's own style alone.
 
-What comes with the program, `cocosnet_jax/pretrained/drawn.safetensors`, are averaged weights. The
-correspondence is that after 7,800 of the first recipe's 10,560 steps (24 of 33 epochs), by when one
-NVIDIA H200 had trained for 265 s. The generator went on from there in small batches on two CPU
-cores, by settings that became those of `:colours`. So these commands make a model of this kind, not
-the same numbers: docs/learning.md has all of it, and a second run of this recipe beside it.
+What comes with the program, `cocosnet_jax/pretrained/drawn.safetensors`, are averaged weights:
+those after 7,800 of the first recipe's 10,560 steps (24 of 33 epochs), by when one NVIDIA H200 had
+trained for 265 s, trained further in small batches on two CPU cores, in turns of which the last had
+the settings of `:colours`. So these commands make a model of this kind, not the same numbers:
+docs/learning.md has all of it.
 
 Without a VGG file the losses use untrained weights (`vgg.weights=random`): fine for trying things
 out, not for results.
