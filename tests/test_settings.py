@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+from typing import Any
 
 import pytest
 
@@ -155,8 +156,8 @@ def test_colours_of_classes_need_classes(field):
 
 
 def test_groups_are_those_of_the_batch_that_devices_make():
-    given = {"train": {"batch_per_device": 3}, "loss": {"group_size": 3}}
-    given["data"] = {"exemplar_list": "random", "channels": 5}
+    given: dict[str, dict[str, Any]] = {"loss": {"group_size": 3}}
+    given |= {"train": {"batch_per_device": 3}, "data": {"exemplar_list": "random", "channels": 5}}
     assert settings.from_mapping(given).on_devices(2).train.batch_size == 6
 
 
