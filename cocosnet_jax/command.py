@@ -183,6 +183,13 @@ def run(main: Callable[[], int | None], doc: str | None) -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.stderr.flush()
         sys.exit(error.status)
+    except PermissionError as error:
+        # Of a file or folder that a flag names, or of one below: the user can change it.
+        sys.stderr.write(
+            f"error: {error.filename} may not be read or written ({error.strerror}); change its"
+            " permissions, or those of the folders that it is in\n"
+        )
+        sys.exit(UserError.status)
     except KeyboardInterrupt:
         print("interrupted: run the same command again", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):

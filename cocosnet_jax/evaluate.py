@@ -204,10 +204,14 @@ def _check(pictures: Mapping[str, Path], runs: Mapping[str, epath.Path]) -> _Rea
 
 
 def _output() -> Path:
-    """The folder `--output`; raises UserError if it cannot be written to."""
+    """The folder `--output`; raises UserError if it has pictures, or cannot be written to."""
     from cocosnet_jax import checkpoint, workdir
 
     output = files.local(_OUTPUT.value, "--output").absolute()
+    # The next measuring would take what is written there for pictures.
+    for flag in (_GENERATED, _REAL, _LABELS, _EXEMPLARS, _EXEMPLAR_LABELS):
+        if flag.value and output == files.local(flag.value, f"--{flag.name}").absolute():
+            raise UserError(f"--output and --{flag.name} are one folder; name another --output")
     workdir.check_writable(checkpoint.absolute(output), "output")
     return output
 

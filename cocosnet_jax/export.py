@@ -64,13 +64,16 @@ def read(path, about):
         return np.load(path)[None]
     picture, how = Image.open(path), Image.Resampling.NEAREST
     if about["name"] == "exemplar":
-        picture, how = ImageOps.exif_transpose(picture).convert("RGB"), Image.Resampling.BICUBIC
+        picture, how = ImageOps.exif_transpose(picture), Image.Resampling.BICUBIC
+        if picture.mode.startswith("I;16"):
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        picture = picture.convert("RGB")
     picture = picture.resize((width, picture.height), how).resize((width, height), how)
-    array = np.asarray(picture, np.uint8)
+    array = np.asarray(picture)
     if array.size != height * width * planes or array.max() > about["range"][1]:
         wanted = f"{planes} number(s) per pixel, 0 to {about['range'][1]}"
         sys.exit(f"{path} is no {about['name']}, which has {wanted}")
-    return array.reshape(1, height, width, planes)
+    return array.astype(np.uint8).reshape(1, height, width, planes)
 
 
 if len(sys.argv) != 2 + len(NAMES):

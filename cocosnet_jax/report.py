@@ -100,6 +100,9 @@ def write(
     if measured.scores:
         files.write(target / "scores.csv", _csv(measured).encode())
         pictures.write_png(target / "best_and_worst.png", _sheet(measured, subject))
+    else:  # Those of an earlier evaluation would be taken for this one's.
+        for name in ("scores.csv", "best_and_worst.png"):
+            (target / name).unlink(missing_ok=True)
     return content
 
 

@@ -296,6 +296,30 @@ def test_ctrl_c_is_one_line():
     assert done.stderr == "interrupted: run the same command again\n"
 
 
+FORBIDDEN = """
+import errno
+from cocosnet_jax import command
+def main():
+    raise PermissionError(errno.EACCES, "Permission denied", "locked/map.png")
+command.run(main, "")
+"""
+
+
+def test_a_file_that_may_not_be_read_is_one_line():
+    done = subprocess.run(
+        [sys.executable, "-c", FORBIDDEN],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: locked/map.png may not be read or written (Permission denied); change its"
+        " permissions, or those of the folders that it is in\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "line"),
     [

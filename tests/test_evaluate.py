@@ -32,6 +32,13 @@ def test_folders_are_measured(program, folder):
     assert "--inception=pt_inception-2015-12-05-6726825d.pth" in done.stdout
 
 
+def test_results_do_not_go_among_the_pictures(program, folder):
+    given = f"--generated={folder}/results", f"--real={folder}/photographs"
+    done = program.run("evaluate", *given, f"--output={folder}/photographs/")
+    assert done.returncode == 2
+    assert done.stderr == "error: --output and --real are one folder; name another --output\n"
+
+
 def test_runs_and_folders_are_compared_and_measured_where_they_were_not(program, plain, folder):
     (folder / "before").mkdir()
     protocols = {"swd": "another way"}

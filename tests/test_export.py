@@ -131,6 +131,10 @@ def test_the_example_says_what_it_needs(folder, pair, tmp_path):
     done = run_example(folder, tmp_path, "result.png", "colours.png", *map(str, pair[1:]))
     assert done.returncode == 1
     assert done.stderr == "colours.png is no label, which has 1 number(s) per pixel, 0 to 5\n"
+    # In 16 bits, of which the lower 8 would be a class.
+    Image.fromarray(np.full((8, 8), 257, np.uint16)).save(tmp_path / "deep.png")
+    done = run_example(folder, tmp_path, "result.png", "deep.png", *map(str, pair[1:]))
+    assert done.stderr == "deep.png is no label, which has 1 number(s) per pixel, 0 to 5\n"
 
 
 def test_the_example_runs_without_this_package(folder, pair, expected, tmp_path):

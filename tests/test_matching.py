@@ -6,6 +6,7 @@ import pytest
 
 from cocosnet_jax import matching
 from cocosnet_jax.nn.streaming import Side
+from cocosnet_jax.nn.tiles import divisors
 from tests.by_hand import features_by_hand
 
 RNG = np.random.default_rng(0)
@@ -83,3 +84,8 @@ def test_memory_at_1024_pixels():
 
     plan = jax.jit(match).lower(grid, grid).compile().memory_analysis()
     assert plan.temp_size_in_bytes < 512 * 2**20
+
+
+def test_divisors_are_all_and_in_order():
+    for number in range(1, 300):
+        assert divisors(number) == [size for size in range(1, number + 1) if number % size == 0]

@@ -271,6 +271,9 @@ def test_the_report(measured, tmp_path):
     assert size == (4 * (SIDE + 2) + 2, COUNT * (SIDE + 2) + 2)
     best = report.order(found)
     assert (np.diff(found.scores["lpips"][best]) >= 0).all()
+    # Without scores, those of another evaluation do not stay.
+    report.write(epath.Path(tmp_path / "a"), dataclasses.replace(found, scores={}), subject, {})
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"metrics.json", "metrics.md"}
 
 
 def test_evaluations_are_compared_and_other_protocols_named(measured, tmp_path):

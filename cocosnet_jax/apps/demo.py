@@ -228,8 +228,8 @@ def palette_map(scene: Scene) -> Image.Image:
 
 def write_pairs(folder: epath.Path, pairs: list[Pair], results: list[Result]) -> None:
     """Writes all pictures into a folder per kind, instead of an earlier run's."""
-    if folder.exists():
-        folder.rmtree()
+    for earlier in folder.glob("*/[0-9][0-9][0-9].png"):
+        earlier.unlink()
     for number, (pair, result) in enumerate(zip(pairs, results, strict=True)):
         shown: dict[str, np.ndarray | Image.Image] = {
             "results": result.image,

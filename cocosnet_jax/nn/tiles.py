@@ -6,6 +6,7 @@ the grid one at a time: the grid itself is never padded or copied.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -153,7 +154,8 @@ class Tile(NamedTuple):
 
 def divisors(number: int) -> list[int]:
     """All divisors, from 1 on."""
-    return [size for size in range(1, number + 1) if number % size == 0]
+    low = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
+    return low + [number // size for size in reversed(low) if size * size != number]
 
 
 def _sum_along_diagonals(

@@ -63,9 +63,10 @@ def test_every_picture_is_there_to_be_measured(shown):
         assert [path.name for path in names] == ["000.png", "001.png", "002.png", "003.png"]
         for path, image in zip(names, images, strict=True):
             np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
-    # An earlier run's do not stay among them.
+    # An earlier run's do not stay among them, the user's own do.
+    (folder / "pairs/mine.png").write_bytes(b"mine")
     demo.write_pairs(epath.Path(folder / "pairs"), pairs[:1], results[:1])
-    assert len(list((folder / "pairs").rglob("*.png"))) == len(wanted)
+    assert len(list((folder / "pairs").rglob("*.png"))) == len(wanted) + 1
 
 
 def test_the_shipped_model_draws_what_it_did(shown):
