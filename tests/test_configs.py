@@ -277,6 +277,12 @@ def test_a_config_that_cannot_be_loaded_is_one_line(program, tmp_path, text, sai
     assert said in done.stderr
 
 
+def of_program(text):
+    return subprocess.run(
+        [sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S
+    )
+
+
 INTERRUPTED = """
 import signal
 from cocosnet_jax import command
@@ -285,13 +291,7 @@ command.run(lambda: signal.default_int_handler(signal.SIGINT, None), "")
 
 
 def test_ctrl_c_is_one_line():
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
+    done = of_program(INTERRUPTED)
     assert done.returncode == 130
     assert done.stderr == "interrupted: run the same command again\n"
 
@@ -306,13 +306,7 @@ command.run(main, "")
 
 
 def test_a_file_that_may_not_be_read_is_one_line():
-    done = subprocess.run(
-        [sys.executable, "-c", FORBIDDEN],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
+    done = of_program(FORBIDDEN)
     assert done.returncode == 2
     assert done.stderr == (
         "error: locked/map.png may not be read or written (Permission denied); change its"
