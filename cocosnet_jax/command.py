@@ -185,6 +185,8 @@ def run(main: Callable[[], int | None], doc: str | None) -> None:
         sys.exit(error.status)
     except PermissionError as error:
         # Of a file or folder that a flag names, or of one below: the user can change it.
+        if error.filename is None:
+            raise
         sys.stderr.write(
             f"error: {error.filename} may not be read or written ({error.strerror}); change its"
             " permissions, or those of the folders that it is in\n"

@@ -10,8 +10,7 @@ layouts of that split, in other styles. It writes into the folder
     demo.png                  input, then exemplar, warped exemplar, result and truth, twice
     demo.json                 the figures that it prints
     input.png, exemplar.png   the first row's, to try `cocosnet_jax.translate` with
-    pairs/                    every picture, in folders that `cocosnet_jax.evaluate` measures:
-                              FID, SWD, LPIPS and more (docs/learning.md)
+    pairs/                    every picture, for `cocosnet_jax.evaluate` (docs/learning.md)
 
 The truth is the input's layout drawn in the exemplar's style. Its figures are
 
@@ -195,7 +194,7 @@ def differences(pairs: list[Pair], results: list[Result]) -> dict[str, float]:
     rows: list[dict[str, float]] = []
     for i, (pair, result) in enumerate(zip(pairs, results, strict=True)):
         label = pair.scene.label
-        drawn = class_colours(result.image, label)
+        drawn, warped = (class_colours(x, label) for x in (result.image, result.warped))
         own, truth = of["exemplar"][i], of["truth"][i]
         # The next exemplar of the same scene.
         other = of["exemplar"][i - i % EXEMPLARS + (i + 1) % EXEMPLARS]
@@ -208,6 +207,7 @@ def differences(pairs: list[Pair], results: list[Result]) -> dict[str, float]:
             {
                 "colour_distance_to_exemplar": distance(drawn, own, label, shared),
                 "colour_distance_of_truth_to_exemplar": distance(truth, own, label, shared),
+                "colour_distance_of_warped_exemplar": distance(warped, own, label, shared),
                 "colour_distance_to_truth": distance(drawn, truth, label, shared),
                 "colour_distance_to_another_exemplar": to_other,
                 "nearer_to_own_exemplar": float(to_own < to_other),
@@ -299,6 +299,7 @@ def report(measured: dict[str, float], scenes: int) -> None:
         ("  by both label maps, wide neighbourhoods", "pck@0.1_by_both_label_maps", ".3f"),
         ("colour distance to its exemplar (0 to 255)", "colour_distance_to_exemplar", ".1f"),
         ("  of the truth to its exemplar", "colour_distance_of_truth_to_exemplar", ".1f"),
+        ("  of the warped exemplar to the exemplar", "colour_distance_of_warped_exemplar", ".1f"),
         ("  to another exemplar", "colour_distance_to_another_exemplar", ".1f"),
         ("  to the truth", "colour_distance_to_truth", ".1f"),
         ("nearer to its own exemplar", "nearer_to_own_exemplar", ".1%"),
