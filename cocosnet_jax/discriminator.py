@@ -15,7 +15,10 @@ SCALES = 2
 
 
 def halve(x: Float[Array, "b height width k"]) -> Float[Array, "b h w k"]:
-    """3x3 average pooling with stride 2 and padding 1; padding is left out of the averages."""
+    """3x3 average pooling with stride 2 and padding 1; padding is left out of the averages.
+
+    It computes in float32 or wider.
+    """
 
     def inside(size: int) -> np.ndarray:
         starts = np.arange(0, size, 2) - 1
@@ -23,8 +26,9 @@ def halve(x: Float[Array, "b height width k"]) -> Float[Array, "b h w k"]:
 
     # NumPy computes the divisors: XLA would spend minutes on folding them.
     counts = np.outer(inside(x.shape[1]), inside(x.shape[2]))[..., None]
-    mean = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-    return mean * jnp.asarray(9 / counts, x.dtype)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = nn.avg_pool(wide, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    return (mean * jnp.asarray(9 / counts, wide.dtype)).astype(x.dtype)
 
 
 class PatchDiscriminator(nn.Module):
@@ -129,6 +133,9 @@ class Discriminator(nn.Module):
         Returns:
           The outputs of the five layers at each scale; the last are the logits.
         """
+        if self.dtype is not None:
+            # Once, not at each scale: three channels take the memory of 128 on TPUs.
+            images = images.astype(self.dtype)
         results = []
         for scale in range(SCALES):
             if scale:

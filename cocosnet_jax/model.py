@@ -151,10 +151,15 @@ class CoCosNet(nn.Module):
             if patches:
                 cycle, target = from_patches(cycle, s.warp_stride), exemplar
 
+        # Of two nearest resizes, the second alone gives the same. Its gradients are smaller, too.
+        once = s.warp_upsampling == s.condition_resize == "nearest"
         if s.generator_condition == "warped_and_input":
             x_a = inputs.semantics
-            condition = replace(x_a, dense=jnp.concatenate([warped, x_a.dense], -1))
-        elif s.condition_resize == "bilinear" and not patches:
+            if once and not x_a.dense.shape[-1]:
+                condition = replace(x_a, dense=grid(warped_colours))
+            else:
+                condition = replace(x_a, dense=jnp.concatenate([warped, x_a.dense], -1))
+        elif once or (s.condition_resize == "bilinear" and not patches):
             # Each layer resizes it from h x w directly to its own size (supplement, Table 1).
             condition = Condition(grid(warped_colours))
         else:

@@ -45,3 +45,11 @@ def test_halving_leaves_padding_out_of_averages():
             rows, columns = slice(max(2 * i - 1, 0), 2 * i + 2), slice(max(2 * j - 1, 0), 2 * j + 2)
             expected = x[:, rows, columns].mean((1, 2))
             np.testing.assert_allclose(got[:, i, j], expected, rtol=1e-12, atol=1e-14)
+
+
+def test_halving_in_bfloat16_rounds_once():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 6, 3)), jnp.bfloat16)
+    got = halve(x)
+    assert got.dtype == jnp.bfloat16
+    wanted = halve(x.astype(jnp.float32))
+    np.testing.assert_array_equal(got, wanted.astype(jnp.bfloat16))

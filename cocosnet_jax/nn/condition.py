@@ -25,15 +25,17 @@ ROWS_PAY = 32
 class Condition:
     """A map with dense channels, followed by one-hot channels that are stored as class labels.
 
+    Dense channels and labels may differ in size until `resize` makes both as large by `nearest`.
+
     Attributes:
       dense: (b, h, w, k), the dense channels; k may be 0.
-      labels: (b, h, w), the class at each position, or None without one-hot channels. A label
-        outside of 0 to classes - 1 stands for zeros in all of them.
+      labels: (b, height, width), the class at each position, or None without one-hot channels. A
+        label outside of 0 to classes - 1 stands for zeros in all of them.
       classes: number of one-hot channels.
     """
 
     dense: Float[Array, "b h w k"]
-    labels: Int[Array, "b h w"] | None = None
+    labels: Int[Array, "b height width"] | None = None
     classes: int = flax.struct.field(pytree_node=False, default=0)
 
     @property

@@ -61,9 +61,14 @@ def _normalise_forward(
 ) -> tuple[Array, tuple[Array, Array]]:
     wide = _widen(x)
     # Both are small, and kept: otherwise the backward pass would read x twice more for them.
-    centred = wide - checkpoint_name(average(wide), PRODUCT)
-    variance = correction * average(jnp.square(centred))
-    inverse = checkpoint_name(1 / jnp.sqrt(variance + EPS), PRODUCT)
+    mean = checkpoint_name(average(wide), PRODUCT)
+    centred = wide - mean
+    if x.dtype == wide.dtype:
+        mean_square = average(jnp.square(centred))
+    else:
+        # One reading of x gives both sums. What float32 loses here is less than x's own rounding.
+        mean_square = jnp.maximum(average(jnp.square(wide)) - jnp.square(mean), 0)
+    inverse = checkpoint_name(1 / jnp.sqrt(correction * mean_square + EPS), PRODUCT)
     normed = (centred * inverse).astype(x.dtype)
     return normed, (normed, inverse)
 

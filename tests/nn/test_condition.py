@@ -116,3 +116,15 @@ def test_a_sum_of_rows_reads_each_index_once():
     dense, labels = jnp.zeros((1, 18, 18, 0)), jnp.zeros((1, 18, 18), int)
     step = jax.jit(module._by_rows).lower(dense, labels, jnp.zeros((3, 3, 40, 24)))
     assert step.compile().as_text().count(" gather(") == 1
+
+
+@pytest.mark.parametrize("side", [3, 6, 12, 24])
+def test_dense_channels_of_another_size_than_the_labels(side):
+    dense = RNG.normal(size=(2, 6, 6, 3)).astype(np.float32)
+    labels = RNG.integers(0, CLASSES, (2, 24, 24))
+    found = Condition(dense, jnp.asarray(labels), CLASSES).resize(side, side, "nearest").tensor()
+    index = np.arange(side)
+    of_dense, of_labels = index * 6 // side, index * 24 // side
+    np.testing.assert_array_equal(found[..., :3], dense[:, of_dense[:, None], of_dense])
+    wanted = one_hot(labels[:, of_labels[:, None], of_labels])
+    np.testing.assert_array_equal(found[..., 3:], wanted)

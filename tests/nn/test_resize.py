@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cocosnet_jax.nn.resize import max_pool
+from cocosnet_jax.nn.resize import max_pool, nearest
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])
@@ -17,3 +17,10 @@ def test_max_pool_and_its_gradient_equal_linens(size):
     theirs, their_backward = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
     np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(backward(pull)[0], their_backward(pull)[0])
+
+
+@pytest.mark.parametrize("size", range(1, 19))
+def test_of_two_nearest_resizes_the_second_alone_gives_the_same(size):
+    """From the warp's 4 x 4 positions to a picture's 16 x 16 pixels, and on to a layer's size."""
+    x = np.arange(4 * 4, dtype=np.float32).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(nearest(nearest(x, 16, 16), size, size), nearest(x, size, size))
