@@ -89,6 +89,7 @@ class FeatureBlock(nn.Module):
       projected: output channels of the shared 1x1 projection; None if each branch has its own.
       norm, spectral, dtype: see `ResidualBlock`.
       rematerialise: see `remat.rematerialise`.
+      kernels, samples: see `ResidualBlock`.
     """
 
     projected: int | None
@@ -96,11 +97,20 @@ class FeatureBlock(nn.Module):
     spectral: bool
     rematerialise: remat.Rematerialise
     dtype: Dtype | None
+    kernels: bool
+    samples: Mesh | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w k"], *, train: bool) -> Float[Array, "b h w k_out"]:
         for i in range(1, 5):
-            block = ResidualBlock(self.norm, self.spectral, self.dtype, name=f"block_{i}")
+            block = ResidualBlock(
+                self.norm,
+                self.spectral,
+                self.dtype,
+                self.kernels,
+                self.samples,
+                name=f"block_{i}",
+            )
             x = remat.apply(block, x, train=train, what=self.rematerialise)
         if self.projected:
             project = Conv(
@@ -217,6 +227,8 @@ class CorrespondenceNetwork(nn.Module):
             s.spectral_everywhere,
             s.rematerialise,
             dtype,
+            s.modulation == "pallas",
+            self.samples,
             name="features",
         )
         branches = (

@@ -221,8 +221,9 @@ class ModelSettings:
       condition_resize: how the SPADE condition is resized to each layer.
       non_local: whether generator and discriminator have their non-local block.
       spectral_everywhere: spectral norm on every convolution, not only on the release's.
-      modulation: how SPADE blocks with positional norm normalise and modulate: `plain`, or by
-        kernels of their own on TPUs, where these move fewer bytes (`pallas`, not timed yet).
+      modulation: how SPADE blocks with positional norm normalise and modulate, and how the feature
+        block with instance norm normalises: `plain`, or by kernels of their own on TPUs, where
+        these move fewer bytes (`pallas`, not timed yet).
       dtype: of activations; parameters, statistics of norms, losses and the correlation stay
         float32.
       rematerialise: what the backward pass recomputes to save memory: `nothing`, `elementwise`

@@ -26,7 +26,16 @@ from jax.sharding import Mesh
 from cocosnet_jax import compile_check, distributed, mesh, partition, settings, steps
 from cocosnet_jax.checkpoint import Checkpoints
 from cocosnet_jax.configs import ade20k
-from cocosnet_jax.nn import blocks, convolution, flash, flash_layout, initial, modulation, streaming
+from cocosnet_jax.nn import (
+    blocks,
+    convolution,
+    flash,
+    flash_layout,
+    initial,
+    instance,
+    modulation,
+    streaming,
+)
 from cocosnet_jax.nn.modulation_kernels import Modulation
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.pretrained import vgg as vgg_weights
@@ -210,6 +219,26 @@ def modulated(devices: Mesh | None) -> Any:
 NAMES = ("params", "variables", "ema")
 
 
+def normalised(devices: Mesh | None) -> Any:
+    """What the kernels of instance norm give for 8 samples, and all gradients."""
+
+    def run(x: jax.Array, slope: jax.Array, skip: jax.Array) -> Any:
+        def activate(x: jax.Array, slope: jax.Array, skip: jax.Array) -> jax.Array:
+            return instance.activate(x, slope, skip, padded=True, samples=devices, interpret=True)
+
+        out, pull = jax.vjp(activate, x, slope, skip)
+        return out, pull(jnp.sin(3 * out))
+
+    draw = np.random.default_rng(0).normal
+    x, skip = (draw(size=(8, 4, 5, 3)).astype(np.float32) for _ in range(2))
+    arguments = (x, np.float32(0.25), skip)
+    if devices:
+        rows, whole = mesh.split(devices), mesh.replicated(devices)
+        arguments = jax.device_put(arguments, (rows, whole, rows))
+    with jax.enable_x64(False):
+        return jax.device_get(jax.jit(run)(*arguments))
+
+
 def largest(a: Any, b: Any) -> float:
     """The largest difference of two trees."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
@@ -258,6 +287,7 @@ def by_one_process() -> dict[str, Any]:
         "kernels_moved": min(float(np.abs(x).max()) for x in jax.tree.leaves(whole)),
         "kernels_communicate": collectives,
         "modulated_differ": largest(modulated(many), modulated(None)),
+        "normalised_differ": largest(normalised(many), normalised(None)),
         "samples": mesh.to_local(mesh.to_global(many, numbered).self_reference).tolist(),
         "compared": compare(found, wanted),
         "differ_resumed": {

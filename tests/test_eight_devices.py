@@ -58,6 +58,8 @@ def test_eight_devices_compute_what_one_computes(program):
     assert found["kernels_communicate"] == []
     # The kernels of SPADE's modulation, with gradients of biases, which all devices share.
     assert found["modulated_differ"] < 1e-5
+    # Those of instance norm, with that of a slope.
+    assert found["normalised_differ"] < 1e-5
     assert found["samples"] == list(range(16))
     assert_equal(found["compared"])
     for name, differ in found["differ_resumed"].items():

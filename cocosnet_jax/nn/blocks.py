@@ -1,5 +1,6 @@
 """Residual block of the feature block, and the non-local block (SPEC sections 2 and 3)."""
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn import flash
+from cocosnet_jax.nn import flash, instance
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.norms import BatchNorm, instance_norm
@@ -25,36 +26,53 @@ class ResidualBlock(nn.Module):
       norm: `instance` (release) or `batch` (paper, section E).
       spectral: whether both convolutions have spectral norm; in the release they do not.
       dtype: of the activations.
+      kernels: whether TPUs normalise by the kernels of `nn.instance`, where these fit.
+      samples: devices that split the batch, or None. XLA splits all but the kernels by itself.
     """
 
     norm: Literal["instance", "batch"] = "instance"
     spectral: bool = False
     dtype: Dtype | None = None
+    kernels: bool = False
+    samples: Mesh | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         slope = self.param("slope", blank, ())
+        by_kernels = self.kernels and self.norm == "instance" and instance.fits(x, self.samples)
 
         def prelu(y: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
             return jnp.where(y >= 0, y, slope.astype(y.dtype) * y)
 
-        def conv_norm(y: Float[Array, "b h w c"], index: int) -> Float[Array, "b h w c"]:
-            conv = Conv(
+        def conv(
+            y: Float[Array, "b _ _ c"], index: int, padding: Literal[0, "reflect"] = "reflect"
+        ) -> Float[Array, "b h w c"]:
+            layer = Conv(
                 y.shape[-1],
                 3,
                 1,
-                "reflect",
+                padding,
                 spectral=self.spectral,
                 dtype=self.dtype,
+                keep_input=by_kernels,
+                # A bias would only cost its gradient, the sum of a map, which is zero.
+                add_bias=not by_kernels,
                 name=f"conv_{index}",
             )
-            y = conv(y, train=train)
+            return layer(y, train=train)
+
+        def normalise(y: Float[Array, "b h w c"], index: int) -> Float[Array, "b h w c"]:
             if self.norm == "instance":
                 return instance_norm(y)
             return BatchNorm(name=f"norm_{index}")(y, train=train)
 
-        y = prelu(conv_norm(x, 0))
-        return prelu(x + conv_norm(y, 1))
+        y = conv(x, 0)
+        if by_kernels:
+            activate = functools.partial(instance.activate, samples=self.samples)
+            y = conv(activate(y, slope, padded=True), 1, 0)
+            return activate(y, slope, x.astype(y.dtype), padded=False)
+        y = conv(prelu(normalise(y, 0)), 1)
+        return prelu(x + normalise(y, 1))
 
 
 class NonLocalBlock(nn.Module):

@@ -188,6 +188,8 @@ class Conv(nn.Module):
       use_bias: whether a bias is added.
       spectral: whether the kernel has spectral norm.
       dtype: of the product; None for the promoted type of input and kernel.
+      keep_input: see `convolve`.
+      add_bias: whether the bias is added; not where the next norm cancels it.
     """
 
     features: int
@@ -197,6 +199,8 @@ class Conv(nn.Module):
     use_bias: bool = True
     spectral: bool = False
     dtype: Dtype | None = None
+    keep_input: bool = False
+    add_bias: bool = True
 
     @nn.compact
     def weights(self, channels: int, *, train: bool) -> Weights:
@@ -211,12 +215,14 @@ class Conv(nn.Module):
         self, x: Float[Array, "b height width cin"], *, train: bool
     ) -> Float[Array, "b h w cout"]:
         weights = self.weights(x.shape[-1], train=train)
+        if not self.add_bias:
+            weights = weights._replace(bias=None)
         dtype = self.dtype or jnp.result_type(x, weights.kernel)
         x = x.astype(dtype)
         positions = positions_of(x) // self.stride**2
 
         def product(kernel: Float[Array, "kh kw cin cout"]) -> Float[Array, "b h w cout"]:
-            return convolve(x, kernel, self.stride, self.padding)
+            return convolve(x, kernel, self.stride, self.padding, keep=self.keep_input)
 
         return weights.convolve(product, dtype, divide_output=weights.rows > positions)
 

@@ -5,10 +5,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn import winograd
 from cocosnet_jax.nn.padding import reflect_pad
+from cocosnet_jax.nn.remat import PRODUCT
 
 # Pixels of zeros on every side, or one reflected pixel.
 Padding = int | Literal["reflect"]
@@ -19,10 +21,14 @@ def convolve(
     kernel: Float[Array, "kh kw cin cout"],
     stride: int = 1,
     padding: Padding = 0,
+    *,
+    keep: bool = False,
 ) -> Float[Array, "b h w cout"]:
     """Cross-correlation of a map, which is padded on every side.
 
-    The backward pass pads x again, so that no padded copy is held.
+    The backward pass pads x again, so that no padded copy is held. With `keep`, rematerialisation
+    of elementwise operations keeps x, as it is in memory: for what XLA does not fuse with the
+    convolution.
 
     In float64, patches are multiplied by the kernel as a matrix: on CPUs, where the parity tests
     run, XLA has no fast float64 convolution. On CPUs, 3 x 3 kernels of many channels are convolved
@@ -30,16 +36,19 @@ def convolve(
     """
     if x.dtype == jnp.float64:
         return _convolve_patches(_pad(x, padding), kernel, stride)
-    return _convolve(x, kernel, stride, padding)
+    return _convolve(x, kernel, stride, padding, keep)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve(
     x: Float[Array, "b height width cin"],
     kernel: Float[Array, "kh kw cin cout"],
     stride: int,
     padding: Padding,
+    keep: bool,
 ) -> Float[Array, "b h w cout"]:
+    del keep  # The backward pass's alone.
+
     def plain(x: Array, kernel: Array) -> Array:
         return _plainly(x, kernel, stride, padding)
 
@@ -70,14 +79,19 @@ def _plainly(x: Array, kernel: Array, stride: int, padding: Padding) -> Float[Ar
 
 
 def _convolve_forward(
-    x: Array, kernel: Array, stride: int, padding: Padding
+    x: Array, kernel: Array, stride: int, padding: Padding, keep: bool
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, stride, padding), (x, kernel)
+    y = _convolve(x, kernel, stride, padding, keep)
+    # Named here, for the backward pass alone. What is kept and read in the forward pass, too, JAX
+    # rounds to its own type, and XLA writes the same numbers to memory again.
+    return y, (checkpoint_name(x, PRODUCT) if keep else x, kernel)
 
 
 def _convolve_backward(
-    stride: int, padding: Padding, residuals: tuple[Array, Array], grad: Array
+    stride: int, padding: Padding, keep: bool, residuals: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array]:
+    del keep
+
     def plain(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
         return jax.vjp(lambda x, k: _plainly(x, k, stride, padding), x, kernel)[1](grad)
 
@@ -93,7 +107,7 @@ def _convolve_backward(
         [to_kernel] = jax.vjp(lambda kernel: _plainly(x, kernel, 1, padding), kernel)[1](grad)
         # One gradient after the other: each pads or transposes a copy of `grad`.
         grad, to_kernel = jax.lax.optimization_barrier((grad, to_kernel))
-        to_padded = _convolve(grad, turned, 1, around)
+        to_padded = _convolve(grad, turned, 1, around, keep=False)
         if padding == "reflect":
             [to_padded] = jax.vjp(reflect_pad, x)[1](to_padded)
         return to_padded, to_kernel

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
@@ -21,6 +22,7 @@ from cocosnet_jax.nn.modulation_kernels import Modulation, Modulations, Padded, 
 from cocosnet_jax.nn.norms import positional_norm
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.positions import spread
+from cocosnet_jax.nn.remat import PRODUCT
 
 # Numbers of one row of x that a kernel can hold, with some twenty arrays of that size.
 _LARGEST_ROW = 2**19
@@ -43,34 +45,43 @@ def plain(
     return tuple(found)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _modulate(
-    x: Array, modulations: Modulations, padded: Padded, interpret: bool
+    x: Array, modulations: Modulations, padded: Padded, with_x: bool, interpret: bool
 ) -> tuple[Array, ...]:
     """The kernels on TPUs, or interpreted; `plain` on other devices."""
     kernel = functools.partial(forward, padded=padded, interpret=interpret)
     if interpret:
-        return kernel(x, modulations)
-    other = functools.partial(plain, padded=padded)
-    return jax.lax.platform_dependent(x, modulations, tpu=kernel, default=other)
+        found = kernel(x, modulations)
+    else:
+        other = functools.partial(plain, padded=padded)
+        found = jax.lax.platform_dependent(x, modulations, tpu=kernel, default=other)
+    return (*found, x) if with_x else found
 
 
 def _modulate_forward(
-    x: Array, modulations: Modulations, padded: Padded, interpret: bool
+    x: Array, modulations: Modulations, padded: Padded, with_x: bool, interpret: bool
 ) -> tuple[Any, Any]:
-    return _modulate(x, modulations, padded, interpret), (x, modulations)
+    # Named for the backward pass alone, see `convolution.convolve`.
+    kept = checkpoint_name(x, PRODUCT), modulations
+    return _modulate(x, modulations, padded, with_x, interpret), kept
 
 
-def _modulate_backward(padded: Padded, interpret: bool, kept: Any, grads: Any) -> Any:
+def _modulate_backward(
+    padded: Padded, with_x: bool, interpret: bool, kept: Any, grads: tuple[Array, ...]
+) -> Any:
     kernel = functools.partial(backward, padded=padded, interpret=interpret)
     x, modulations = kept
+    grads, through = (grads[:-1], grads[-1]) if with_x else (grads, None)
     if interpret:
-        return kernel(x, modulations, grads)
+        return kernel(x, modulations, grads, through)
 
-    def other(x: Array, modulations: Modulations, grads: Any) -> Any:
-        return jax.vjp(functools.partial(plain, padded=padded), x, modulations)[1](grads)
+    def other(x: Array, modulations: Modulations, grads: Any, through: Array | None) -> Any:
+        pull = jax.vjp(functools.partial(plain, padded=padded), x, modulations)[1]
+        to_x, to_modulations = pull(grads)
+        return to_x if through is None else to_x + through, to_modulations
 
-    return jax.lax.platform_dependent(x, modulations, grads, tpu=kernel, default=other)
+    return jax.lax.platform_dependent(x, modulations, grads, through, tpu=kernel, default=other)
 
 
 _modulate.defvjp(_modulate_forward, _modulate_backward)
@@ -87,11 +98,11 @@ def fits(x: Float[Array, "b h w c"], samples: Mesh | None) -> bool:
     pictures, rest = divmod(b, 1 if samples is None else samples.size)
     return (
         rest == 0
-        and pictures % _PICTURES == 0
+        and (pictures % _PICTURES == 0 or pictures in (2, 4))
         and min(h, w) >= 4
         # Below, kernels of gamma and beta are larger than the maps, and cost more to join.
         and pictures * h * w >= 18 * c
-        and w * pictures * max(c, 128) <= _LARGEST_ROW
+        and w * max(pictures, 8) * max(c, 128) <= _LARGEST_ROW
         and x.dtype in (jnp.float32, jnp.bfloat16)
     )
 
@@ -101,6 +112,7 @@ def modulate(
     modulations: Modulations,
     padded: Padded,
     *,
+    with_x: bool = False,
     samples: Mesh | None = None,
     interpret: bool = False,
 ) -> tuple[Float[Array, "b ..."], ...]:
@@ -111,12 +123,14 @@ def modulate(
       modulations: of the layers.
       padded: whether a layer's result goes through leaky ReLU and one pixel of reflection padding,
         as before a 3 x 3 convolution.
+      with_x: whether to return x, too, for whatever else reads it. The backward pass then adds that
+        gradient to x's own while it writes it.
       samples: devices, on one axis, that split the batch, or None.
       interpret: run the kernels as plain JAX, on any device, for tests.
     """
 
     def run(x: Array, modulations: Modulations) -> tuple[Array, ...]:
-        return _modulate(x, modulations, padded, interpret)
+        return _modulate(x, modulations, padded, with_x, interpret)
 
     if samples is None or samples.size == 1:
         return run(x, modulations)

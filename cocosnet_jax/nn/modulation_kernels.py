@@ -20,7 +20,7 @@ from cocosnet_jax.nn.activation import SLOPE
 from cocosnet_jax.nn.norms import EPS
 
 # Of the 128 MiB of on-chip memory that TPUs v4 to v6e have.
-_VMEM = 100 * 2**20
+VMEM = 100 * 2**20
 
 
 class Modulation(NamedTuple):
@@ -80,6 +80,7 @@ def _backward_kernel(
     biases: Any,
     grads: Any,
     edges: Any,
+    through: Any,
     to_x: Any,
     to_joined: Any,
     to_biases: Any,
@@ -115,7 +116,10 @@ def _backward_kernel(
     # Through the mean, and through the variance.
     along = (to_normed * normed).sum(-1, keepdims=True) / (c - 1)
     found = to_normed - to_normed.mean(-1, keepdims=True) - normed * along
-    to_x[0] = (found * inverse).astype(to_x.dtype)
+    found = found * inverse
+    if through is not None:
+        found = found + _wide(through)
+    to_x[0] = found.astype(to_x.dtype)
 
 
 class _Part(NamedTuple):
@@ -159,17 +163,19 @@ def _run(
             flops=0, transcendentals=0, bytes_accessed=sum(moved.values())
         ),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary",), vmem_limit_bytes=_VMEM
+            dimension_semantics=("arbitrary",), vmem_limit_bytes=VMEM
         ),
         interpret=interpret,
     )(*arrays)
 
 
-def _by_rows(x: Float[Array, "b h w c"]) -> Float[Array, "h w b c"]:
+def by_rows(x: Float[Array, "b h w c"]) -> Float[Array, "h w b c"]:
+    """A map as the kernels see it."""
     return x.transpose(1, 2, 0, 3)
 
 
-def _from_rows(x: Float[Array, "h w b c"]) -> Float[Array, "b h w c"]:
+def from_rows(x: Float[Array, "h w b c"]) -> Float[Array, "b h w c"]:
+    """The inverse of `by_rows`."""
     return x.transpose(2, 0, 1, 3)
 
 
@@ -182,8 +188,8 @@ def _inputs(
 ) -> tuple[_Part, tuple[_Part, ...], tuple[_Part, ...]]:
     """What both kernels read: this row of x and of gamma and beta, and all biases."""
     return (
-        _Part(_by_rows(x), row),
-        tuple(_Part(_by_rows(each.joined), row) for each in modulations),
+        _Part(by_rows(x), row),
+        tuple(_Part(by_rows(each.joined), row) for each in modulations),
         tuple(_Part(each.bias.astype(jnp.float32), None) for each in modulations),
     )
 
@@ -206,19 +212,23 @@ def forward(
     )
     kernel = functools.partial(_forward_kernel, padded=padded)
     found = _run(kernel, h + 2, _inputs(x, modulations, inner), (outputs,), interpret)
-    return tuple(map(_from_rows, found[0]))
+    return tuple(map(from_rows, found[0]))
 
 
 def backward(
     x: Float[Array, "b h w c"],
     modulations: Modulations,
     grads: tuple[Float[Array, "b ..."], ...],
+    through: Float[Array, "b h w c"] | None,
     padded: Padded,
     interpret: bool,
 ) -> tuple[Float[Array, "b h w c"], Modulations]:
-    """The gradients of x and of gamma and beta, from those of the layers' results."""
+    """The gradients of x and of gamma and beta, from those of the layers' results.
+
+    `through` is what else arrives for x.
+    """
     h = x.shape[1]
-    rows = [_by_rows(grad) for grad in grads]
+    rows = [by_rows(grad) for grad in grads]
     inputs = _inputs(x, modulations, _same)
     outputs = jax.tree.map(
         lambda part: part._replace(array=jax.ShapeDtypeStruct(part.array.shape, part.array.dtype)),
@@ -239,9 +249,11 @@ def backward(
     edges = tuple(
         _Part(grad, edge) if pad else None for grad, pad in zip(rows, padded, strict=True)
     )
+    of_through = None if through is None else _Part(by_rows(through), _same)
+    read = (*inputs, of_row, edges, of_through)
     kernel = functools.partial(_backward_kernel, padded=padded)
-    to_x, to_joined, to_biases = _run(kernel, h, (*inputs, of_row, edges), outputs, interpret)
-    return _from_rows(to_x), tuple(
-        Modulation(_from_rows(joined), bias.astype(each.bias.dtype))
+    to_x, to_joined, to_biases = _run(kernel, h, read, outputs, interpret)
+    return from_rows(to_x), tuple(
+        Modulation(from_rows(joined), bias.astype(each.bias.dtype))
         for each, joined, bias in zip(modulations, to_joined, to_biases, strict=True)
     )

@@ -157,13 +157,18 @@ class SpadeBlock(nn.Module):
         shared = {name: relu(y) for name, y in zip(spades, convolved, strict=True)}
 
         def modulate(
-            y: Float[Array, "b h w k"], *names: str
+            y: Float[Array, "b h w k"], *names: str, with_y: bool = False
         ) -> tuple[Sequence[Float[Array, "b ..."]], Literal[0, "reflect"]]:
-            """Y, modulated by these layers; what padding it lacks before a 3 x 3 convolution."""
+            """Y, modulated by these layers; what padding it lacks before a 3 x 3 convolution.
+
+            With `with_y`, y follows: see `modulation.modulate`.
+            """
             before_conv3 = tuple(name != "norm_s" for name in names)
             if self.kernels and self.norm == "positional" and modulation.fits(y, self.samples):
                 found = tuple(spades[name].modulation(shared[name], train=train) for name in names)
-                return modulation.modulate(y, found, before_conv3, samples=self.samples), 0
+                return modulation.modulate(
+                    y, found, before_conv3, with_x=with_y, samples=self.samples
+                ), 0
             each: list[Float[Array, "b h w k"]] = []
             for name in reversed(names):
                 if each:
@@ -173,18 +178,33 @@ class SpadeBlock(nn.Module):
             activated = [
                 leaky_relu(y) if active else y for y, active in zip(each, before_conv3, strict=True)
             ]
-            return activated, "reflect"
+            return [*activated, y] if with_y else activated, "reflect"
 
         def conv(features: int, padding: Literal[0, "reflect"], name: str) -> Conv:
-            return Conv(features, 3, 1, padding, spectral=True, dtype=self.dtype, name=name)
+            return Conv(
+                features,
+                3,
+                1,
+                padding,
+                spectral=True,
+                dtype=self.dtype,
+                # What a kernel padded.
+                keep_input=padding == 0,
+                name=name,
+            )
 
         if channels == self.features:
-            shortcut = x
-            [dx], padding = modulate(x, "norm_0")
+            (dx, shortcut), padding = modulate(x, "norm_0", with_y=True)
         else:
             (dx, to_shortcut), padding = modulate(x, "norm_0", "norm_s")
             to_features = Conv(
-                self.features, 1, use_bias=False, spectral=True, dtype=self.dtype, name="conv_s"
+                self.features,
+                1,
+                use_bias=False,
+                spectral=True,
+                dtype=self.dtype,
+                keep_input=padding == 0,
+                name="conv_s",
             )
             shortcut = to_features(to_shortcut, train=train)
         dx = conv(middle, padding, "conv_0")(dx, train=train)

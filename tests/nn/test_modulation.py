@@ -55,6 +55,23 @@ def gradients(function, x, modulations):
     return jax.grad(loss, (0, 1))(x, modulations)
 
 
+def test_what_else_reads_x_adds_to_its_gradient():
+    x, modulations = numbers((2, 5, 6, 4), layers=1)
+    kernels = functools.partial(modulation.modulate, padded=(True,), interpret=True)
+
+    def with_x(x, modulations):
+        y, same = kernels(x, modulations, with_x=True)
+        return y, jnp.sin(same)
+
+    def apart(x, modulations):
+        return *kernels(x, modulations), jnp.sin(x)
+
+    np.testing.assert_array_equal(with_x(x, modulations)[1], jnp.sin(x))
+    found, wanted = (gradients(function, x, modulations) for function in (with_x, apart))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
 # Sizes that fill no register, and the least height and width.
 @pytest.mark.parametrize(("shape", "padded"), [((3, 5, 7, 6), BOTH), ((2, 4, 4, 5), (True,))])
 def test_the_kernels_equal_the_formula_and_its_gradients(shape, padded):
@@ -121,7 +138,8 @@ def test_devices_run_the_kernels_on_samples_of_their_own():
     function = functools.partial(modulation.modulate, padded=BOTH, samples=two)
     tpu, _ = lowered(function, *numbers((16, 4, 4, 5)))
     assert tpu.count("stablehlo.custom_call @tpu_custom_call") == 2
-    assert tpu.count("sdy.manual_computation") == 2  # forward and backward
+    # Forward, forward for the gradient, and backward.
+    assert tpu.count("sdy.manual_computation") == 3
 
 
 def test_maps_for_which_there_are_kernels():
@@ -135,8 +153,10 @@ def test_maps_for_which_there_are_kernels():
 
     assert fits(8, 64, 64, 512)
     assert fits(16, 64, 64, 512, samples=two)
-    # Each of two devices has four pictures.
-    assert not fits(8, 64, 64, 512, samples=two)
+    assert fits(8, 96, 96, 512, samples=two)
+    assert fits(2, 512, 512, 64)
+    # Each of two devices has three pictures.
+    assert not fits(6, 96, 96, 512, samples=two)
     assert not fits(17, 64, 64, 512, samples=two)
     assert not fits(8, 16, 16, 1024)
     assert not fits(8, 512, 2048, 64)
@@ -159,9 +179,9 @@ def test_a_block_gives_the_same_with_kernels(features, monkeypatch):
 
     used = []
 
-    def interpreted(x, modulations, padded, *, samples):
-        used.append(padded)
-        return kernels(x, modulations, padded, samples=samples, interpret=True)
+    def interpreted(x, modulations, padded, *, with_x, samples):
+        used.append((padded, with_x))
+        return kernels(x, modulations, padded, with_x=with_x, samples=samples, interpret=True)
 
     kernels = modulation.modulate
     monkeypatch.setattr(modulation, "modulate", interpreted)
@@ -169,6 +189,6 @@ def test_a_block_gives_the_same_with_kernels(features, monkeypatch):
     found = [
         jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)(variables, x, b) for b in blocks
     ]
-    assert used == [BOTH if features == 3 else (True,), (True,)]
+    assert used == [(BOTH, False) if features == 3 else ((True,), True), ((True,), False)]
     for other, one in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=5e-6 * np.abs(other).max())

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cocosnet_jax.nn import remat
+from cocosnet_jax.nn.blocks import ResidualBlock
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import Conv
 from cocosnet_jax.nn.spade import SpadeBlock
@@ -102,3 +103,30 @@ def test_spectral_norm_is_never_recomputed():
         roots[kind] = lowered.as_text().count("stablehlo.sqrt")
     # One square root to normalise each of the two vectors.
     assert roots == dict.fromkeys(KINDS, 2)
+
+
+@pytest.mark.parametrize(
+    ("block", "again"), [(SpadeBlock(8, 4, kernels=True), 2), (ResidualBlock(kernels=True), 1)]
+)
+def test_what_kernels_computed_is_kept(block, again):
+    """Of four kernels, two are for gradients. No gradient needs a residual block's last norm."""
+    x, condition = (jax.ShapeDtypeStruct((8, 16, 16, k), jnp.float32) for k in (8, 3))
+    arrays = (x, Condition(condition)) if isinstance(block, SpadeBlock) else (x,)
+    shapes = jax.eval_shape(
+        lambda *arrays: block.init(jax.random.key(0), *arrays, train=True), *arrays
+    )
+    counts = {}
+    for kind in KINDS:
+
+        def loss(variables, *arrays, kind=kind):
+            made, _ = nn.apply(
+                lambda module, *arrays: remat.apply(module, *arrays, train=True, what=kind),
+                block,
+                mutable=["spectral"],
+            )(variables, *arrays)
+            return jnp.sum(made**2)
+
+        traced = jax.jit(jax.grad(loss, (0, 1))).trace(shapes, *arrays)
+        lowered = traced.lower(lowering_platforms=("tpu",)).as_text()
+        counts[kind] = lowered.count("stablehlo.custom_call @tpu_custom_call")
+    assert counts == {"nothing": 4, "elementwise": 4, "blocks": 4 + again}
