@@ -134,7 +134,8 @@ class Discriminator(nn.Module):
           The outputs of the five layers at each scale; the last are the logits.
         """
         if self.dtype is not None:
-            # Once, not at each scale: three channels take the memory of 128 on TPUs.
+            # Once, not at each scale: three channels take the memory of 128 on TPUs. So the second
+            # scale rounds twice.
             images = images.astype(self.dtype)
         results = []
         for scale in range(SCALES):

@@ -151,7 +151,8 @@ class CoCosNet(nn.Module):
             if patches:
                 cycle, target = from_patches(cycle, s.warp_stride), exemplar
 
-        # Of two nearest resizes, the second alone gives the same. Its gradients are smaller, too.
+        # Of two nearest resizes, the second alone gives the same, since h divides the height. The
+        # gradient then is a map of h x w, not of a picture.
         once = s.warp_upsampling == s.condition_resize == "nearest"
         if s.generator_condition == "warped_and_input":
             x_a = inputs.semantics

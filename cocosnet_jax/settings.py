@@ -223,7 +223,8 @@ class ModelSettings:
       spectral_everywhere: spectral norm on every convolution, not only on the release's.
       modulation: how SPADE blocks with positional norm normalise and modulate, and how the feature
         block with instance norm normalises: `plain`, or by kernels of their own on TPUs, where
-        these move fewer bytes (`pallas`, not timed yet).
+        these move fewer bytes (`pallas`, not timed yet). With `pallas`, other devices compute in
+        the plain way, and keep as much for the backward pass as TPUs.
       dtype: of activations; parameters, statistics of norms, losses and the correlation stay
         float32.
       rematerialise: what the backward pass recomputes to save memory: `nothing`, `elementwise`

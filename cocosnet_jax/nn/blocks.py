@@ -20,7 +20,8 @@ from cocosnet_jax.nn.streaming import DENSE_POSITIONS, Side, attend
 class ResidualBlock(nn.Module):
     """Conv3, norm, PReLU, conv3, norm, add, PReLU, all of one width; padding is by reflection.
 
-    Both PReLUs share one slope, as in the release.
+    Both PReLUs share one slope, as in the release. With kernels, x must have the type that the
+    block computes in.
 
     Attributes:
       norm: `instance` (release) or `batch` (paper, section E).
@@ -55,7 +56,8 @@ class ResidualBlock(nn.Module):
                 spectral=self.spectral,
                 dtype=self.dtype,
                 keep_input=by_kernels,
-                # A bias would only cost its gradient, the sum of a map, which is zero.
+                # The norm cancels a bias. Its gradient, the sum of a map, is zero; rounded, it
+                # would only let Adam move the bias at random.
                 add_bias=not by_kernels,
                 name=f"conv_{index}",
             )

@@ -26,6 +26,7 @@ class Condition:
     """A map with dense channels, followed by one-hot channels that are stored as class labels.
 
     Dense channels and labels may differ in size until `resize` makes both as large by `nearest`.
+    All else needs one size.
 
     Attributes:
       dense: (b, h, w, k), the dense channels; k may be 0.

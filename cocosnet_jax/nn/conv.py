@@ -189,7 +189,8 @@ class Conv(nn.Module):
       spectral: whether the kernel has spectral norm.
       dtype: of the product; None for the promoted type of input and kernel.
       keep_input: see `convolve`.
-      add_bias: whether the bias is added; not where the next norm cancels it.
+      add_bias: whether the bias is added; if not, it is a parameter without effect, for a layer
+        before a norm that cancels it.
     """
 
     features: int

@@ -27,8 +27,7 @@ def convolve(
     """Cross-correlation of a map, which is padded on every side.
 
     The backward pass pads x again, so that no padded copy is held. With `keep`, rematerialisation
-    of elementwise operations keeps x, as it is in memory: for what XLA does not fuse with the
-    convolution.
+    of elementwise operations keeps x instead of computing it again; for an x that a kernel wrote.
 
     In float64, patches are multiplied by the kernel as a matrix: on CPUs, where the parity tests
     run, XLA has no fast float64 convolution. On CPUs, 3 x 3 kernels of many channels are convolved
@@ -82,8 +81,8 @@ def _convolve_forward(
     x: Array, kernel: Array, stride: int, padding: Padding, keep: bool
 ) -> tuple[Array, tuple[Array, Array]]:
     y = _convolve(x, kernel, stride, padding, keep)
-    # Named here, for the backward pass alone. What is kept and read in the forward pass, too, JAX
-    # rounds to its own type, and XLA writes the same numbers to memory again.
+    # Named here, for the backward pass alone. On what is kept and read in the forward pass, too,
+    # JAX calls `reduce_precision`, and XLA writes the same numbers to memory again.
     return y, (checkpoint_name(x, PRODUCT) if keep else x, kernel)
 
 

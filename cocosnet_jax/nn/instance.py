@@ -1,4 +1,4 @@
-"""Instance norm, PReLU and reflection padding in one pass, for TPUs.
+"""Instance norm, what skips it, PReLU and reflection padding in one pass, for TPUs.
 
 Forward, a Pallas kernel reads a map once and writes what the next convolution reads; backward,
 another reads the map and the gradient once. XLA reads the map for the variance, and again for the
@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn.instance_kernels import MOST, backward, forward, held, together
+from cocosnet_jax.nn.instance_kernels import MOST, WIDEST, backward, forward, held, together
 from cocosnet_jax.nn.norms import instance_norm
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.remat import PRODUCT
@@ -72,8 +72,11 @@ _activate.defvjp(_activate_forward, _activate_backward)
 def fits(x: Float[Array, "b h w c"], samples: Mesh | None) -> bool:
     """Whether the kernels can run for x.
 
+    They run for 2, 4 or a multiple of 8 pictures per device, of at least 4 x 4 positions, if the
+    maps of 128 channels fit on the chip.
+
     Args:
-      x: the activations.
+      x: the activations, of the type that the kernels will read.
       samples: devices that split the batch, or None.
     """
     b, h, w, _ = x.shape
@@ -84,6 +87,7 @@ def fits(x: Float[Array, "b h w c"], samples: Mesh | None) -> bool:
         and min(h, w) >= 4
         and x.dtype in (jnp.float32, jnp.bfloat16)
         and held(x, pictures) <= MOST
+        and w <= WIDEST
     )
 
 

@@ -20,8 +20,10 @@ from jaxtyping import Array, Float
 from cocosnet_jax.nn.modulation_kernels import VMEM, by_rows, from_rows
 from cocosnet_jax.nn.norms import EPS
 
-# Bytes of maps that a kernel holds at most; what is left is for rows in float32.
+# Bytes of maps that a kernel holds at most; what is left is for rows in float32, of which some ten,
+# of 1 MiB each, exist at a time.
 MOST = 88 * 2**20
+WIDEST = 256
 # Channels that lie beside each other in a register of TPUs.
 _CHANNELS = 128
 
@@ -135,7 +137,7 @@ def together(pictures: int) -> int:
 
 
 def held(x: Float[Array, "b h w c"], pictures: int) -> int:
-    """Bytes of the maps that a program of the backward kernel holds: x, skip, and gradients."""
+    """Most bytes of maps that a program of the backward kernel holds: x, skip, three gradients."""
     h, w = x.shape[1:3]
     positions = 4 * h * w + (h + 2) * (w + 2)
     return positions * together(pictures) * _CHANNELS * x.dtype.itemsize
@@ -154,6 +156,7 @@ def _run(
       interpret: see `instance.activate`.
     """
     _, _, pictures, channels = inputs[0].shape
+    # Interpreted, any number of pictures fits.
     block, blocks = together(pictures) or pictures, pl.cdiv(channels, _CHANNELS)
     arrays = jax.tree.leaves((inputs, outputs))
     sizes = [math.prod(x.shape[:-1]) * blocks * _CHANNELS * x.dtype.itemsize for x in arrays]

@@ -26,7 +26,7 @@ from cocosnet_jax.nn.remat import PRODUCT
 
 # Numbers of one row of x that a kernel can hold, with some twenty arrays of that size.
 _LARGEST_ROW = 2**19
-# Pictures that lie beside each other in a register of TPUs.
+# Pictures that lie beside each other in a register of TPUs. XLA stores 2 and 4 likewise.
 _PICTURES = 8
 
 
@@ -98,11 +98,11 @@ def fits(x: Float[Array, "b h w c"], samples: Mesh | None) -> bool:
     pictures, rest = divmod(b, 1 if samples is None else samples.size)
     return (
         rest == 0
-        and (pictures % _PICTURES == 0 or pictures in (2, 4))
+        and (pictures in (2, 4) or pictures % _PICTURES == 0)
         and min(h, w) >= 4
         # Below, kernels of gamma and beta are larger than the maps, and cost more to join.
         and pictures * h * w >= 18 * c
-        and w * max(pictures, 8) * max(c, 128) <= _LARGEST_ROW
+        and w * max(pictures, _PICTURES) * max(c, 128) <= _LARGEST_ROW
         and x.dtype in (jnp.float32, jnp.bfloat16)
     )
 

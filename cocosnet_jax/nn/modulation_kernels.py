@@ -225,7 +225,7 @@ def backward(
 ) -> tuple[Float[Array, "b h w c"], Modulations]:
     """The gradients of x and of gamma and beta, from those of the layers' results.
 
-    `through` is what else arrives for x.
+    `through` is the gradient of x from its other readers, or None.
     """
     h = x.shape[1]
     rows = [by_rows(grad) for grad in grads]

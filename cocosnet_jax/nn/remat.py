@@ -7,8 +7,9 @@ import flax.linen as nn
 from jax.ad_checkpoint import checkpoint_policies
 from jaxtyping import Array, Float, PyTree
 
-# Names (`checkpoint_name`) of results that are expensive to recompute.
-PRODUCT = "product"  # of a convolution; also ReLU's output, and statistics of norms
+# Names (`checkpoint_name`) of results that are expensive to recompute: those of a convolution,
+# ReLU's output, statistics of norms, and what kernels read and write.
+PRODUCT = "product"
 SPECTRAL = "spectral"  # vectors and sigma of spectral norm: small, and always kept
 Rematerialise = Literal["nothing", "elementwise", "blocks"]
 

@@ -188,7 +188,7 @@ class SpadeBlock(nn.Module):
                 padding,
                 spectral=True,
                 dtype=self.dtype,
-                # What a kernel padded.
+                # A kernel's result.
                 keep_input=padding == 0,
                 name=name,
             )

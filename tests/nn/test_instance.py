@@ -53,6 +53,7 @@ def plainly(padded):
         ((2, 4, 5, 6), False, True),
         ((2, 5, 4, 130), True, False),
         ((16, 4, 6, 3), True, True),
+        ((24, 4, 5, 300), True, True),
         ((3, 6, 4, 5), False, False),
     ],
 )
@@ -138,6 +139,7 @@ def test_maps_for_which_there_are_kernels():
     assert not fits(5, 64, 64, 407, samples=two)
     assert not fits(8, 128, 128, 407)
     assert not fits(8, 3, 64, 407)
+    assert not fits(8, 4, 2000, 130)
     assert not fits(8, 64, 64, 407, dtype=jnp.float16)
 
 
