@@ -7,7 +7,7 @@ checks and reads the files. This module needs neither TensorFlow nor JAX.
 from pathlib import Path
 from typing import NamedTuple
 
-from cocosnet_jax.data import exemplars, images, inputs
+from cocosnet_jax.data import exemplars, images, inputs, source_files
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
 
@@ -252,11 +252,16 @@ def _inputs_in(folder: Path, data: DataSettings, output: Path) -> list[str]:
 def files_below(folder: Path, output: Path | None = None) -> list[str]:
     """All files below a folder, as relative paths in alphabetical order.
 
-    What lies in `output`, a folder below it, is left out: results of an earlier command.
+    Links are followed. What lies in `output`, a folder below it, is left out: results of an earlier
+    command.
+
+    Raises:
+      PermissionError: one of the folders may not be read, so that files would be missing.
     """
     own = None if output is None or output.resolve() == folder.resolve() else output.resolve()
+    paths = (Path(name) for name, _ in source_files.files_below(folder))
     return sorted(
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
+        for path in paths
         if path.is_file() and (own is None or not path.resolve().is_relative_to(own))
     )

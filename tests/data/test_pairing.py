@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -335,3 +337,31 @@ def test_an_exemplar_in_its_datasets_layout_needs_no_map(tmp_path):
     assert pair == Pair(photograph, (photograph,), (photograph,), tmp_path / "out/7.png")
     with pytest.raises(UserError, match="--exemplar-label is missing"):
         pairs(photograph, tmp_path / "elsewhere/7.jpg")
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
+    """Pictures would be left out. It is simulated, since root may read all folders."""
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed/a.png").touch()
+    (tmp_path / "b.png").touch()
+    assert pairing.files_below(tmp_path) == ["b.png", "closed/a.png"]
+    scandir = os.scandir
+
+    def guarded(folder):
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(PermissionError, match="closed"):
+        pairing.files_below(tmp_path)
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.png").touch()
+    (tmp_path / "pictures/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "pictures")
+    (tmp_path / "pictures/broken.png").symlink_to(tmp_path / "nothing")
+    assert pairing.files_below(tmp_path / "pictures") == ["linked/a.png"]
