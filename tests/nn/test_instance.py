@@ -9,6 +9,7 @@ import pytest
 
 from cocosnet_jax.nn import instance
 from cocosnet_jax.nn.blocks import ResidualBlock
+from tests.nn.test_modulation import TWO, fits, lowered
 
 SLOPE = 0.25
 
@@ -90,18 +91,11 @@ def test_bfloat16_is_rounded_once():
         )
 
 
-def lowered(function, *arguments):
-    """The text of a function and its gradient for TPUs, and for other accelerators."""
-    both = jax.jit(lambda *given: (function(*given), gradients(function, *given)))
-    traced = both.trace(*arguments)
-    return [traced.lower(lowering_platforms=(name,)).as_text() for name in ("tpu", "cuda")]
-
-
 @pytest.mark.parametrize("skip", [False, True])
 def test_tpus_run_kernels_and_other_devices_do_not(skip):
     arguments = numbers((2, 4, 4, 5), skip)
     function = functools.partial(instance.activate, padded=not skip)
-    tpu, gpu = lowered(function, *arguments)
+    tpu, gpu = lowered(function, gradients, *arguments)
     # The result is kept for the backward pass.
     assert tpu.count("stablehlo.custom_call @tpu_custom_call") == 2
     assert "tpu_custom_call" not in gpu
@@ -114,33 +108,25 @@ def test_tpus_run_kernels_and_other_devices_do_not(skip):
 
 
 def test_devices_run_the_kernels_on_samples_of_their_own():
-    two = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
-    function = functools.partial(instance.activate, padded=True, samples=two)
-    tpu, _ = lowered(function, *numbers((16, 4, 4, 5), True))
+    function = functools.partial(instance.activate, padded=True, samples=TWO)
+    tpu, _ = lowered(function, gradients, *numbers((16, 4, 4, 5), True))
     assert tpu.count("stablehlo.custom_call @tpu_custom_call") == 2
     # Forward, forward for the gradient, and backward.
     assert tpu.count("sdy.manual_computation") == 3
 
 
 def test_maps_for_which_there_are_kernels():
-    two = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
-
-    def fits(*shape, samples=None, dtype=jnp.bfloat16):
-        answers = []
-        x = jax.ShapeDtypeStruct(shape, dtype)
-        jax.eval_shape(lambda x: answers.append(instance.fits(x, samples)), x)
-        return answers[0]
-
-    assert fits(16, 64, 64, 407)
-    assert fits(4, 128, 128, 407)
-    assert fits(4, 64, 64, 407, samples=two)
+    of = functools.partial(fits, instance)
+    assert of(16, 64, 64, 407)
+    assert of(4, 128, 128, 407)
+    assert of(4, 64, 64, 407, samples=TWO)
     # Each of two devices has three pictures.
-    assert not fits(6, 64, 64, 407, samples=two)
-    assert not fits(5, 64, 64, 407, samples=two)
-    assert not fits(8, 128, 128, 407)
-    assert not fits(8, 3, 64, 407)
-    assert not fits(8, 4, 2000, 130)
-    assert not fits(8, 64, 64, 407, dtype=jnp.float16)
+    assert not of(6, 64, 64, 407, samples=TWO)
+    assert not of(5, 64, 64, 407, samples=TWO)
+    assert not of(8, 128, 128, 407)
+    assert not of(8, 3, 64, 407)
+    assert not of(8, 4, 2000, 130)
+    assert not of(8, 64, 64, 407, dtype=jnp.float16)
 
 
 def test_a_block_gives_the_same_with_kernels(monkeypatch):

@@ -112,7 +112,7 @@ def test_bfloat16_is_rounded_once():
         )
 
 
-def lowered(function, *arguments):
+def lowered(function, gradients, *arguments):
     """The text of a function and its gradient for TPUs, and for other accelerators."""
     both = jax.jit(lambda *given: (function(*given), gradients(function, *given)))
     traced = both.trace(*arguments)
@@ -122,7 +122,7 @@ def lowered(function, *arguments):
 def test_tpus_run_kernels_and_other_devices_do_not():
     arguments = numbers((8, 4, 4, 5))
     function = functools.partial(modulation.modulate, padded=BOTH)
-    tpu, gpu = lowered(function, *arguments)
+    tpu, gpu = lowered(function, gradients, *arguments)
     assert tpu.count("stablehlo.custom_call @tpu_custom_call") == 2
     assert "tpu_custom_call" not in gpu
     plain = functools.partial(modulation.plain, padded=BOTH)
@@ -134,34 +134,37 @@ def test_tpus_run_kernels_and_other_devices_do_not():
 
 
 def test_devices_run_the_kernels_on_samples_of_their_own():
-    two = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
-    function = functools.partial(modulation.modulate, padded=BOTH, samples=two)
-    tpu, _ = lowered(function, *numbers((16, 4, 4, 5)))
+    function = functools.partial(modulation.modulate, padded=BOTH, samples=TWO)
+    tpu, _ = lowered(function, gradients, *numbers((16, 4, 4, 5)))
     assert tpu.count("stablehlo.custom_call @tpu_custom_call") == 2
     # Forward, forward for the gradient, and backward.
     assert tpu.count("sdy.manual_computation") == 3
 
 
+TWO = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
+
+
+def fits(module, *shape, samples=None, dtype=jnp.bfloat16):
+    """What a module's `fits` says of a map."""
+    answers = []
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    jax.eval_shape(lambda x: answers.append(module.fits(x, samples)), x)
+    return answers[0]
+
+
 def test_maps_for_which_there_are_kernels():
-    two = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
-
-    def fits(*shape, samples=None, dtype=jnp.bfloat16):
-        answers = []
-        x = jax.ShapeDtypeStruct(shape, dtype)
-        jax.eval_shape(lambda x: answers.append(modulation.fits(x, samples)), x)
-        return answers[0]
-
-    assert fits(8, 64, 64, 512)
-    assert fits(16, 64, 64, 512, samples=two)
-    assert fits(8, 96, 96, 512, samples=two)
-    assert fits(2, 512, 512, 64)
+    of = functools.partial(fits, modulation)
+    assert of(8, 64, 64, 512)
+    assert of(16, 64, 64, 512, samples=TWO)
+    assert of(8, 96, 96, 512, samples=TWO)
+    assert of(2, 512, 512, 64)
     # Each of two devices has three pictures.
-    assert not fits(6, 96, 96, 512, samples=two)
-    assert not fits(17, 64, 64, 512, samples=two)
-    assert not fits(8, 16, 16, 1024)
-    assert not fits(8, 512, 2048, 64)
-    assert not fits(8, 3, 512, 64)
-    assert not fits(8, 64, 64, 512, dtype=jnp.float16)
+    assert not of(6, 96, 96, 512, samples=TWO)
+    assert not of(17, 64, 64, 512, samples=TWO)
+    assert not of(8, 16, 16, 1024)
+    assert not of(8, 512, 2048, 64)
+    assert not of(8, 3, 512, 64)
+    assert not of(8, 64, 64, 512, dtype=jnp.float16)
 
 
 @pytest.mark.parametrize("features", [3, 5])
