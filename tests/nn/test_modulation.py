@@ -14,6 +14,8 @@ from cocosnet_jax.nn.spade import SpadeBlock
 
 # Two layers that read one map: before a 3 x 3 convolution, and before a 1 x 1.
 BOTH = (True, False)
+# A mesh to lower for: one device, twice.
+TWO = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
 
 
 def numbers(shape, dtype=np.float32, layers=2):
@@ -139,9 +141,6 @@ def test_devices_run_the_kernels_on_samples_of_their_own():
     assert tpu.count("stablehlo.custom_call @tpu_custom_call") == 2
     # Forward, forward for the gradient, and backward.
     assert tpu.count("sdy.manual_computation") == 3
-
-
-TWO = jax.sharding.Mesh(np.array(jax.devices()[:1] * 2), ("data",))
 
 
 def fits(module, *shape, samples=None, dtype=jnp.bfloat16):
