@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn.modulation_kernels import VMEM, by_rows, from_rows
+from cocosnet_jax.nn.modulation_kernels import VMEM, by_rows, from_rows, together
 from cocosnet_jax.nn.norms import EPS
 
 # Bytes of maps that a kernel holds at most; what is left is for rows in float32, of which some ten,
@@ -127,13 +127,6 @@ def _backward_kernel(
         # Through the mean, and through the variance.
         found = found - (all_of_it + normed * along) / (h * w)
         to_x[i] = (found * inverse).astype(to_x.dtype)
-
-
-def together(pictures: int) -> int:
-    """How many pictures one program of a kernel holds; 0 if there is no kernel for this number."""
-    if pictures % 8 == 0:
-        return 8
-    return pictures if pictures in (2, 4) else 0
 
 
 def held(x: Float[Array, "b h w c"], pictures: int) -> int:

@@ -18,7 +18,15 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.activation import leaky_relu
-from cocosnet_jax.nn.modulation_kernels import Modulation, Modulations, Padded, backward, forward
+from cocosnet_jax.nn.modulation_kernels import (
+    PICTURES,
+    Modulation,
+    Modulations,
+    Padded,
+    backward,
+    forward,
+    together,
+)
 from cocosnet_jax.nn.norms import positional_norm
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.positions import spread
@@ -26,8 +34,6 @@ from cocosnet_jax.nn.remat import PRODUCT
 
 # Numbers of one row of x that a kernel can hold, with some twenty arrays of that size.
 _LARGEST_ROW = 2**19
-# Pictures that lie beside each other in a register of TPUs. XLA stores 2 and 4 likewise.
-_PICTURES = 8
 
 
 def plain(
@@ -98,11 +104,11 @@ def fits(x: Float[Array, "b h w c"], samples: Mesh | None) -> bool:
     pictures, rest = divmod(b, 1 if samples is None else samples.size)
     return (
         rest == 0
-        and (pictures in (2, 4) or pictures % _PICTURES == 0)
+        and together(pictures) > 0
         and min(h, w) >= 4
         # Below, kernels of gamma and beta are larger than the maps, and cost more to join.
         and pictures * h * w >= 18 * c
-        and w * max(pictures, _PICTURES) * max(c, 128) <= _LARGEST_ROW
+        and w * max(pictures, PICTURES) * max(c, 128) <= _LARGEST_ROW
         and x.dtype in (jnp.float32, jnp.bfloat16)
     )
 
