@@ -214,6 +214,8 @@ class PallasWarp:
         dtype = jnp.promote_types(values.dtype, self.plain.input.compared.features.dtype)
 
         def on_tpu(values: Array) -> Any:
+            # Kernels would round their results to a narrower type than float32.
+            values = values.astype(jnp.float32)
             found = kernel(
                 values, self.plain.temperature, products=self.products, mesh=self.samples
             )

@@ -109,30 +109,35 @@ class NonLocalBlock(nn.Module):
         theta = project(x, max(c // 8, 1), "theta").reshape(b, h * w, -1)
         phi = pool(project(x, max(c // 8, 1), "phi"))
         g = pool(project(x, c // 2, "g"))
-        wide = jnp.promote_types(g.dtype, jnp.float32)
         if h * w > DENSE_POSITIONS:
-            attended = self._stream(*(y.astype(wide) for y in (theta, phi, g)))
+            attended = self._stream(theta, phi, g)
         else:
+            wide = jnp.promote_types(g.dtype, jnp.float32)
             logits = jnp.einsum("bnk,bmk->bnm", theta, phi, preferred_element_type=wide)
             attention = jax.nn.softmax(logits, -1).astype(g.dtype)
             attended = jnp.einsum("bnm,bmk->bnk", attention, g)
-        attended = attended.astype(g.dtype).reshape(b, h, w, -1)
+        attended = attended.reshape(b, h, w, -1)
         gamma = self.param("gamma", blank, ())
         return x + gamma.astype(x.dtype) * project(attended, c, "o")
 
     def _stream(
         self, theta: Float[Array, "b n k"], phi: Float[Array, "b m k"], g: Float[Array, "b m v"]
     ) -> Float[Array, "b n v"]:
-        """softmax(theta phi^T) g, without the n x m matrix."""
+        """softmax(theta phi^T) g, without the n x m matrix, in the type of g."""
+        dtype = g.dtype
 
-        def plain(theta: Array, phi: Array, g: Array) -> Array:
+        def plain(*arguments: Array) -> Array:
+            wide = jnp.promote_types(dtype, jnp.float32)
+            theta, phi, g = (y.astype(wide) for y in arguments)
             rows, columns = (Side.of_vectors(y) for y in (theta, phi))
-            return attend(rows, columns, g, 1.0, precision=None, mesh=self.mesh)
+            found = attend(rows, columns, g, 1.0, precision=None, mesh=self.mesh)
+            return found.astype(dtype)
 
         def kernel(theta: Array, phi: Array, g: Array) -> Array:
             rows, columns = (flash.Side.of_vectors(y) for y in (theta, phi))
             # As TPUs multiply by default, and so in the plain way.
-            return flash.attend(rows, columns, g, 1.0, products="bfloat16", mesh=self.samples)
+            found = flash.attend(rows, columns, g, 1.0, products="bfloat16", mesh=self.samples)
+            return found.astype(dtype)
 
         if not (self.kernels and flash.usable(theta.shape[0], self.mesh, self.samples)):
             return plain(theta, phi, g)

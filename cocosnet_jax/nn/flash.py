@@ -11,7 +11,7 @@ its own ones.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.struct
 import jax
@@ -28,7 +28,7 @@ from cocosnet_jax.nn.flash_kernels import (
     keys_kernel,
     queries_kernel,
 )
-from cocosnet_jax.nn.flash_layout import Compared, Layout, by_neighbourhood, by_vector
+from cocosnet_jax.nn.flash_layout import Compared, Layout, as_read, by_neighbourhood, by_vector
 from cocosnet_jax.nn.streaming import Measured
 
 # Of the 128 MiB of on-chip memory that TPUs v4 to v6e have.
@@ -58,6 +58,47 @@ class Side:
         # The backward pass keeps x, and recomputes the other arrays of that size.
         compared = jax.checkpoint(by_neighbourhood, static_argnums=1)(x, side)
         return cls(compared, Layout(x.shape[1], x.shape[2], side))
+
+
+class _Output(NamedTuple):
+    """A result of a kernel.
+
+    Attributes:
+      spec: the part that one program of the grid sees.
+      shape: of all, without samples.
+      dtype: what it is written in; kernels add up in float32.
+    """
+
+    spec: pl.BlockSpec
+    shape: tuple[int, ...]
+    dtype: jnp.dtype | type = jnp.float32
+
+    @property
+    def narrow(self) -> bool:
+        return jnp.dtype(self.dtype) != jnp.float32
+
+    @property
+    def part(self) -> tuple[int, ...]:
+        """The shape of what one program sees."""
+        return cast(tuple[int, ...], self.spec.block_shape)
+
+
+def _add_up_apart(kernel: Callable[..., None], inputs: int, outputs: list[_Output]) -> Any:
+    """Gives a kernel float32 scratch for its narrow outputs, and rounds once, at the last block."""
+
+    def run(*references: Any, block: Block) -> None:
+        written = references[inputs : inputs + len(outputs)]
+        scratch = list(references[inputs + len(outputs) :])
+        sums = [scratch.pop(0) if o.narrow else x for o, x in zip(outputs, written, strict=True)]
+        kernel(*references[:inputs], *sums, *scratch, block=block)
+
+        @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
+        def _() -> None:
+            for output, total, result in zip(outputs, sums, written, strict=True):
+                if output.narrow:
+                    result[:] = total[:].astype(result.dtype)
+
+    return run
 
 
 class _Call(NamedTuple):
@@ -109,7 +150,7 @@ class _Call(NamedTuple):
         kernel: Callable[..., None],
         arguments: tuple[Array, ...],
         inputs: list[pl.BlockSpec],
-        outputs: list[tuple[pl.BlockSpec, tuple[int, ...]]],
+        outputs: list[_Output],
         scratch: list[tuple[int, int]],
         interpret: bool,
     ) -> tuple[Array, ...]:
@@ -119,22 +160,25 @@ class _Call(NamedTuple):
           kernel: takes references to its inputs, outputs and scratch, and the block.
           arguments: whole arrays, samples first.
           inputs: the part of each that one program sees.
-          outputs: the part and, without samples, the shape of each result.
+          outputs: the results.
           scratch: shapes of float32 arrays on the chip.
           interpret: run it as plain JAX.
         """
         block = self.block
         grid = (block.queries.blocks, block.keys.blocks)
         b = arguments[0].shape[0]
-        results = tuple(jax.ShapeDtypeStruct((b, *shape), jnp.float32) for _, shape in outputs)
+        results = tuple(jax.ShapeDtypeStruct((b, *x.shape), x.dtype) for x in outputs)
         moved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((arguments, results)))
+        sums = [x.part for x in outputs if x.narrow]
+        if sums:
+            kernel = _add_up_apart(kernel, len(inputs), outputs)
         return pl.pallas_call(
             functools.partial(kernel, block=block),
             grid=(b, *(grid[::-1] if self.keys_first else grid)),
             in_specs=inputs,
-            out_specs=tuple(spec for spec, _ in outputs),
+            out_specs=tuple(x.spec for x in outputs),
             out_shape=results,
-            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
+            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in (*sums, *scratch)],
             # XLA counts no bytes by itself.
             cost_estimate=pl.CostEstimate(flops=0, transcendentals=0, bytes_accessed=moved),
             compiler_params=pltpu.CompilerParams(
@@ -159,7 +203,10 @@ def _measure(
         forward_kernel,
         (queries.features.swapaxes(1, 2), queries.marks, *keys, values),
         call.inputs(rows, channels, v),
-        [(call.of_queries(n), (n, length)) for n in (v, 1, 1)],
+        [
+            _Output(call.of_queries(v), (v, length), values.dtype),
+            *2 * [_Output(call.of_queries(1), (1, length))],
+        ],
         [(block.keys.window, block.queries.window), *3 * [(1, size)]],
         interpret,
     )
@@ -189,7 +236,7 @@ def _attend_backward(
 ) -> tuple[Compared, Compared, Array]:
     queries, keys, values, out, log_sum = residuals
     # The term of the softmax's derivative that all keys of a query share.
-    common = jnp.sum(grad * out, 1, keepdims=True)
+    common = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), 1, keepdims=True)
     rows, channels, v = queries.marks.shape[1], queries.features.shape[-1], values.shape[1]
     arguments = (queries.features.swapaxes(1, 2), queries.marks, *keys, values)
     arguments = (*arguments, grad, log_sum, common)
@@ -200,25 +247,25 @@ def _attend_backward(
         inputs = [*call.inputs(rows, channels, v), *map(call.of_queries, (v, 1, 1))]
         return call.run(kernel, arguments, inputs, outputs(call), scratch, interpret)
 
-    def of_window(call: _Call, layout: Layout, shape: tuple[int, int]) -> Any:
+    def of_window(call: _Call, layout: Layout, shape: tuple[int, int], side: Compared) -> _Output:
         spec = call._spec((1, 1, *shape), lambda b, i, j: (b, j if call.keys_first else i, 0, 0))
-        return spec, (layout.blocks, *shape)
+        return _Output(spec, (layout.blocks, *shape), side.features.dtype)
 
     to_queries, to_marks_q = run(
         queries_kernel,
         False,
         lambda call: [
-            of_window(call, block.queries, (channels, block.queries.window)),
-            (call.of_queries(rows), queries.marks.shape[1:]),
+            of_window(call, block.queries, (channels, block.queries.window), queries),
+            _Output(call.of_queries(rows), queries.marks.shape[1:]),
         ],
     )
     to_keys, to_marks_k, to_values = run(
         keys_kernel,
         True,
         lambda call: [
-            of_window(call, block.keys, (block.keys.window, channels)),
-            (call.of_keys(rows), keys.marks.shape[1:]),
-            (call.of_keys(v), values.shape[1:]),
+            of_window(call, block.keys, (block.keys.window, channels), keys),
+            _Output(call.of_keys(rows), keys.marks.shape[1:]),
+            _Output(call.of_keys(v), values.shape[1:], values.dtype),
         ],
     )
     return (
@@ -243,7 +290,8 @@ def attend(
 ) -> Float[Array, "b n v"]:
     """softmax(rows columns^T / temperature) values, without the n x m matrix.
 
-    The backward pass recomputes the blocks from the logarithm of each row's sum.
+    The backward pass recomputes the blocks from the logarithm of each row's sum. Sums, logits and
+    weights are float32; the result has the values' type, at most float32.
 
     Args:
       rows: the n rows.
@@ -303,14 +351,16 @@ def _prepare(
     rows: Side, columns: Side, values: Float[Array, "b m v"], temperature: float, products: Products
 ) -> tuple[Block, Float[Array, "b v_padded length"]]:
     """The block, and the values in the line of the columns, padded to whole registers."""
+    values = as_read(values)
     if rows.layout.side != columns.layout.side:
         raise ValueError(
             f"rows have neighbourhoods of side {rows.layout.side}, columns of {columns.layout.side}"
         )
     layout = columns.layout
     b, _, v = values.shape
-    grid = values.astype(jnp.float32).reshape(b, layout.height, layout.width, v)
-    line = layout.in_line(jnp.pad(grid, ((0, 0), (0, 0), (0, 0), (0, -v % 8))))
+    grid = values.reshape(b, layout.height, layout.width, v)
+    sublanes = 32 // values.dtype.itemsize
+    line = layout.in_line(jnp.pad(grid, ((0, 0), (0, 0), (0, 0), (0, -v % sublanes))))
     return Block(rows.layout, layout, temperature, products), line.swapaxes(1, 2)
 
 

@@ -32,10 +32,11 @@ def multiply(
         dimension_numbers=(((axes[0],), (axes[1],)), ((), ())),
         preferred_element_type=jnp.float32,
     )
-    if products == "float32":
-        return dot(a, b, precision=jax.lax.Precision.HIGHEST)
     if products == "bfloat16":
         return dot(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16))
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    if products == "float32":
+        return dot(a, b, precision=jax.lax.Precision.HIGHEST)
 
     def parts(x: Array) -> tuple[Array, Array]:
         high = x.astype(jnp.bfloat16)

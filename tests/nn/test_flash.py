@@ -93,6 +93,41 @@ def test_the_kernels_equal_the_formula_and_its_gradients(side, grids, small_regi
         np.testing.assert_allclose(b / scale, a / scale, atol=1e-5)
 
 
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+def test_bfloat16_is_read_and_results_are_rounded_to_it_once(products, small_registers):
+    """Four blocks of queries, and three of keys; both last ones are not full."""
+
+    def dense(theta, phi, values):
+        weights = jax.nn.softmax(jnp.einsum("bnk,bmk->bnm", theta, phi) / 4, -1)
+        return jnp.einsum("bnm,bmv->bnv", weights, values)
+
+    def kernels(theta, phi, values):
+        rows, columns = (flash.Side.of_vectors(x) for x in (theta, phi))
+        return flash.attend(rows, columns, values, 4.0, products=products, interpret=True)
+
+    def both(function, grad, *arguments):
+        out, pull = jax.vjp(function, *arguments)
+        return out, *pull(grad)
+
+    theta, phi, values = numbers(4, shift=0, grids=((7, 9), (5, 9)))
+    grad = np.random.default_rng(5).normal(size=(2, 63, 3))
+    wide = grad, theta.reshape(2, 63, K), phi.reshape(2, 45, K), values
+    arguments = [x.astype(jnp.bfloat16) for x in wide]
+    with jax.enable_x64(True):
+        exact = [np.asarray(x) for x in both(dense, *map(np.float64, arguments))]
+    found = jax.jit(functools.partial(both, kernels))(*arguments)
+    assert {x.dtype for x in found} == {jnp.dtype(jnp.bfloat16)}
+    of_values = 0, 3
+    for i, (a, b) in enumerate(zip(exact, map(np.float64, map(np.asarray, found)), strict=True)):
+        # A unit in the eighth bit of the largest number: half for rounding the result, half for
+        # rounding what it is made of (the weighted values, and factors of the products).
+        scale = np.abs(a).max()
+        np.testing.assert_allclose(b / scale, a / scale, rtol=0, atol=2**-7)
+        if products == "float32" and i in of_values:
+            # Each number is rounded once, by half a unit in its own eighth bit.
+            np.testing.assert_allclose(b / scale, a / scale, rtol=2**-8, atol=1e-5)
+
+
 @pytest.mark.parametrize("products", ["float32", "bf16x3"])
 def test_sums_and_entropies_at_the_release_s_temperature(products, small_registers):
     """Means a hundred times the deviations, which centring takes away."""
@@ -230,6 +265,7 @@ def test_the_generators_attention_runs_kernels_on_tpus_and_streams_elsewhere(mon
     for attributes, kernels in (
         ({"kernels": True}, 3),
         ({"kernels": True, "samples": two}, 3),
+        ({"kernels": True, "dtype": jnp.bfloat16}, 3),
         ({}, 0),
         # Devices that share positions.
         ({"kernels": True, "mesh": two}, 0),
