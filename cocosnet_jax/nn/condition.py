@@ -65,6 +65,8 @@ def convolve_condition(
     weights: Weights,
     padding: Literal[1, "reflect"],
     dtype: Dtype | None = None,
+    *,
+    in_parts: bool = False,
 ) -> Float[Array, "b h w cout"]:
     """3 x 3 cross-correlation of a condition map, padded by one pixel on every side.
 
@@ -75,6 +77,7 @@ def convolve_condition(
       weights: with a 3 x 3 kernel for all of its channels.
       padding: 1 for zeros in all channels, or `reflect`.
       dtype: of the product; None for the promoted type of the dense channels and the kernel.
+      in_parts: see `convolve`.
     """
     dtype = dtype or jnp.result_type(condition.dense, weights.kernel)
     dense, labels = condition.dense.astype(dtype), condition.labels
@@ -86,7 +89,7 @@ def convolve_condition(
 
     def product(kernel: Float[Array, "3 3 channels cout"]) -> Float[Array, "b h w cout"]:
         if labels is None:
-            return convolve(dense, kernel, padding=padding)
+            return convolve(dense, kernel, padding=padding, in_parts=in_parts)
         padded = pad(labels[..., None], condition.classes)[..., 0]
         return _convolve(pad(dense, 0), padded, kernel)
 

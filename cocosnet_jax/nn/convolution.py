@@ -9,8 +9,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn import winograd
-from cocosnet_jax.nn.padding import reflect_pad
+from cocosnet_jax.nn.padding import fold_edges, reflect_pad
 from cocosnet_jax.nn.remat import PRODUCT
+
+# Numbers of a gradient that a TPU reads and writes in a few microseconds.
+_LARGE = 2**20
 
 # Pixels of zeros on every side, or one reflected pixel.
 Padding = int | Literal["reflect"]
@@ -23,11 +26,14 @@ def convolve(
     padding: Padding = 0,
     *,
     keep: bool = False,
+    in_parts: bool = False,
 ) -> Float[Array, "b h w cout"]:
     """Cross-correlation of a map, which is padded on every side.
 
     The backward pass pads x again, so that no padded copy is held. With `keep`, rematerialisation
     of elementwise operations keeps x instead of computing it again; for an x that a kernel wrote.
+    `in_parts` says that the caller takes the channels of the result apart, so that their gradients
+    come in parts.
 
     In float64, patches are multiplied by the kernel as a matrix: on CPUs, where the parity tests
     run, XLA has no fast float64 convolution. On CPUs, 3 x 3 kernels of many channels are convolved
@@ -35,18 +41,19 @@ def convolve(
     """
     if x.dtype == jnp.float64:
         return _convolve_patches(_pad(x, padding), kernel, stride)
-    return _convolve(x, kernel, stride, padding, keep)
+    return _convolve(x, kernel, stride, padding, keep, in_parts)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _convolve(
     x: Float[Array, "b height width cin"],
     kernel: Float[Array, "kh kw cin cout"],
     stride: int,
     padding: Padding,
     keep: bool,
+    in_parts: bool,
 ) -> Float[Array, "b h w cout"]:
-    del keep  # The backward pass's alone.
+    del keep, in_parts  # The backward pass's alone.
 
     def plain(x: Array, kernel: Array) -> Array:
         return _plainly(x, kernel, stride, padding)
@@ -68,26 +75,38 @@ def _pad(x: Array, padding: Padding) -> Float[Array, "b height width cin"]:
 def _plainly(x: Array, kernel: Array, stride: int, padding: Padding) -> Float[Array, "b h w cout"]:
     if padding == "reflect":
         x, padding = reflect_pad(x), 0
+    return _product(x, kernel, stride, (padding, padding))
+
+
+def _product(
+    x: Array, kernel: Array, stride: int, zeros: tuple[int, int]
+) -> Float[Array, "b h w cout"]:
+    """Convolves x, with this many zeros above and below, and left and right."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        [(padding, padding)] * 2,
+        [(n, n) for n in zeros],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
 def _convolve_forward(
-    x: Array, kernel: Array, stride: int, padding: Padding, keep: bool
+    x: Array, kernel: Array, stride: int, padding: Padding, keep: bool, in_parts: bool
 ) -> tuple[Array, tuple[Array, Array]]:
-    y = _convolve(x, kernel, stride, padding, keep)
+    y = _convolve(x, kernel, stride, padding, keep, in_parts)
     # Named here, for the backward pass alone. On what is kept and read in the forward pass, too,
     # JAX calls `reduce_precision`, and XLA writes the same numbers to memory again.
     return y, (checkpoint_name(x, PRODUCT) if keep else x, kernel)
 
 
 def _convolve_backward(
-    stride: int, padding: Padding, keep: bool, residuals: tuple[Array, Array], grad: Array
+    stride: int,
+    padding: Padding,
+    keep: bool,
+    in_parts: bool,
+    residuals: tuple[Array, Array],
+    grad: Array,
 ) -> tuple[Array, Array]:
     del keep
 
@@ -106,15 +125,58 @@ def _convolve_backward(
         [to_kernel] = jax.vjp(lambda kernel: _plainly(x, kernel, 1, padding), kernel)[1](grad)
         # One gradient after the other: each pads or transposes a copy of `grad`.
         grad, to_kernel = jax.lax.optimization_barrier((grad, to_kernel))
-        to_padded = _convolve(grad, turned, 1, around, keep=False)
+        to_padded = _convolve(grad, turned, 1, around, False, False)
         if padding == "reflect":
             [to_padded] = jax.vjp(reflect_pad, x)[1](to_padded)
         return to_padded, to_kernel
 
-    return jax.lax.platform_dependent(*residuals, grad, cpu=late, default=plain)
+    def by_edges(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
+        [to_kernel] = jax.vjp(lambda kernel: _plainly(x, kernel, 1, padding), kernel)[1](grad)
+        return _to_reflected(x.shape, kernel, grad), to_kernel
+
+    # Below, the edges' convolutions cost more than they save. For their sake, XLA would join the
+    # parts of a gradient in memory.
+    large = grad.size >= max(4 * residuals[1].size, _LARGE)
+    pays = padding == "reflect" and stride == 1 and not in_parts and large
+    on_tpus = {"tpu": by_edges} if pays else {}
+    return jax.lax.platform_dependent(*residuals, grad, cpu=late, default=plain, **on_tpus)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _to_reflected(
+    shape: tuple[int, ...], kernel: Float[Array, "k k cin cout"], grad: Float[Array, "b h w cout"]
+) -> Float[Array, "b height width cin"]:
+    """Gradient of x, padded by reflection, of this shape, without that of the padded x.
+
+    XLA adds the gradients of the padding's rows and columns, which are convolutions of their own,
+    while it writes the gradient of x, with what else is computed from it.
+    """
+    b, h, w, channels = shape
+
+    def gradient(
+        size: tuple[int, int], kernel: Array, zeros: tuple[int, int], grad: Array
+    ) -> Float[Array, "b ..."]:
+        x = jax.ShapeDtypeStruct((b, *size, channels), grad.dtype)
+        return jax.linear_transpose(lambda x: _product(x, kernel, 1, zeros), x)(grad)[0]
+
+    # Without the barrier, each of these convolutions would read all of `grad`.
+    left, right, top, bottom = jax.lax.optimization_barrier(
+        (grad[:, :, :1], grad[:, :, -1:], grad[:, :1], grad[:, -1:])
+    )
+    return fold_edges(
+        # Padded by zeros instead, x has the same gradient, but for what the edges add.
+        gradient((h, w), kernel, (1, 1), grad),
+        columns=[
+            gradient((h, 1), kernel[:, :1], (1, 0), left),
+            gradient((h, 1), kernel[:, -1:], (1, 0), right),
+        ],
+        rows=[
+            gradient((1, w + 2), kernel[:1], (0, 0), top),
+            gradient((1, w + 2), kernel[-1:], (0, 0), bottom),
+        ],
+    )
 
 
 # Patches are several times as large as the image, so the backward pass recomputes them.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Shaped
 
 
 @jax.custom_vjp
@@ -46,13 +46,36 @@ def _reflect_pad_forward(x: Array) -> tuple[Array, None]:
 def _reflect_pad_backward(_: None, grad: Array) -> tuple[Array]:
     # The transpose of `_pad_by_slices` would pad each slice to the whole size: XLA compiles four
     # programs for it instead of two.
-    # Columns and rows are added at once, from slices of `grad` alone, so that one loop makes all.
     h, w = (size - 2 for size in grad.shape[1:3])
     inner = grad[:, 1 : h + 1]
-    edges = [grad[:, :1], grad[:, h + 1 :]]
-    to_x = _add_edges(inner[:, :, 1 : w + 1], [inner[:, :, :1], inner[:, :, w + 1 :]], 2)
-    edges = [_add_edges(x[:, :, 1 : w + 1], [x[:, :, :1], x[:, :, w + 1 :]], 2) for x in edges]
-    return (_add_edges(to_x, edges, 1),)
+    return (
+        fold_edges(
+            inner[:, :, 1 : w + 1],
+            columns=[inner[:, :, :1], inner[:, :, w + 1 :]],
+            rows=[grad[:, :1], grad[:, h + 1 :]],
+        ),
+    )
+
+
+def fold_edges(
+    inner: Float[Array, "b h w c"],
+    *,
+    columns: Sequence[Float[Array, "b h 1 c"]],
+    rows: Sequence[Float[Array, "b 1 w+2 c"]],
+) -> Float[Array, "b h w c"]:
+    """The gradient of `reflect_pad` from parts of its output's gradient.
+
+    Columns and rows are added at once, so that one loop makes all.
+
+    Args:
+      inner: what belongs to the pixels themselves.
+      columns: the first and the last column, without the corners.
+      rows: the first and the last row, with the corners.
+    """
+    w = inner.shape[2]
+    inner = _add_edges(inner, columns, 2)
+    rows = [_add_edges(x[:, :, 1 : w + 1], [x[:, :, :1], x[:, :, w + 1 :]], 2) for x in rows]
+    return _add_edges(inner, rows, 1)
 
 
 def _add_edges(x: Array, edges: Sequence[Array], axis: int) -> Array:

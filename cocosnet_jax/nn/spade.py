@@ -98,7 +98,7 @@ def convolve_together(
         return [convolve_condition(x, layer, "reflect", dtype) for layer in layers]
     ends = np.cumsum([kernel.shape[-1] for kernel in kernels])
     joined = concatenate_weights(layers)._replace(bias=None)
-    together = convolve_condition(x, joined, "reflect", dtype)
+    together = convolve_condition(x, joined, "reflect", dtype, in_parts=True)
     # Biases are added to the parts, so that accelerators do it, and sum their gradients, while they
     # compute with the parts.
     return [

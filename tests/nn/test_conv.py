@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cocosnet_jax.nn import convolution
 from cocosnet_jax.nn.conv import Conv, Weights, concatenate_weights
 from cocosnet_jax.nn.convolution import convolve
 
@@ -60,6 +61,40 @@ def test_float64_gradients_equal_those_of_xlas_convolution():
         theirs = jax.grad(lambda x, k: jnp.sum(library(x, k) ** 3), (0, 1))(*arguments)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+# The least maps, one of a single row, and a kernel of another size.
+@pytest.mark.parametrize(
+    ("size", "kernel"), [((7, 5), 3), ((2, 3), 3), ((1, 4), 3), ((4, 1), 3), ((5, 6), 2)]
+)
+def test_the_gradient_of_reflection_by_its_edges_is_that_of_the_padded_map(size, kernel):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, *size, 3)), rng.normal(size=(kernel, kernel, 3, 4))
+    with jax.enable_x64(True):
+        y, pull = jax.vjp(lambda x: convolve(x, jnp.asarray(kernel), 1, "reflect"), jnp.asarray(x))
+        grad = jnp.asarray(rng.normal(size=y.shape))
+        found = convolution._to_reflected(x.shape, jnp.asarray(kernel), grad)
+        np.testing.assert_allclose(found, pull(grad)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_tpus_convolve_the_edges_apart_where_it_pays():
+    """One convolution forward, one for the kernel's gradient, one for x's, four for its edges."""
+
+    def count(size, platform="tpu", padding="reflect", **options):
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(convolve(x, kernel, 1, padding, **options)))
+
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (size, (3, 3, 16, 16))]
+        traced = jax.jit(jax.grad(loss, (0, 1))).trace(*shapes)
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        return text.count("stablehlo.convolution")
+
+    large = (1, 256, 256, 16)
+    assert count(large) == 7
+    assert count(large, "cuda") == 3
+    assert count(large, padding=1) == 3
+    assert count(large, in_parts=True) == 3
+    assert count((1, 255, 256, 16)) == 3
 
 
 def spectral_conv(size=5):
