@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn import remat
+from cocosnet_jax.nn import modulation, remat
 from cocosnet_jax.nn.activation import leaky_relu
 from cocosnet_jax.nn.blocks import NonLocalBlock
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import Conv, activation_dtype
 from cocosnet_jax.nn.initial import blank
-from cocosnet_jax.nn.resize import nearest, resize
+from cocosnet_jax.nn.resize import resize, upsample
 from cocosnet_jax.nn.spade import SpadeBlock
 from cocosnet_jax.settings import ModelSettings
 
@@ -46,7 +46,19 @@ class Generator(nn.Module):
         s, f = self.settings, self.settings.base_filters
         spectral, dtype = s.spectral_everywhere, activation_dtype(s.dtype)
 
-        def block(x: Float[Array, "..."], multiple: int, name: str) -> Float[Array, "..."]:
+        def block(
+            x: Float[Array, "..."], multiple: int, name: str, *, twice: bool = False
+        ) -> Float[Array, "..."]:
+            """Of x, or `twice`, of x resized to twice its size."""
+            kernels = s.modulation == "pallas"
+            on_chip = (
+                twice
+                and kernels
+                and s.generator_norm == "positional"
+                # Otherwise the block's shortcut adds the large map.
+                and x.shape[-1] != multiple * f
+                and modulation.fits(jax.eval_shape(upsample, x), self.samples)
+            )
             module = SpadeBlock(
                 multiple * f,
                 2 * f,
@@ -54,17 +66,17 @@ class Generator(nn.Module):
                 s.condition_resize,
                 spectral,
                 dtype,
-                s.modulation == "pallas",
+                kernels,
                 self.samples,
+                upsample=on_chip,
                 name=name,
             )
+            if twice and not on_chip:
+                x = upsample(x)
             # Gamma and beta depend on the condition alone. Without the barrier, XLA might compute
             # them before x, and hold them.
             x, condition_after_x = jax.lax.optimization_barrier((x, condition))
             return remat.apply(module, x, condition_after_x, train=train, what=s.rematerialise)
-
-        def upsample(x: Float[Array, "b h w k"]) -> Float[Array, "b h2 w2 k"]:
-            return nearest(x, 2 * x.shape[1], 2 * x.shape[2])
 
         if dtype is not None:
             # Once, not in each block: three channels take the memory of 128 on TPUs.
@@ -78,16 +90,16 @@ class Generator(nn.Module):
             start = condition.resize(h, w, "nearest").tensor()
         stem = Conv(16 * f, 3, 1, 1, spectral=spectral, dtype=dtype, name="stem")
         x = block(stem(start, train=train), 16, "head")
-        x = block(upsample(x), 16, "middle_0")
+        x = block(x, 16, "middle_0", twice=True)
         x = block(x, 16, "middle_1")
-        x = block(upsample(x), 8, "up_0")
-        x = upsample(block(upsample(x), 4, "up_1"))
+        x = block(x, 8, "up_0", twice=True)
+        x = upsample(block(x, 4, "up_1", twice=True))
         if s.non_local:
             kernels = s.correlation == "pallas"
             attention = NonLocalBlock(dtype, self.mesh, kernels, self.samples, name="attention")
             x = attention(x, train=train)
         x = block(x, 2, "up_2")
-        x = block(upsample(x), 1, "up_3")
+        x = block(x, 1, "up_3", twice=True)
         to_image = Conv(3, 3, 1, 1, spectral=spectral, dtype=dtype, name="to_image")
         image = to_image(leaky_relu(x), train=train)
         return jnp.tanh(image.astype(jnp.promote_types(image.dtype, jnp.float32)))

@@ -196,21 +196,23 @@ def kernels(devices: Mesh | None) -> tuple[Any, list[str]]:
 def modulated(devices: Mesh | None) -> Any:
     """What the kernels of SPADE's modulation give for 8 samples, and all gradients."""
 
-    def run(x: jax.Array, modulations: tuple[Modulation]) -> Any:
-        def modulate(x: jax.Array, modulations: tuple[Modulation]) -> Any:
-            return modulation.modulate(x, modulations, (True,), samples=devices, interpret=True)
+    def run(x: jax.Array, own: jax.Array, modulations: tuple[Modulation]) -> Any:
+        def modulate(x: jax.Array, own: jax.Array, modulations: tuple[Modulation]) -> Any:
+            return modulation.modulate(
+                x, modulations, (True,), bias=own, samples=devices, interpret=True
+            )
 
-        out, pull = jax.vjp(modulate, x, modulations)
+        out, pull = jax.vjp(modulate, x, own, modulations)
         return out, pull(jax.tree.map(lambda y: jnp.sin(3 * y), out))
 
     draw = np.random.default_rng(0).normal
-    x, joined, bias = (
-        draw(size=size).astype(np.float32) for size in ((8, 4, 5, 3), (8, 4, 5, 6), (1, 6))
+    x, own, joined, bias = (
+        draw(size=size).astype(np.float32) for size in ((8, 4, 5, 3), (3,), (8, 4, 5, 6), (1, 6))
     )
-    arguments = (x, (Modulation(joined, bias),))
+    arguments = (x, own, (Modulation(joined, bias),))
     if devices:
         rows, whole = mesh.split(devices), mesh.replicated(devices)
-        arguments = jax.device_put(arguments, (rows, (Modulation(rows, whole),)))
+        arguments = jax.device_put(arguments, (rows, whole, (Modulation(rows, whole),)))
     with jax.enable_x64(False):
         return jax.device_get(jax.jit(run)(*arguments))
 

@@ -216,8 +216,19 @@ class Conv(nn.Module):
         self, x: Float[Array, "b height width cin"], *, train: bool
     ) -> Float[Array, "b h w cout"]:
         weights = self.weights(x.shape[-1], train=train)
-        if not self.add_bias:
-            weights = weights._replace(bias=None)
+        return self._convolve(x, weights if self.add_bias else weights._replace(bias=None))
+
+    def without_bias(
+        self, x: Float[Array, "b height width cin"], *, train: bool
+    ) -> tuple[Float[Array, "b h w cout"], Float[Array, "cout"]]:
+        """The map before the bias is added, and the bias, for a kernel that adds it."""
+        weights = self.weights(x.shape[-1], train=train)
+        assert weights.bias is not None
+        return self._convolve(x, weights._replace(bias=None)), weights.bias
+
+    def _convolve(
+        self, x: Float[Array, "b height width cin"], weights: Weights
+    ) -> Float[Array, "b h w cout"]:
         dtype = self.dtype or jnp.result_type(x, weights.kernel)
         x = x.astype(dtype)
         positions = positions_of(x) // self.stride**2

@@ -31,15 +31,23 @@ from cocosnet_jax.nn.norms import positional_norm
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.positions import spread
 from cocosnet_jax.nn.remat import PRODUCT
+from cocosnet_jax.nn.resize import upsample
 
 # Numbers of one row of x that a kernel can hold, with some twenty arrays of that size.
 _LARGEST_ROW = 2**19
 
 
 def plain(
-    x: Float[Array, "b h w c"], modulations: Modulations, padded: Padded
+    x: Float[Array, "b height width c"],
+    bias: Float[Array, "1 c"] | None,
+    modulations: Modulations,
+    padded: Padded,
 ) -> tuple[Float[Array, "b ..."], ...]:
     """`modulate` in plain JAX."""
+    if bias is not None:
+        x = x + spread(bias, x.shape).astype(x.dtype)
+    if x.shape[1] < modulations[0].joined.shape[1]:
+        x = upsample(x)
     normed, found = positional_norm(x), []
     for (joined, bias), pad in zip(modulations, padded, strict=True):
         gamma, beta = (
@@ -51,49 +59,62 @@ def plain(
     return tuple(found)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _modulate(
-    x: Array, modulations: Modulations, padded: Padded, with_x: bool, interpret: bool
+    x: Array,
+    bias: Array | None,
+    modulations: Modulations,
+    padded: Padded,
+    with_x: bool,
+    interpret: bool,
 ) -> tuple[Array, ...]:
     """The kernels on TPUs, or interpreted; `plain` on other devices."""
     kernel = functools.partial(forward, padded=padded, interpret=interpret)
     if interpret:
-        found = kernel(x, modulations)
+        found = kernel(x, bias, modulations)
     else:
         other = functools.partial(plain, padded=padded)
-        found = jax.lax.platform_dependent(x, modulations, tpu=kernel, default=other)
+        found = jax.lax.platform_dependent(x, bias, modulations, tpu=kernel, default=other)
     return (*found, x) if with_x else found
 
 
 def _modulate_forward(
-    x: Array, modulations: Modulations, padded: Padded, with_x: bool, interpret: bool
+    x: Array,
+    bias: Array | None,
+    modulations: Modulations,
+    padded: Padded,
+    with_x: bool,
+    interpret: bool,
 ) -> tuple[Any, Any]:
     # Named for the backward pass alone, see `convolution.convolve`.
-    kept = checkpoint_name(x, PRODUCT), modulations
-    return _modulate(x, modulations, padded, with_x, interpret), kept
+    kept = checkpoint_name(x, PRODUCT), bias, modulations
+    return _modulate(x, bias, modulations, padded, with_x, interpret), kept
 
 
 def _modulate_backward(
     padded: Padded, with_x: bool, interpret: bool, kept: Any, grads: tuple[Array, ...]
 ) -> Any:
     kernel = functools.partial(backward, padded=padded, interpret=interpret)
-    x, modulations = kept
+    x, bias, modulations = kept
     grads, through = (grads[:-1], grads[-1]) if with_x else (grads, None)
     if interpret:
-        return kernel(x, modulations, grads, through)
+        return kernel(x, bias, modulations, grads, through)
 
-    def other(x: Array, modulations: Modulations, grads: Any, through: Array | None) -> Any:
-        pull = jax.vjp(functools.partial(plain, padded=padded), x, modulations)[1]
-        to_x, to_modulations = pull(grads)
-        return to_x if through is None else to_x + through, to_modulations
+    def other(
+        x: Array, bias: Array | None, modulations: Modulations, grads: Any, through: Array | None
+    ) -> Any:
+        pull = jax.vjp(functools.partial(plain, padded=padded), x, bias, modulations)[1]
+        to_x, *others = pull(grads)
+        return to_x if through is None else to_x + through, *others
 
-    return jax.lax.platform_dependent(x, modulations, grads, through, tpu=kernel, default=other)
+    arguments = (x, bias, modulations, grads, through)
+    return jax.lax.platform_dependent(*arguments, tpu=kernel, default=other)
 
 
 _modulate.defvjp(_modulate_forward, _modulate_backward)
 
 
-def fits(x: Float[Array, "b h w c"], samples: Mesh | None) -> bool:
+def fits(x: Float[Array, "b h w c"] | jax.ShapeDtypeStruct, samples: Mesh | None) -> bool:
     """Whether the kernels can run for x, and a step moves fewer bytes with them.
 
     Args:
@@ -114,10 +135,11 @@ def fits(x: Float[Array, "b h w c"], samples: Mesh | None) -> bool:
 
 
 def modulate(
-    x: Float[Array, "b h w c"],
+    x: Float[Array, "b height width c"],
     modulations: Modulations,
     padded: Padded,
     *,
+    bias: Float[Array, "c"] | None = None,
     with_x: bool = False,
     samples: Mesh | None = None,
     interpret: bool = False,
@@ -125,27 +147,33 @@ def modulate(
     """The positional norm of x, modulated by each of several SPADE layers that read it.
 
     Args:
-      x: the activations, of a size that `fits`.
+      x: the activations, of a size that `fits`; or of half the size of gamma and beta, if twice its
+        size `fits`: it is then upsampled to the nearest.
       modulations: of the layers.
       padded: whether a layer's result goes through leaky ReLU and one pixel of reflection padding,
         as before a 3 x 3 convolution.
+      bias: is added to x first, or None. Not for an x of half the size, and not `with_x`.
       with_x: whether to return x, too, for whatever else reads it. The backward pass then adds that
         gradient to x's own while it writes it.
       samples: devices, on one axis, that split the batch, or None.
       interpret: run the kernels as plain JAX, on any device, for tests.
     """
+    own = None if bias is None else bias[None]
+    assert own is None or not (with_x or x.shape[1] < modulations[0].joined.shape[1])
 
-    def run(x: Array, modulations: Modulations) -> tuple[Array, ...]:
-        return _modulate(x, modulations, padded, with_x, interpret)
+    def run(x: Array, own: Array | None, modulations: Modulations) -> tuple[Array, ...]:
+        return _modulate(x, own, modulations, padded, with_x, interpret)
 
     if samples is None or samples.size == 1:
-        return run(x, modulations)
-    # Each device gets biases of its own, so that XLA adds up their gradients with all others.
-    of_each = tuple(
-        Modulation(joined, jnp.broadcast_to(bias, (samples.size, bias.shape[-1])))
-        for joined, bias in modulations
-    )
+        return run(x, own, modulations)
+
+    def of_each(bias: Array) -> Array:
+        """A bias of each device's own, so that XLA adds up their gradients with all others."""
+        return jnp.broadcast_to(bias, (samples.size, bias.shape[-1]))
+
+    own = None if own is None else of_each(own)
+    modulations = tuple(Modulation(joined, of_each(bias)) for joined, bias in modulations)
     split = PartitionSpec(samples.axis_names[0])
     # The kernels' results do not say over which axes they vary.
     split_run = jax.shard_map(run, mesh=samples, in_specs=split, out_specs=split, check_vma=False)
-    return split_run(x, of_each)
+    return split_run(x, own, modulations)

@@ -4,10 +4,12 @@ A kernel holds one row of the maps of all pictures, as (columns, pictures, chann
 stores maps with pictures beside channels, where a shift by one column costs nothing. It computes in
 float32, whatever the type of the arrays. Each row of a padded map is written once; its gradient is
 read once, with the first and the last row beside the rows that these repeat.
+
+An x of half the size is upsampled on the chip: two rows of gamma and beta share a row of x.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,8 +52,9 @@ def _normalise(x: Float[Array, "w b c"]) -> tuple[Array, Array]:
     return centred * inverse, inverse
 
 
-def _wide(row: Any) -> Float[Array, "w b c"]:
-    return row[0].astype(jnp.float32)
+def _wide(row: Any, bias: Any = None) -> Float[Array, "w b c"]:
+    found = row[0].astype(jnp.float32)
+    return found if bias is None else found + bias[:]
 
 
 def _gamma_beta(joined: Any, bias: Any) -> tuple[Float[Array, "w b c"], Float[Array, "w b c"]]:
@@ -61,8 +64,18 @@ def _gamma_beta(joined: Any, bias: Any) -> tuple[Float[Array, "w b c"], Float[Ar
     return 1 + (gamma.astype(jnp.float32) + bias[:, :c]), beta.astype(jnp.float32) + bias[:, c:]
 
 
-def _forward_kernel(x: Any, joined: Any, biases: Any, outputs: Any, *, padded: Padded) -> None:
-    normed, _ = _normalise(_wide(x))
+def _widen(x: Float[Array, "w b c"], width: int) -> Float[Array, "width b c"]:
+    """Repeats the columns of a row that has half of them."""
+    w, b, c = x.shape
+    if w == width:
+        return x
+    return jnp.broadcast_to(x[:, None], (w, 2, b, c)).reshape(width, b, c)
+
+
+def _forward_kernel(
+    x: Any, bias: Any, joined: Any, biases: Any, outputs: Any, *, padded: Padded
+) -> None:
+    normed = _widen(_normalise(_wide(x, bias))[0], joined[0].shape[1])
     for i, pad in enumerate(padded):
         scale, beta = _gamma_beta(joined[i], biases[i])
         y, out = normed * scale + beta, outputs[i]
@@ -78,20 +91,32 @@ def _forward_kernel(x: Any, joined: Any, biases: Any, outputs: Any, *, padded: P
 
 def _backward_kernel(
     x: Any,
+    bias: Any,
     joined: Any,
     biases: Any,
     grads: Any,
     edges: Any,
     through: Any,
     to_x: Any,
+    to_own: Any,
     to_joined: Any,
     to_biases: Any,
+    above: Any = None,
     *,
     padded: Padded,
 ) -> None:
+    """With an x of half the size, `above` keeps what the first of two rows gives its gradient."""
     row, last = pl.program_id(0), pl.num_programs(0) - 1
-    _, width, _, c = x.shape
-    normed, inverse = _normalise(_wide(x))
+    width, c = joined[0].shape[1], x.shape[-1]
+    sums = list(to_biases) if to_own is None else [*to_biases, to_own]
+
+    @pl.when(row == 0)
+    def start_sums() -> None:
+        for each in sums:
+            each[:] = jnp.zeros_like(each)
+
+    own, inverse = _normalise(_wide(x, bias))
+    normed = _widen(own, width)
     to_normed = jnp.zeros_like(normed)
     for i, pad in enumerate(padded):
         scale, beta = _gamma_beta(joined[i], biases[i])
@@ -107,20 +132,28 @@ def _backward_kernel(
         to_gamma = grad * normed
         to_joined[i][0, :, :, :c] = to_gamma.astype(to_joined[i].dtype)
         to_joined[i][0, :, :, c:] = grad.astype(to_joined[i].dtype)
-
-        @pl.when(row == 0)
-        def _(to_bias: Any = to_biases[i]) -> None:
-            to_bias[:] = jnp.zeros_like(to_bias)
-
         to_biases[i][:, :c] += to_gamma.sum(0).sum(0, keepdims=True)
         to_biases[i][:, c:] += grad.sum(0).sum(0, keepdims=True)
         to_normed = to_normed + grad * scale
+    if above is not None:
+        pairs = to_normed.reshape(width // 2, 2, *to_normed.shape[1:])
+        to_normed = pairs[:, 0] + pairs[:, 1]
+
+        @pl.when(jax.lax.rem(row, 2) == 0)
+        def start_pair() -> None:
+            above[:] = jnp.zeros_like(above)
+
+        # The first of two rows gives a result, too, which the second replaces on the chip.
+        to_normed = to_normed + above[:]
+        above[:] = to_normed
     # Through the mean, and through the variance.
-    along = (to_normed * normed).sum(-1, keepdims=True) / (c - 1)
-    found = to_normed - to_normed.mean(-1, keepdims=True) - normed * along
+    along = (to_normed * own).sum(-1, keepdims=True) / (c - 1)
+    found = to_normed - to_normed.mean(-1, keepdims=True) - own * along
     found = found * inverse
     if through is not None:
         found = found + _wide(through)
+    if to_own is not None:
+        to_own[:] += found.sum(0).sum(0, keepdims=True)
     to_x[0] = found.astype(to_x.dtype)
 
 
@@ -144,9 +177,17 @@ class _Part(NamedTuple):
 
 
 def _run(
-    kernel: Callable[..., None], programs: int, inputs: Any, outputs: Any, interpret: bool
+    kernel: Callable[..., None],
+    programs: int,
+    inputs: Any,
+    outputs: Any,
+    interpret: bool,
+    scratch: Sequence[tuple[int, ...]] = (),
 ) -> Any:
-    """Runs a kernel's programs: on (lists of) `_Part`s that they read, and that they write."""
+    """Runs a kernel's programs: on (lists of) `_Part`s that they read, and that they write.
+
+    `scratch` has the shapes of float32 arrays that stay on the chip.
+    """
 
     def each(read: Callable[[_Part], Any], parts: Any) -> Any:
         return jax.tree.map(read, parts, is_leaf=lambda part: isinstance(part, _Part))
@@ -160,6 +201,7 @@ def _run(
         in_specs=each(lambda part: part.spec, inputs),
         out_specs=each(lambda part: part.spec, outputs),
         out_shape=results,
+        scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
         # XLA counts no bytes by itself. The operations are few beside those of convolutions.
         cost_estimate=pl.CostEstimate(
             flops=0, transcendentals=0, bytes_accessed=sum(moved.values())
@@ -196,21 +238,28 @@ def _same(i: Any) -> Any:
 
 
 def _inputs(
-    x: Array, modulations: Modulations, row: Callable[[Any], Any]
-) -> tuple[_Part, tuple[_Part, ...], tuple[_Part, ...]]:
+    x: Array, bias: Array | None, modulations: Modulations, row: Callable[[Any], Any]
+) -> tuple[_Part, _Part | None, tuple[_Part, ...], tuple[_Part, ...]]:
     """What both kernels read: this row of x and of gamma and beta, and all biases."""
+    half = x.shape[1] < modulations[0].joined.shape[1]
     return (
-        _Part(by_rows(x), row),
+        _Part(by_rows(x), (lambda i: jax.lax.div(row(i), 2)) if half else row),
+        None if bias is None else _Part(bias.astype(jnp.float32), None),
         tuple(_Part(by_rows(each.joined), row) for each in modulations),
         tuple(_Part(each.bias.astype(jnp.float32), None) for each in modulations),
     )
 
 
 def forward(
-    x: Float[Array, "b h w c"], modulations: Modulations, padded: Padded, interpret: bool
+    x: Float[Array, "b height width c"],
+    bias: Float[Array, "1 c"] | None,
+    modulations: Modulations,
+    padded: Padded,
+    interpret: bool,
 ) -> tuple[Float[Array, "b ..."], ...]:
     """The layers' results, as `modulation.modulate` describes them."""
-    b, h, w, c = x.shape
+    b, h, w, _ = modulations[0].joined.shape
+    c = x.shape[-1]
 
     def inner(i: Any) -> Any:
         """The row of x that is shown in row i of a padded map."""
@@ -223,25 +272,27 @@ def forward(
         for pad in padded
     )
     kernel = functools.partial(_forward_kernel, padded=padded)
-    found = _run(kernel, h + 2, _inputs(x, modulations, inner), (outputs,), interpret)
+    found = _run(kernel, h + 2, _inputs(x, bias, modulations, inner), (outputs,), interpret)
     return tuple(map(from_rows, found[0]))
 
 
 def backward(
-    x: Float[Array, "b h w c"],
+    x: Float[Array, "b height width c"],
+    bias: Float[Array, "1 c"] | None,
     modulations: Modulations,
     grads: tuple[Float[Array, "b ..."], ...],
-    through: Float[Array, "b h w c"] | None,
+    through: Float[Array, "b height width c"] | None,
     padded: Padded,
     interpret: bool,
-) -> tuple[Float[Array, "b h w c"], Modulations]:
-    """The gradients of x and of gamma and beta, from those of the layers' results.
+) -> tuple[Float[Array, "b height width c"], Float[Array, "1 c"] | None, Modulations]:
+    """The gradients of x, of its bias, and of gamma and beta, from those of the layers' results.
 
     `through` is the gradient of x from its other readers, or None.
     """
-    h = x.shape[1]
+    h = modulations[0].joined.shape[1]
+    upsampled = h > x.shape[1]
     rows = [by_rows(grad) for grad in grads]
-    inputs = _inputs(x, modulations, _same)
+    inputs = _inputs(x, bias, modulations, _same)
     outputs = jax.tree.map(
         lambda part: part._replace(array=jax.ShapeDtypeStruct(part.array.shape, part.array.dtype)),
         inputs,
@@ -261,11 +312,16 @@ def backward(
     edges = tuple(
         _Part(grad, edge) if pad else None for grad, pad in zip(rows, padded, strict=True)
     )
-    of_through = None if through is None else _Part(by_rows(through), _same)
+    of_through = None if through is None else inputs[0]._replace(array=by_rows(through))
     read = (*inputs, of_row, edges, of_through)
     kernel = functools.partial(_backward_kernel, padded=padded)
-    to_x, to_joined, to_biases = _run(kernel, h, read, outputs, interpret)
-    return from_rows(to_x), tuple(
-        Modulation(from_rows(joined), bias.astype(each.bias.dtype))
-        for each, joined, bias in zip(modulations, to_joined, to_biases, strict=True)
+    scratch = [by_rows(x).shape[1:]] if upsampled else []
+    to_x, to_bias, to_joined, to_biases = _run(kernel, h, read, outputs, interpret, scratch)
+    return (
+        from_rows(to_x),
+        None if bias is None else to_bias.astype(bias.dtype),
+        tuple(
+            Modulation(from_rows(joined), sums.astype(each.bias.dtype))
+            for each, joined, sums in zip(modulations, to_joined, to_biases, strict=True)
+        ),
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -118,6 +119,8 @@ class SpadeBlock(nn.Module):
       hidden, norm, dtype: see `Spade`.
       kernels: whether TPUs modulate by the kernels of `nn.modulation`, where these pay.
       samples: devices that split the batch, or None. XLA splits all but the kernels by itself.
+      upsample: whether the kernels read an x of half the block's size, and upsample it on the chip;
+        the upsampled x must fit them, and have other channels than the output.
     """
 
     features: int
@@ -128,11 +131,12 @@ class SpadeBlock(nn.Module):
     dtype: Dtype | None = None
     kernels: bool = False
     samples: Mesh | None = None
+    upsample: bool = False
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "b h w c"],
+        x: Float[Array, "b height width c"],
         condition: Condition,
         *,
         train: bool,
@@ -148,7 +152,8 @@ class SpadeBlock(nn.Module):
             )
             for name, width in widths.items()
         }
-        condition = condition.resize(x.shape[1], x.shape[2], self.condition_resize)
+        times = 2 if self.upsample else 1
+        condition = condition.resize(times * x.shape[1], times * x.shape[2], self.condition_resize)
         convolved = convolve_together(
             condition,
             [spade.shared_weights(condition.channels, train=train) for spade in spades.values()],
@@ -156,19 +161,29 @@ class SpadeBlock(nn.Module):
         )
         shared = {name: relu(y) for name, y in zip(spades, convolved, strict=True)}
 
+        def by_kernels(channels: int, dtype: Dtype) -> bool:
+            """Whether kernels modulate a map of the block's size."""
+            size = *shared["norm_0"].shape[:3], channels
+            fits = modulation.fits(jax.ShapeDtypeStruct(size, dtype), self.samples)
+            return self.kernels and self.norm == "positional" and fits
+
         def modulate(
-            y: Float[Array, "b h w k"], *names: str, with_y: bool = False
+            y: Float[Array, "b h w k"],
+            *names: str,
+            bias: Float[Array, "k"] | None = None,
+            with_y: bool = False,
         ) -> tuple[Sequence[Float[Array, "b ..."]], Literal[0, "reflect"]]:
             """Y, modulated by these layers; what padding it lacks before a 3 x 3 convolution.
 
-            With `with_y`, y follows: see `modulation.modulate`.
+            With `with_y`, y follows: see `modulation.modulate`. Kernels alone add a bias.
             """
             before_conv3 = tuple(name != "norm_s" for name in names)
-            if self.kernels and self.norm == "positional" and modulation.fits(y, self.samples):
+            if by_kernels(y.shape[-1], y.dtype):
                 found = tuple(spades[name].modulation(shared[name], train=train) for name in names)
                 return modulation.modulate(
-                    y, found, before_conv3, with_x=with_y, samples=self.samples
+                    y, found, before_conv3, bias=bias, with_x=with_y, samples=self.samples
                 ), 0
+            assert bias is None
             each: list[Float[Array, "b h w k"]] = []
             for name in reversed(names):
                 if each:
@@ -207,6 +222,10 @@ class SpadeBlock(nn.Module):
                 name="conv_s",
             )
             shortcut = to_features(to_shortcut, train=train)
-        dx = conv(middle, padding, "conv_0")(dx, train=train)
-        [dx], padding = modulate(dx, "norm_1")
+        conv_0, bias = conv(middle, padding, "conv_0"), None
+        if by_kernels(middle, dx.dtype):
+            dx, bias = conv_0.without_bias(dx, train=train)
+        else:
+            dx = conv_0(dx, train=train)
+        [dx], padding = modulate(dx, "norm_1", bias=bias)
         return shortcut + conv(self.features, padding, "conv_1")(dx, train=train)

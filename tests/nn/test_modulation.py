@@ -10,6 +10,7 @@ import pytest
 from cocosnet_jax.nn import modulation
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.modulation_kernels import Modulation
+from cocosnet_jax.nn.resize import upsample
 from cocosnet_jax.nn.spade import SpadeBlock
 
 # Two layers that read one map: before a 3 x 3 convolution, and before a 1 x 1.
@@ -44,6 +45,10 @@ def by_hand(x, modulations, padded):
             y = np.pad(np.where(y > 0, y, 0.2 * y), ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
         found.append(y)
     return found
+
+
+def plain(x, modulations, padded):
+    return modulation.plain(x, None, modulations, padded)
 
 
 def gradients(function, x, modulations):
@@ -87,7 +92,53 @@ def test_the_kernels_equal_the_formula_and_its_gradients(shape, padded):
     found = jax.jit(functools.partial(gradients, kernels))(x, modulations)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda y: jnp.asarray(y, jnp.float64), (x, modulations))
-        wanted = gradients(functools.partial(modulation.plain, padded=padded), *wide)
+        wanted = gradients(functools.partial(plain, padded=padded), *wide)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
+
+
+# One row of pictures, and several; a width that fills no register.
+@pytest.mark.parametrize(("shape", "padded"), [((3, 2, 5, 6), BOTH), ((2, 4, 3, 5), (True,))])
+def test_an_x_of_half_the_size_is_upsampled(shape, padded):
+    b, h, w, c = shape
+    _, modulations = numbers((b, 2 * h, 2 * w, c), layers=len(padded))
+    x, _ = numbers(shape)
+    kernels = functools.partial(modulation.modulate, padded=padded, interpret=True)
+    large = np.repeat(np.repeat(x, 2, 1), 2, 2)
+    for found, wanted in zip(
+        jax.jit(kernels)(x, modulations), by_hand(large, modulations, padded), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    found = jax.jit(functools.partial(gradients, kernels))(x, modulations)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda y: jnp.asarray(y, jnp.float64), (x, modulations))
+        of_large = functools.partial(plain, padded=padded)
+        wanted = gradients(lambda x, modulations: of_large(upsample(x), modulations), *wide)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
+
+
+def test_a_bias_is_added_first():
+    x, modulations = numbers((3, 5, 7, 6))
+    bias = jnp.asarray(np.random.default_rng(1).normal(size=6), jnp.float32)
+
+    def kernels(given, modulations):
+        x, bias = given
+        return modulation.modulate(x, modulations, BOTH, bias=bias, interpret=True)
+
+    for found, wanted in zip(
+        jax.jit(kernels)((x, bias), modulations), by_hand(x + bias, modulations, BOTH), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    found = jax.jit(functools.partial(gradients, kernels))((x, bias), modulations)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda y: jnp.asarray(y, jnp.float64), ((x, bias), modulations))
+
+        def added(given, modulations):
+            x, bias = given
+            return plain(x + bias, modulations, BOTH)
+
+        wanted = gradients(added, *wide)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
 
@@ -106,7 +157,7 @@ def test_bfloat16_is_rounded_once():
         y.dtype for y in jax.tree.leaves((x, modulations))
     ]
     wide = jax.tree.map(lambda y: y.astype(jnp.float32), (x, modulations))
-    wanted = gradients(functools.partial(modulation.plain, padded=BOTH), *wide)
+    wanted = gradients(functools.partial(plain, padded=BOTH), *wide)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         # The gradients that arrive are rounded, too.
         np.testing.assert_allclose(
@@ -127,10 +178,10 @@ def test_tpus_run_kernels_and_other_devices_do_not():
     tpu, gpu = lowered(function, gradients, *arguments)
     assert tpu.count("stablehlo.custom_call @tpu_custom_call") == 2
     assert "tpu_custom_call" not in gpu
-    plain = functools.partial(modulation.plain, padded=BOTH)
-    for found, wanted in zip(function(*arguments), plain(*arguments), strict=True):
+    otherwise = functools.partial(plain, padded=BOTH)
+    for found, wanted in zip(function(*arguments), otherwise(*arguments), strict=True):
         np.testing.assert_array_equal(found, wanted)
-    found, wanted = (gradients(each, *arguments) for each in (function, plain))
+    found, wanted = (gradients(each, *arguments) for each in (function, otherwise))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
@@ -166,6 +217,20 @@ def test_maps_for_which_there_are_kernels():
     assert not of(8, 64, 64, 512, dtype=jnp.float16)
 
 
+def interpret(monkeypatch):
+    """Interprets the kernels; returns a list of layers' padding, biases and `with_x`, as used."""
+    used, kernels = [], modulation.modulate
+
+    def interpreted(x, modulations, padded, *, bias, with_x, samples):
+        used.append((padded, bias is not None, with_x))
+        options = {"bias": bias, "with_x": with_x, "samples": samples}
+        return kernels(x, modulations, padded, **options, interpret=True)
+
+    monkeypatch.setattr(modulation, "modulate", interpreted)
+    monkeypatch.setattr(modulation, "fits", lambda *_: True)
+    return used
+
+
 @pytest.mark.parametrize("features", [3, 5])
 def test_a_block_gives_the_same_with_kernels(features, monkeypatch):
     """With and without a shortcut of its own."""
@@ -179,18 +244,36 @@ def test_a_block_gives_the_same_with_kernels(features, monkeypatch):
     def loss(variables, x, block):
         return jnp.sum(jnp.sin(block.apply(variables, x, condition, train=False)))
 
-    used = []
-
-    def interpreted(x, modulations, padded, *, with_x, samples):
-        used.append((padded, with_x))
-        return kernels(x, modulations, padded, with_x=with_x, samples=samples, interpret=True)
-
-    kernels = modulation.modulate
-    monkeypatch.setattr(modulation, "modulate", interpreted)
-    monkeypatch.setattr(modulation, "fits", lambda *_: True)
+    used = interpret(monkeypatch)
     found = [
         jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)(variables, x, b) for b in blocks
     ]
-    assert used == [(BOTH, False) if features == 3 else ((True,), True), ((True,), False)]
+    first = (BOTH, False, False) if features == 3 else ((True,), False, True)
+    assert used == [first, ((True,), True, False)]
     for other, one in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=5e-6 * np.abs(other).max())
+
+
+def test_a_block_upsamples_on_the_chip(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 4, 4, 5)).astype(np.float32)
+    condition = Condition(rng.normal(size=(2, 8, 8, 2)).astype(np.float32))
+    plainly = SpadeBlock(3, hidden=6)
+    large = upsample(x)
+    shapes = jax.eval_shape(lambda: plainly.init(jax.random.key(0), large, condition, train=False))
+    variables = jax.tree.map(lambda y: 0.3 * rng.normal(size=y.shape).astype(y.dtype), shapes)
+
+    def before(variables, x):
+        return jnp.sum(jnp.sin(plainly.apply(variables, upsample(x), condition, train=False)))
+
+    def on_chip(variables, x):
+        block = SpadeBlock(3, hidden=6, kernels=True, upsample=True)
+        return jnp.sum(jnp.sin(block.apply(variables, x, condition, train=False)))
+
+    used = interpret(monkeypatch)
+    found, wanted = (
+        jax.jit(jax.value_and_grad(f, (0, 1)))(variables, x) for f in (on_chip, before)
+    )
+    assert used == [(BOTH, False, False), ((True,), True, False)]
+    for one, other in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=5e-6 * np.abs(other).max())
