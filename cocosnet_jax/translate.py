@@ -10,7 +10,9 @@ network (`configs/ade20k.py:plain`) takes no exemplar. Without
 `--checkpoint`, the program's own small model of drawn scenes is used; `python -m
 cocosnet_jax.apps.demo` writes an input and an exemplar for it.
 
-`--input` may be a folder of inputs; `--output` must then be a folder too. All inputs use the same
+`--input` may be a folder of inputs; `--output` must then be a folder too. Label maps may be PNG,
+BMP, TIFF or WebP, as long as they are stored without loss. The photograph X.jpg beside a label map
+X.png is left out. All inputs use the same
 exemplars, unless `--exemplar` and `--exemplar-label` are folders and `--list` gives each input its
 exemplar (lines `input,exemplar`; if a line has several exemplars, the first is used). Inputs
 without a line are left out.

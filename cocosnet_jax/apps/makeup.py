@@ -164,7 +164,10 @@ def find_targets(
     targets = []
     for name in map(Path, pairing.photographs_in(portraits, output)):
         photograph = portraits / name
-        label = inputs.annotation_in(data, labels, name) if labels else _label_of(data, photograph)
+        if labels is None:
+            label = _label_of(data, photograph)
+        else:
+            label = inputs.annotation_in(data, labels, name, portraits)
         targets.append(Target(photograph, label, (output / name).with_suffix(".png")))
     if not targets:
         raise UserError(f"--portraits={portraits} contains no pictures; name a folder of portraits")
@@ -175,7 +178,8 @@ def _label_of(data: DataSettings, photograph: Path) -> Path:
     """The file from which the label map of a photograph is read."""
     if inputs.has_annotation(data, photograph):
         return photograph
-    beside = photograph.with_suffix(".png")
+    folder, name = photograph.parent, Path(photograph.name)
+    beside = inputs.annotation_in(data, folder, name, folder)
     if beside != photograph and beside.is_file():
         return beside
     raise UserError(f"{photograph} has no label map beside it; name their folder with --labels")

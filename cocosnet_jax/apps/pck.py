@@ -109,10 +109,12 @@ class Faces:
           UserError: a file is missing or does not fit.
         """
         path, size = self._source / key, translator.size
-        label = (self._source / "labels" / Path(key).relative_to("images")).with_suffix(".png")
+        data, name = translator.settings.data, Path(key).relative_to("images")
+        source = self._source
+        label = inputs.annotation_in(data, source / "labels", name, source / "images")
         if not label.is_file():
             raise UserError(f"{path} has no label map {label}; add it, or remove the photograph")
-        planes = inputs.read_input(translator.settings.data, label, size, photograph=path).planes
+        planes = inputs.read_input(data, label, size, photograph=path).planes
         points = self._points.of(key, size)
         assert points is not None
         photograph = images.read_photograph(path)
