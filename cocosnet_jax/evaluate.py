@@ -8,9 +8,10 @@ FID and KID need `--inception`. Semantic consistency needs `--labels` and `--vgg
 relevance the exemplars and their label maps as well. LPIPS needs `--lpips` and torchvision's
 VGG-16. SWD needs nothing. What cannot be measured is left out, and the report says what to give.
 
-Files of the same name belong together; extensions do not matter. `--list` (`picture,exemplar`, a
-line per picture) names the exemplar of each picture; without it, exemplars have the pictures'
-names.
+Files of the same name belong together; extensions do not matter. What `translate` writes beside
+its results (`_warped`, `_confidence`, the sheets of a grid) is left out. `--list`
+(`picture,exemplar`, a line per picture) names the exemplar of each picture; without it, exemplars
+have the pictures' names.
 
 `--output` gets metrics.json, metrics.md (a table beside the paper's figures), scores.csv with each
 picture's scores, and best_and_worst.png to look at. After an interruption, the same command

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from cocosnet_jax import pictures
-from cocosnet_jax.data import exemplars, images, pairing, problems
+from cocosnet_jax.data import exemplars, images, pair_files, pairing, problems
 from cocosnet_jax.errors import UserError
 
 Format = Literal["png", "jpeg"]
@@ -87,6 +87,9 @@ def find(
 ) -> PictureSets:
     """Matches the files of folders by their names, without looking at extensions.
 
+    What `translate` writes beside its results (`pair_files.beside_results`) is left out, and named
+    in a message.
+
     Args:
       generated: what is measured.
       real: photographs.
@@ -118,7 +121,16 @@ def find(
         if not folder.is_dir()
     ]
     problems.raise_if_any("this evaluation", wrong)
-    ours, photographs = _pictures_in(generated), _pictures_in(real)
+    left_out: dict[Path, None] = {}
+
+    def pictures_in(folder: Path) -> list[str]:
+        names = pairing.files_below(folder)
+        names = [name for name in names if name.lower().endswith(images.EXTENSIONS)]
+        beside = pair_files.beside_results(names)
+        left_out.update(dict.fromkeys(folder / name for name in sorted(beside)))
+        return [name for name in names if name not in beside]
+
+    ours, photographs = pictures_in(generated), pictures_in(real)
     for flag, folder, found in (("generated", generated, ours), ("real", real, photographs)):
         if not found:
             wrong.append(f"--{flag}={folder} holds no pictures ({', '.join(images.EXTENSIONS)})")
@@ -127,7 +139,7 @@ def find(
     if list_file:
         if exemplar_folder is None:
             raise UserError("--list goes with --exemplars, the folder that it names exemplars in")
-        candidates = _pictures_in(exemplar_folder)
+        candidates = pictures_in(exemplar_folder)
         listed = exemplars.resolve(
             list_file, ours, candidates, first_only=True, place=f"--exemplars={exemplar_folder}"
         )
@@ -140,7 +152,7 @@ def find(
     def partners(folder: Path | None, names: Sequence[str], flag: str) -> list[Path]:
         if folder is None:
             return []
-        there = _pictures_in(folder)
+        there = pictures_in(folder)
         index = exemplars.KeyIndex(there)
         found = []
         for name in names:
@@ -185,6 +197,9 @@ def find(
         paired=paired,
     )
     problems.raise_if_any("this evaluation", wrong)
+    if left_out:
+        shown = ", ".join(map(str, [*left_out][:3])) + (", ..." if len(left_out) > 3 else "")
+        print(f"note: left out, because `translate` writes them beside its results: {shown}")
     return sets
 
 
@@ -224,16 +239,3 @@ def check(sets: PictureSets, size: int, picture_format: Format) -> PictureSets:
 
     problems.raise_if_any("this evaluation", problems.find(problem_of, sets.files(), "files"))
     return dataclasses.replace(sets, size=wanted, resize=bool(size), format=picture_format)
-
-
-def _pictures_in(folder: Path) -> list[str]:
-    """Names of the pictures below a folder, without warped exemplars beside results."""
-    names = [
-        name for name in pairing.files_below(folder) if name.lower().endswith(images.EXTENSIONS)
-    ]
-    there = set(names)
-    return [
-        name
-        for name in names
-        if not (name.endswith("_warped.png") and name.replace("_warped.png", ".png") in there)
-    ]

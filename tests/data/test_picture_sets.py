@@ -31,7 +31,6 @@ def find(folder, **given):
 
 def test_files_belong_together_by_name(folder):
     shutil.copytree(folder / "photographs", folder / "exemplars")
-    write(folder / "results/1_warped.png")  # beside a result: `translate --warped`
     (folder / "list.txt").write_text("0,2.jpg\n2,0.jpg\nanother,1.jpg\n")
     sets = find(folder, exemplar_folder=folder / "exemplars")
     assert sets.keys == ["0", "1", "2"]
@@ -41,6 +40,41 @@ def test_files_belong_together_by_name(folder):
     assert listed.keys == ["0", "2"]
     assert [path.name for path in listed.real] == ["0.jpg", "2.jpg"]
     assert [path.name for path in listed.exemplars] == ["2.jpg", "0.jpg"]
+
+
+def test_what_lies_beside_results_is_left_out(folder, capsys):
+    """By `translate --warped --confidence`, of PNG and JPEG."""
+    find(folder)
+    assert capsys.readouterr().out == ""
+    write(folder / "results/3.jpg")
+    write(folder / "photographs/3.jpg")
+    for name in ("1_warped.png", "1_confidence.png", "3_warped.jpg", "3_confidence.png"):
+        write(folder / f"results/{name}")
+    assert find(folder).keys == ["0", "1", "2", "3"]
+    results = folder / "results"
+    assert capsys.readouterr().out == (
+        "note: left out, because `translate` writes them beside its results:"
+        f" {results}/1_confidence.png, {results}/1_warped.png, {results}/3_confidence.png, ...\n"
+    )
+    # A result may have such a name.
+    write(folder / "results/a_warped.png")
+    write(folder / "photographs/a_warped.png")
+    assert find(folder).keys == ["0", "1", "2", "3", "a_warped"]
+
+
+def test_the_sheets_of_a_grid_are_left_out(folder, capsys):
+    write(folder / "results/grid.png")
+    write(folder / "photographs/grid.jpg")
+    assert find(folder).keys == ["0", "1", "2", "grid"]  # a picture of this name
+    assert capsys.readouterr().out == ""
+    for sheets in (["grid.png"], ["grid_1.jpg", "grid_2.jpg"]):
+        shutil.rmtree(folder / "results")
+        write(folder / "results/in/0.png")
+        for name in sheets:
+            write(folder / f"results/{name}")
+        assert find(folder, paired=False).keys == ["in/0"]
+        shown = ", ".join(f"{folder}/results/{name}" for name in sheets)
+        assert capsys.readouterr().out.endswith(f"beside its results: {shown}\n")
 
 
 def test_all_files_without_counterpart_are_listed(folder):
