@@ -28,7 +28,8 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "",
     "evaluation: the checkpoint to evaluate, as WORKDIR/best or WORKDIR/checkpoints/STEP; without"
-    " it, the newest one of --workdir",
+    " it, the newest one of --workdir. Results of another run's are in WORKDIR/evaluation, named"
+    " after it",
 )
 _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
