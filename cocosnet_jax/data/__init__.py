@@ -29,12 +29,18 @@ def count_classes(settings: DataSettings) -> Int64[np.ndarray, classes]:
       settings: with dataset `folder`; `channels` may be 0.
 
     Raises:
-      UserError: label maps cannot be read, or contain class numbers that are too high.
+      UserError: label maps cannot be read, or contain class numbers that are too high; or the
+        folder of prepared data cannot be written to, and no data are prepared there.
     """
-    from cocosnet_jax.data import builders
+    from cocosnet_jax import files
+    from cocosnet_jax.data import builders, records
 
     builder = builders.open_builder(settings)
     assert isinstance(builder, builders.Folder)
+    # The records' own folder is named by the number of classes, too.
+    dataset_folder = builder.data_dir_root / builder.name
+    if not files.is_url(dataset_folder) and not dataset_folder.exists():
+        records.check_writable(builder)
     return builder.count_classes()
 
 

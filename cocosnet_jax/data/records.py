@@ -101,6 +101,7 @@ def prepare(builder: PairBuilder) -> None:
             " --config.data.data_dir=FOLDER, then copy the result: gcloud storage cp -r"
             f" FOLDER/{builder.name} {root}/"
         )
+    check_writable(builder)
     builder.check()
     try:
         with _quiet_absl(), contextlib.redirect_stdout(io.StringIO()):
@@ -116,6 +117,17 @@ def prepare(builder: PairBuilder) -> None:
         raise StorageError(
             f"prepared data cannot be written to {builder.data_dir} ({error}); free some"
             " space, or choose another folder with config.data.data_dir"
+        ) from error
+
+
+def check_writable(builder: PairBuilder) -> None:
+    """Raises a `UserError` unless records could be written; checking the files first takes long."""
+    existing, error = files.probe(str(builder.data_dir))
+    if error is not None:
+        raise UserError(
+            f"prepared data cannot be written to {builder.data_dir}: {error.strerror} in"
+            f" {existing}; change its permissions, or choose another folder with"
+            " config.data.data_dir"
         ) from error
 
 
