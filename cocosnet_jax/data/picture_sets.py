@@ -4,6 +4,7 @@
 them one by one. The messages name the flags of the command that measures.
 """
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -215,11 +216,10 @@ def check(sets: PictureSets, size: int, picture_format: Format) -> PictureSets:
       The sets with size and format.
 
     Raises:
-      UserError: lists what cannot be read, and pictures of other sizes than the first.
+      UserError: lists what cannot be read, and pictures of other sizes than most have.
     """
-    first = images.read_photograph(sets.generated[0]).shape[:2]
-    wanted = (size, size) if size else (first[0], first[1])
     maps = {*sets.labels, *sets.exemplar_labels}
+    sizes: dict[Path, tuple[int, int]] = {}
 
     def problem_of(path: Path) -> str | None:
         try:
@@ -230,12 +230,23 @@ def check(sets: PictureSets, size: int, picture_format: Format) -> PictureSets:
                 array = images.read_photograph(path)
         except UserError as error:
             return str(error)
-        if array.shape[:2] != wanted and not size:
-            return (
-                f"{path} has {array.shape[1]}x{array.shape[0]} pixels (width x height), and"
-                f" {sets.generated[0].name} has {wanted[1]}x{wanted[0]}: --size=SIDE resizes all"
-            )
+        sizes[path] = (array.shape[0], array.shape[1])
         return None
 
-    problems.raise_if_any("this evaluation", problems.find(problem_of, sets.files(), "files"))
+    wrong = problems.find(problem_of, sets.files(), "files")
+    wanted = (size, size)
+    if not size and sizes:
+        # What most have; of equally many, most of the generated pictures.
+        counts = collections.Counter(sizes.values())
+        generated = collections.Counter(sizes.get(path) for path in sets.generated)
+        wanted = max(counts, key=lambda size: (counts[size], generated[size]))
+        height, width = wanted
+        others = [path for path in sets.files() if sizes.get(path, wanted) != wanted]
+        wrong += [
+            f"{path} has {sizes[path][1]}x{sizes[path][0]} pixels (width x height), and"
+            f" {len(sizes) - len(others)} of {len(sizes)} files have {width}x{height}:"
+            " --size=SIDE resizes all"
+            for path in others
+        ]
+    problems.raise_if_any("this evaluation", wrong)
     return dataclasses.replace(sets, size=wanted, resize=bool(size), format=picture_format)

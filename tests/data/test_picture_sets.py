@@ -101,16 +101,35 @@ def test_all_files_without_counterpart_are_listed(folder):
 
 
 def test_all_unreadable_files_and_other_sizes_are_listed(folder):
-    write(folder / "results/1.png", size=(20, 16))
+    write(folder / "results/0.png", size=(20, 16))
     (folder / "photographs/2.jpg").write_bytes(b"no picture")
     with pytest.raises(UserError) as error:
         picture_sets.check(find(folder), 0, "png")
     assert "has 2 problems" in str(error.value)
-    assert "results/1.png has 20x16 pixels" in str(error.value)
+    # The odd one is named, though it is the first.
+    assert (
+        f"{folder}/results/0.png has 20x16 pixels (width x height), and 4 of 5 files have 16x16:"
+        " --size=SIDE resizes all"
+    ) in str(error.value)
     assert "photographs/2.jpg cannot be read" in str(error.value)
     write(folder / "photographs/2.jpg")
     sets = picture_sets.check(find(folder), 32, "png")
-    assert sets.picture(sets.generated[1]).shape == (32, 32, 3)
+    assert sets.picture(sets.generated[0]).shape == (32, 32, 3)
+
+
+def test_photographs_of_another_size_than_results_are_listed(folder):
+    for index in range(3):
+        write(folder / f"photographs/{index}.jpg", size=(20, 16))
+    with pytest.raises(UserError) as error:
+        picture_sets.check(find(folder), 0, "png")
+    assert "has 3 problems" in str(error.value)
+    wanted = f"{folder}/photographs/2.jpg has 20x16 pixels (width x height), and 3 of 6 files have"
+    assert f"{wanted} 16x16" in str(error.value)
+    (folder / "photographs/2.jpg").unlink()
+    write(folder / "photographs/2.jpg")
+    write(folder / "photographs/1.jpg")
+    write(folder / "photographs/0.jpg")
+    assert picture_sets.check(find(folder), 0, "png").size == (SIDE, SIDE)
 
 
 def test_generated_pictures_are_compressed_once(folder):
