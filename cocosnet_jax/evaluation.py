@@ -51,7 +51,8 @@ def networks_of(
     """
     # Untrained weights judge nothing.
     judge = "" if settings.vgg.weights == "random" else settings.vgg.weights
-    return yardsticks.load(inception, judge, lpips, lpips_vgg)
+    flag = "config.vgg.weights"
+    return yardsticks.load(inception, judge, lpips, lpips_vgg, vgg_flag=flag)
 
 
 def evaluate(

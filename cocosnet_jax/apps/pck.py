@@ -260,7 +260,9 @@ def main() -> None:
     folder = checkpoint.absolute(output)
     workdir.check_writable(folder, "output")
     vgg_file = Path(given["vgg"].value).expanduser()
-    weights = vgg_files.load(given["vgg"].value) if given["vgg"].value else None
+    weights = None
+    if given["vgg"].value:
+        weights = vgg_files.load(given["vgg"].value, flag="--vgg")
     if weights is None:
         print("--vgg is not given: VGG's features are left out")
     translators = _open(names, given["averaged"].value)
