@@ -195,6 +195,12 @@ class Restored(NamedTuple):
     folder: epath.Path
 
 
+def check_exists(path: str | epath.PathLike) -> None:
+    """Raises a UserError if `restore_for_inference` would find no checkpoint; reads none."""
+    if not weights_file.is_one(path):
+        _find(absolute(path))
+
+
 def restore_for_inference(
     path: str | epath.PathLike, sharding: Sharding | None = None, *, all_networks: bool = False
 ) -> Restored:

@@ -163,7 +163,7 @@ def _check(pictures: Mapping[str, Path], runs: Mapping[str, epath.Path]) -> _Rea
     """
     import jax
 
-    from cocosnet_jax import evaluation, workdir, yardsticks
+    from cocosnet_jax import evaluation, preparation, workdir, yardsticks
     from cocosnet_jax.data import picture_sets
 
     def local(flag: flags.FlagHolder[str]) -> Path | None:
@@ -188,11 +188,13 @@ def _check(pictures: Mapping[str, Path], runs: Mapping[str, epath.Path]) -> _Rea
         except UserError as error:
             wrong.append(str(error))
     try:
-        if pictures:
+        # Nothing is downloaded for a command that ends with an error.
+        if pictures and not (wrong and _VGG.value == "keras"):
             networks = yardsticks.load(given.inception, _VGG.value, given.lpips, given.lpips_vgg)
             ready = ready._replace(networks=networks)
         for name, folder in runs.items():
             settings = workdir.settings_of(folder).on_devices(jax.device_count())
+            preparation.check_data(settings.data)
             networks = evaluation.networks_of(
                 settings, given.inception, given.lpips, given.lpips_vgg
             )

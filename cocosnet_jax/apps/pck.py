@@ -259,13 +259,13 @@ def main() -> None:
     )
     folder = checkpoint.absolute(output)
     workdir.check_writable(folder, "output")
+    translators = _open(names, given["averaged"].value)
     vgg_file = Path(given["vgg"].value).expanduser()
     weights = None
     if given["vgg"].value:
         weights = vgg_files.load(given["vgg"].value, flag="--vgg")
-    if weights is None:
+    else:
         print("--vgg is not given: VGG's features are left out")
-    translators = _open(names, given["averaged"].value)
     first = next(iter(translators.values()))
     exemplars, seed = given["exemplars"].value, given["seed"].value
     sides = [int(side) for side in given["sides"].value or ()]

@@ -1,6 +1,7 @@
 """Datasets and the input pipeline.
 
     count_classes(settings)                    counts the classes in the user's label maps
+    check(settings)                            checks lists and folders at once
     dataset = prepare(settings)                checks a dataset's files, writes its TFDS records
     dataset = open(settings)                   opens records that exist
     pipeline.training_batches(dataset, ...)    endless batches, determined by (seed, step)
@@ -60,6 +61,19 @@ def prepare(settings: DataSettings) -> Dataset:
     from cocosnet_jax.data import dataset
 
     return dataset.prepare(settings)
+
+
+def check(settings: DataSettings) -> None:
+    """Checks what can be told at once: that lists can be read, and folders be used.
+
+    Programs call it before what takes long, such as downloads. `prepare` checks all of it again.
+
+    Raises:
+      UserError: a list cannot be read; or the data are not prepared, and could not be.
+    """
+    from cocosnet_jax.data import dataset
+
+    dataset.check(settings)
 
 
 def open(settings: DataSettings) -> Dataset:

@@ -124,6 +124,9 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
     def check(self) -> None:
         """Raises a `UserError` that lists all problems of the dataset's own files."""
 
+    def check_source(self) -> None:
+        """Raises a `UserError` unless the source folder can be the dataset's; reads no file."""
+
     def own_files(self) -> Sequence[Path]:
         """The files below the source folder that records are made from, in order.
 

@@ -71,6 +71,10 @@ class Ade20k(PairBuilder):
         pairs = [pair for by_key in self._pairs.values() for pair in by_key.values()]
         return list(itertools.chain.from_iterable(pairs))
 
+    def check_source(self) -> None:
+        """Finds the folders `training` and `validation`."""
+        _ = self._root
+
     def check(self) -> None:
         """Reads every file; raises a `UserError` that lists all problems."""
         faults: list[str] = []
