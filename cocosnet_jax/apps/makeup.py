@@ -245,7 +245,7 @@ def main() -> None:
     own = [reading.file(name) for name in ("strokes", "made-up") if reading.given(name)]
     inputs_read = [portrait_file, *own, *(path for target in targets for path in target[:2])]
     reading.check_outputs([target.output for target in targets], inputs_read)
-    print("compiling ...", flush=True)
+    print(f"compiling for {translator.size} x {translator.size} ...", flush=True)
     unreached = []
     for target in tqdm.tqdm(targets, desc="carrying", unit=" portraits", file=sys.stdout):
         label = inputs.read_input(data, target.label, size, photograph=target.photograph).planes
