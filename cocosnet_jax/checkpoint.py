@@ -195,12 +195,6 @@ class Restored(NamedTuple):
     folder: epath.Path
 
 
-def check_exists(path: str | epath.PathLike) -> None:
-    """Raises a UserError if `restore_for_inference` would find no checkpoint; reads none."""
-    if not weights_file.is_one(path):
-        _find(absolute(path))
-
-
 def restore_for_inference(
     path: str | epath.PathLike, sharding: Sharding | None = None, *, all_networks: bool = False
 ) -> Restored:
@@ -219,7 +213,7 @@ def restore_for_inference(
     sharding = sharding or SingleDeviceSharding(jax.devices()[0])
     if weights_file.is_one(path):
         return _restore_file(absolute(path), sharding, all_networks)
-    above, candidates = _find(absolute(path))
+    above, candidates = find(absolute(path))
     step, _ = integrity.newest_whole(above, candidates)
     folder = above / str(step)
     settings = _settings_of(folder)
@@ -296,8 +290,8 @@ def model_differences(theirs: Settings, ours: Settings) -> list[str]:
     return [f"{field}: {values}" for field, values in fields.items()]
 
 
-def _find(path: epath.Path) -> tuple[epath.Path, list[int]]:
-    """The folder of the checkpoints that `path` refers to, and their steps, newest first."""
+def find(path: epath.Path) -> tuple[epath.Path, list[int]]:
+    """The folder of `path`'s checkpoints, and their steps, newest first; UserError without any."""
     for folder in (path, path / FOLDER):
         if steps := integrity.steps(folder):
             return folder, steps

@@ -24,6 +24,7 @@ from cocosnet_jax import (
     subjects,
     validation,
     vgg,
+    weights_file,
     yardsticks,
 )
 from cocosnet_jax.data import pipeline
@@ -39,6 +40,12 @@ from cocosnet_jax.translated import Translated, to_rows
 
 # Of the kept counts; a change of what is counted makes another number.
 _VERSION = 1
+
+
+def check_checkpoint(path: str | epath.Path) -> None:
+    """Raises a UserError unless there is a checkpoint, or a file of weights; reads neither."""
+    if not weights_file.is_one(path):
+        checkpoint.find(checkpoint.absolute(path))
 
 
 def networks_of(

@@ -74,11 +74,11 @@ def main() -> int:
     settings = settings.on_devices(jax.device_count())
 
     # Slower ones, TensorFlow among them.
-    from cocosnet_jax import checkpoint, evaluation, preparation, train, workdir
+    from cocosnet_jax import evaluation, preparation, train, workdir
 
     folder = workdir.check(_WORKDIR.value, settings, evaluates=_MODE.value == "evaluate")
     if _MODE.value == "evaluate":
-        checkpoint.check_exists(_CHECKPOINT.value or folder)
+        evaluation.check_checkpoint(_CHECKPOINT.value or folder)
     preparation.check_data(settings.data)
     if _MODE.value == "train":
         return train.train(settings, folder, _INIT_FROM.value, measuring.inception)

@@ -274,13 +274,8 @@ def _add_swd(found: Measured, columns: dict[str, dict[str, np.ndarray]], plan: _
     shape = (-1, len(levels), swd.PATCHES, swd.SIDE**2 * 3)
     real, generated = (columns[x]["swd"].reshape(shape) for x in ("real", "generated"))
     distances = []
-    with tqdm.tqdm(
-        total=len(levels) * swd.DIRECTIONS,
-        desc="sliced Wasserstein",
-        unit=" directions",
-        delay=1,
-        disable=not is_lead(),
-    ) as bar:
+    total, quiet = len(levels) * swd.DIRECTIONS, not is_lead()
+    with tqdm.tqdm(total=total, desc="swd", unit=" directions", delay=1, disable=quiet) as bar:
         for place, level in enumerate(levels):
             sets = generated[:, place], real[:, place]
             distances.append(swd.distance(*sets, swd.SEED, gather_rows, bar.update))

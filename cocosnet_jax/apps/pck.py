@@ -108,10 +108,9 @@ class Faces:
         Raises:
           UserError: a file is missing or does not fit.
         """
-        path, size = self._source / key, translator.size
-        data, name = translator.settings.data, Path(key).relative_to("images")
-        source = self._source
-        label = inputs.annotation_in(data, source / "labels", name, source / "images")
+        path, size, data = self._source / key, translator.size, translator.settings.data
+        labels, name = self._source / "labels", Path(key).relative_to("images")
+        label = inputs.annotation_in(data, labels, name, self._source / "images")
         if not label.is_file():
             raise UserError(f"{path} has no label map {label}; add it, or remove the photograph")
         planes = inputs.read_input(data, label, size, photograph=path).planes
@@ -260,11 +259,10 @@ def main() -> None:
     folder = checkpoint.absolute(output)
     workdir.check_writable(folder, "output")
     translators = _open(names, given["averaged"].value)
-    vgg_file = Path(given["vgg"].value).expanduser()
-    weights = None
-    if given["vgg"].value:
-        weights = vgg_files.load(given["vgg"].value, flag="--vgg")
-    else:
+    vgg_name = given["vgg"].value
+    vgg_file = Path(vgg_name).expanduser()
+    weights = vgg_files.load(vgg_name, flag="--vgg") if vgg_name else None
+    if weights is None:
         print("--vgg is not given: VGG's features are left out")
     first = next(iter(translators.values()))
     exemplars, seed = given["exemplars"].value, given["seed"].value

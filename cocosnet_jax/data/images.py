@@ -37,9 +37,6 @@ _ORIENTATION = 0x0112
 MAX_CLASSES = 255
 # Extensions of photographs and maps.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-# Those of formats without loss, which label maps need. Of pictures of one name in one folder, the
-# first of these is the map, and the others are photographs.
-LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def read_stored(path: FileName) -> tuple[Image.Image, int]:

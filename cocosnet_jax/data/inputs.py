@@ -33,6 +33,9 @@ _LAYOUTS = {
     "folder_edges": ("images", "edges"),
     "folder_poses": ("images", "poses"),
 }
+# Extensions of formats without loss, which label maps need. Of pictures of one name in one folder,
+# the first of these is the map, and the others are photographs.
+LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".webp")
 # Datasets of edge maps, which may be JPEG.
 _EDGE_MAPS = ("folder_edges", "drawn_edges")
 # Name of the checkpoint's canvas size in messages.
@@ -186,7 +189,7 @@ def read_input(
 def _of_maps(data: DataSettings) -> tuple[str, ...]:
     """Endings of label maps or edge maps, the most usual first."""
     lossy = images.EXTENSIONS if data.dataset in _EDGE_MAPS else ()
-    return tuple(dict.fromkeys((*images.LOSSLESS, *lossy)))
+    return tuple(dict.fromkeys((*LOSSLESS, *lossy)))
 
 
 class _Place(NamedTuple):

@@ -198,7 +198,7 @@ def _beside_each_other(names: list[str]) -> tuple[set[str], set[str]]:
     maps, photographs = set(), set()
     for group in of.values():
         endings = {Path(name).suffix.lower(): name for name in group}
-        found = [endings[ending] for ending in images.LOSSLESS if ending in endings]
+        found = [endings[ending] for ending in inputs.LOSSLESS if ending in endings]
         if found and len(endings) > 1:
             maps.add(found[0])
             photographs |= {*group} - {found[0]}

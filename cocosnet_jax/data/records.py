@@ -126,7 +126,7 @@ def check_can_prepare(builder: PairBuilder) -> None:
             " --config.data.data_dir=FOLDER, then copy the result: gcloud storage cp -r"
             f" FOLDER/{builder.name} {root}/"
         )
-    builder.check_source()
+    _ = builder.root  # Raises where the source is not the dataset's.
     check_writable(builder)
 
 

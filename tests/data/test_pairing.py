@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax.data import images, pair_files, pairing
+from cocosnet_jax.data import images, inputs, pair_files, pairing
 from cocosnet_jax.data.pairing import Pair, Places
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
@@ -64,7 +64,7 @@ def test_results_of_an_earlier_command_are_no_inputs(folder, output):
     assert find(folder, "inputs", "exemplars", "exemplars", output=output) == wanted
 
 
-@pytest.mark.parametrize("ending", images.LOSSLESS)
+@pytest.mark.parametrize("ending", inputs.LOSSLESS)
 def test_a_folder_takes_the_label_maps_that_a_file_may_be(folder, ending):
     """With photographs beside them, some of which could be label maps by their ending."""
     for place in ("inputs/in_0", "exemplars/ex_0"):

@@ -90,10 +90,6 @@ class ListedBuilder(PairBuilder):
             annotation, photograph, size
         )
 
-    def check_source(self) -> None:
-        """Finds the folders of photographs and annotations."""
-        _ = self.root
-
     def check(self) -> None:
         """Reads every file, and prints how the splits were determined.
 
