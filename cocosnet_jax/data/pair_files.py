@@ -58,6 +58,8 @@ def beside_results(names: Sequence[str]) -> set[str]:
     found = set()
     for path in paths:
         base, _, kind = path.stem.rpartition("_")
+        if not base:
+            continue
         if (kind == "warped" and path.with_name(f"{base}{path.suffix}") in paths) or (
             kind == "confidence" and path.suffix == ".png" and path.with_name(base) in stems
         ):

@@ -200,7 +200,10 @@ def find(
     problems.raise_if_any("this evaluation", wrong)
     if left_out:
         shown = ", ".join(map(str, [*left_out][:3])) + (", ..." if len(left_out) > 3 else "")
-        print(f"note: left out, because `translate` writes them beside its results: {shown}")
+        print(
+            f"note: {len(left_out)} file(s) that `translate` writes beside its results are left"
+            f" out: {shown}"
+        )
     return sets
 
 

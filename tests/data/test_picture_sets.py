@@ -53,13 +53,14 @@ def test_what_lies_beside_results_is_left_out(folder, capsys):
     assert find(folder).keys == ["0", "1", "2", "3"]
     results = folder / "results"
     assert capsys.readouterr().out == (
-        "note: left out, because `translate` writes them beside its results:"
+        "note: 4 file(s) that `translate` writes beside its results are left out:"
         f" {results}/1_confidence.png, {results}/1_warped.png, {results}/3_confidence.png, ...\n"
     )
     # A result may have such a name.
-    write(folder / "results/a_warped.png")
-    write(folder / "photographs/a_warped.png")
-    assert find(folder).keys == ["0", "1", "2", "3", "a_warped"]
+    for name in ("a_warped.png", "_confidence.png"):
+        write(folder / f"results/{name}")
+        write(folder / f"photographs/{name}")
+    assert find(folder).keys == ["0", "1", "2", "3", "_confidence", "a_warped"]
 
 
 def test_the_sheets_of_a_grid_are_left_out(folder, capsys):
@@ -74,7 +75,7 @@ def test_the_sheets_of_a_grid_are_left_out(folder, capsys):
             write(folder / f"results/{name}")
         assert find(folder, paired=False).keys == ["in/0"]
         shown = ", ".join(f"{folder}/results/{name}" for name in sheets)
-        assert capsys.readouterr().out.endswith(f"beside its results: {shown}\n")
+        assert capsys.readouterr().out.endswith(f"beside its results are left out: {shown}\n")
 
 
 def test_all_files_without_counterpart_are_listed(folder):
