@@ -35,7 +35,8 @@ demo: $(VENV)/.run
 	$(BIN)/python -m cocosnet_jax.apps.demo --folder=$(DEMO_DIR)
 
 page: $(VENV)/.page
-	$(BIN)/python -m cocosnet_jax.demo --port=$(PORT)
+	@# Ctrl-C is the page's usual end, with status 130.
+	$(BIN)/python -m cocosnet_jax.demo --port=$(PORT) || [ $$? = 130 ]
 
 train-demo: $(VENV)/.run
 	$(BIN)/python -m cocosnet_jax.apps.train_demo --workdir=$(TRAIN_DEMO_DIR)

@@ -213,7 +213,7 @@ def restore_for_inference(
     sharding = sharding or SingleDeviceSharding(jax.devices()[0])
     if weights_file.is_one(path):
         return _restore_file(absolute(path), sharding, all_networks)
-    above, candidates = _find(absolute(path))
+    above, candidates = find(absolute(path))
     step, _ = integrity.newest_whole(above, candidates)
     folder = above / str(step)
     settings = _settings_of(folder)
@@ -290,8 +290,8 @@ def model_differences(theirs: Settings, ours: Settings) -> list[str]:
     return [f"{field}: {values}" for field, values in fields.items()]
 
 
-def _find(path: epath.Path) -> tuple[epath.Path, list[int]]:
-    """The folder of the checkpoints that `path` refers to, and their steps, newest first."""
+def find(path: epath.Path) -> tuple[epath.Path, list[int]]:
+    """The folder of `path`'s checkpoints, and their steps, newest first; UserError without any."""
     for folder in (path, path / FOLDER):
         if steps := integrity.steps(folder):
             return folder, steps

@@ -8,9 +8,10 @@ FID and KID need `--inception`. Semantic consistency needs `--labels` and `--vgg
 relevance the exemplars and their label maps as well. LPIPS needs `--lpips` and torchvision's
 VGG-16. SWD needs nothing. What cannot be measured is left out, and the report says what to give.
 
-Files of the same name belong together; extensions do not matter. `--list` (`picture,exemplar`, a
-line per picture) names the exemplar of each picture; without it, exemplars have the pictures'
-names.
+Files of the same name belong together; extensions do not matter. What `translate` writes beside
+its results (`_warped`, `_confidence`, the sheets of a grid) is left out. `--list`
+(`picture,exemplar`, a line per picture) names the exemplar of each picture; without it, exemplars
+have the pictures' names.
 
 `--output` gets metrics.json, metrics.md (a table beside the paper's figures), scores.csv with each
 picture's scores, and best_and_worst.png to look at. After an interruption, the same command
@@ -162,7 +163,7 @@ def _check(pictures: Mapping[str, Path], runs: Mapping[str, epath.Path]) -> _Rea
     """
     import jax
 
-    from cocosnet_jax import evaluation, workdir, yardsticks
+    from cocosnet_jax import evaluation, preparation, workdir, yardsticks
     from cocosnet_jax.data import picture_sets
 
     def local(flag: flags.FlagHolder[str]) -> Path | None:
@@ -187,11 +188,13 @@ def _check(pictures: Mapping[str, Path], runs: Mapping[str, epath.Path]) -> _Rea
         except UserError as error:
             wrong.append(str(error))
     try:
-        if pictures:
+        # Nothing is downloaded for a command that ends with an error.
+        if pictures and not (wrong and _VGG.value == "keras"):
             networks = yardsticks.load(given.inception, _VGG.value, given.lpips, given.lpips_vgg)
             ready = ready._replace(networks=networks)
         for name, folder in runs.items():
             settings = workdir.settings_of(folder).on_devices(jax.device_count())
+            preparation.check_data(settings.data)
             networks = evaluation.networks_of(
                 settings, given.inception, given.lpips, given.lpips_vgg
             )

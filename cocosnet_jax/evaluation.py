@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import tqdm
 from etils import epath
 
 from cocosnet_jax import (
+    best,
     checkpoint,
     files,
     measure,
@@ -22,6 +24,7 @@ from cocosnet_jax import (
     subjects,
     validation,
     vgg,
+    weights_file,
     yardsticks,
 )
 from cocosnet_jax.data import pipeline
@@ -39,6 +42,12 @@ from cocosnet_jax.translated import Translated, to_rows
 _VERSION = 1
 
 
+def check_checkpoint(path: str | epath.Path) -> None:
+    """Raises a UserError unless there is a checkpoint, or a file of weights; reads neither."""
+    if not weights_file.is_one(path):
+        checkpoint.find(checkpoint.absolute(path))
+
+
 def networks_of(
     settings: Settings, inception: str, lpips: str, lpips_vgg: str
 ) -> yardsticks.Yardsticks:
@@ -49,7 +58,8 @@ def networks_of(
     """
     # Untrained weights judge nothing.
     judge = "" if settings.vgg.weights == "random" else settings.vgg.weights
-    return yardsticks.load(inception, judge, lpips, lpips_vgg)
+    flag = "config.vgg.weights"
+    return yardsticks.load(inception, judge, lpips, lpips_vgg, vgg_flag=flag)
 
 
 def evaluate(
@@ -64,7 +74,8 @@ def evaluate(
     """Translates every validation image once, measures, and writes what came out.
 
     `folder`/evaluation/step_N gets what `report.write` writes, `grid.png` with the first batch
-    beside its inputs, and every translation in `outputs/`. An interrupted evaluation goes on where
+    beside its inputs, and every translation in `outputs/`. For a checkpoint of another run, or a
+    file of weights, the folder is named after it instead. An interrupted evaluation goes on where
     it stopped.
 
     Args:
@@ -94,9 +105,13 @@ def evaluate(
     restored = restored._replace(settings=dataclasses.replace(restored.settings, model=known))
     name = str(restored.folder).removeprefix(f"{folder}/")
     say(f"evaluating checkpoint {name} (step {restored.step})")
+    own = _is_own(restored, folder)
+    target = folder / "evaluation" / f"step_{restored.step:07d}"
+    if not own:
+        target = folder / "evaluation" / _file_name(restored.folder, folder)
+        say(f"it is not this workdir's own, so its results go to {target}")
     dataset = prepare_data(settings.data)
     label_maps.check_same_colours(restored.settings.data, dataset.settings)
-    target = folder / "evaluation" / f"step_{restored.step:07d}"
     subject = subjects.of_run(
         dataset,
         target / "outputs",
@@ -113,11 +128,24 @@ def evaluate(
         numbers = {"step": restored.step, "checkpoint": name, "images": len(subject.keys)}
         content = report.write(target, measured, subject, numbers | counted)
         _show(content, target)
-        board = TensorBoard(folder / "tensorboard")
-        scalars = {f"evaluation/{k}": v for k, v in content.items() if isinstance(v, float)}
-        board.scalars(restored.step, scalars)
-        board.close()
+        if own:  # The curves are the run's.
+            board = TensorBoard(folder / "tensorboard")
+            scalars = {f"evaluation/{k}": v for k, v in content.items() if isinstance(v, float)}
+            board.scalars(restored.step, scalars)
+            board.close()
     return target
+
+
+def _is_own(restored: checkpoint.Restored, folder: epath.Path) -> bool:
+    """Whether a checkpoint is one of the run in `folder`, not of another run or a file."""
+    homes = (folder, folder / checkpoint.FOLDER, folder / best.FOLDER)
+    return restored.folder.parent in homes and restored.folder.name == str(restored.step)
+
+
+def _file_name(checkpoint_path: epath.Path, folder: epath.Path) -> str:
+    """A checkpoint's path, seen from beside the workdir, as a name: `other_checkpoints_1000`."""
+    seen = str(checkpoint_path).removeprefix(f"{folder}/").removeprefix(f"{folder.parent}/")
+    return re.sub(r"[:/\\]+", "_", seen).strip("_")
 
 
 def _written(checkpoint_path: epath.Path) -> float:

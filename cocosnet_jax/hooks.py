@@ -1,5 +1,6 @@
 """Output of a run in progress: log lines, TensorBoard and pictures."""
 
+import datetime
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -205,7 +206,8 @@ class Progress:
         mean = {name: float(np.mean([losses[name] for losses in recent])) for name in recent[0]}
         step, steps = self._step, self._step - self._logged_step
         self._logged_step = step
-        line = f"step {step}/{self._last} ({100 * step // self._last} %)"
+        now = datetime.datetime.now()
+        line = f"step {step}/{self._last} ({100 * step // self._last} %)  {now:%Y-%m-%d %H:%M:%S}"
         looked = of_losses(mean, self._weights)
         board.scalars(step, {f"health/{name}": value for name, value in looked.items()})
         if steps:

@@ -28,7 +28,8 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "",
     "evaluation: the checkpoint to evaluate, as WORKDIR/best or WORKDIR/checkpoints/STEP; without"
-    " it, the newest one of --workdir",
+    " it, the newest one of --workdir. Results of another run's are in WORKDIR/evaluation, named"
+    " after it",
 )
 _KEYPOINTS = flags.DEFINE_string(
     "keypoints",
@@ -73,9 +74,12 @@ def main() -> int:
     settings = settings.on_devices(jax.device_count())
 
     # Slower ones, TensorFlow among them.
-    from cocosnet_jax import evaluation, train, workdir
+    from cocosnet_jax import evaluation, preparation, train, workdir
 
     folder = workdir.check(_WORKDIR.value, settings, evaluates=_MODE.value == "evaluate")
+    if _MODE.value == "evaluate":
+        evaluation.check_checkpoint(_CHECKPOINT.value or folder)
+    preparation.check_data(settings.data)
     if _MODE.value == "train":
         return train.train(settings, folder, _INIT_FROM.value, measuring.inception)
     networks = evaluation.networks_of(

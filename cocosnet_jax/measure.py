@@ -16,10 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 from jaxtyping import Array, Float
 
 from cocosnet_jax import features, mesh
-from cocosnet_jax.distributed import gather_rows, say
+from cocosnet_jax.distributed import gather_rows, is_lead, say
 from cocosnet_jax.metrics import consistency, fid, inception, rows, swd
 from cocosnet_jax.subjects import Read, Subject
 from cocosnet_jax.yardsticks import Yardsticks
@@ -273,9 +274,12 @@ def _add_swd(found: Measured, columns: dict[str, dict[str, np.ndarray]], plan: _
     shape = (-1, len(levels), swd.PATCHES, swd.SIDE**2 * 3)
     real, generated = (columns[x]["swd"].reshape(shape) for x in ("real", "generated"))
     distances = []
-    for place, level in enumerate(levels):
-        distances.append(swd.distance(generated[:, place], real[:, place], swd.SEED, gather_rows))
-        found.numbers[f"swd_{level}"] = distances[-1]
+    total, quiet = len(levels) * swd.DIRECTIONS, not is_lead()
+    with tqdm.tqdm(total=total, desc="swd", unit=" directions", delay=1, disable=quiet) as bar:
+        for place, level in enumerate(levels):
+            sets = generated[:, place], real[:, place]
+            distances.append(swd.distance(*sets, swd.SEED, gather_rows, bar.update))
+            found.numbers[f"swd_{level}"] = distances[-1]
     found.numbers["swd"] = float(np.mean(distances))
     drawn = f"{swd.PATCHES} patches per picture and level, {swd.DIRECTIONS} directions, x 1000"
     found.protocols["swd"] = plan.protocol(f"levels {levels[0]} to 16, {drawn}, seed {swd.SEED}")

@@ -1,4 +1,4 @@
-"""Prepares a run's data, in one process first."""
+"""Checks a run's data, and prepares them, in one process first."""
 
 import jax
 
@@ -7,6 +7,19 @@ from cocosnet_jax.data.dataset import Dataset
 from cocosnet_jax.settings import DataSettings
 
 _LONG = 7 * 24  # hours that writing records may take
+
+
+def check_data(settings: DataSettings) -> None:
+    """Checks lists and folders before what takes long, such as downloads.
+
+    Of several processes, none does: only the first may have the source folder, and an error of one
+    process alone would leave the others waiting.
+
+    Raises:
+      UserError: see `data.check`.
+    """
+    if jax.process_count() == 1:
+        data.check(settings)
 
 
 def prepare_data(settings: DataSettings) -> Dataset:

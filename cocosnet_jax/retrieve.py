@@ -43,8 +43,9 @@ def main() -> int:
     if not _OUTPUT.value or output.is_dir() or not output.absolute().parent.is_dir():
         raise UserError(f"--output={_OUTPUT.value} must be a file in a folder that exists")
     # Slow import, after the checks of the flags.
-    from cocosnet_jax import search
+    from cocosnet_jax import checkpoint, search, workdir
 
+    workdir.check_writable(checkpoint.absolute(output.parent), "output")
     try:
         search.write_list(
             settings,

@@ -48,12 +48,14 @@ def write_list(
     Raises:
       UserError: weights, data or checkpoint are missing or do not match.
     """
+    # What can be told at once, before VGG is fetched.
+    data.check(settings.data)
+    restored = _plain(checkpoint_path, settings) if checkpoint_path else None
     weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
     if settings.vgg.weights == "random":
         print("note: VGG is untrained (config.vgg.weights=random); use the list for tests only")
     else:
         print(f"comparing photographs by {weights.network} of {settings.vgg.weights}")
-    restored = _plain(checkpoint_path, settings) if checkpoint_path else None
     dataset = data.prepare(settings.data)
     if restored is not None:
         label_maps.check_same_colours(restored.settings.data, dataset.settings)

@@ -88,14 +88,14 @@ def train(settings: Settings, folder: epath.Path, init_from: str = "", inception
         group_size=settings.loss.group_size,
         accumulate=settings.train.accumulate,
     )
+    # Checked before VGG is fetched and data are prepared, which takes long.
+    origin = fine_tuning.origin(settings, folder, init_from) if init_from else None
     weights = vgg_weights.load(settings.vgg.weights, settings.vgg.width)
     if settings.vgg.weights == "random":
         say("losses use an untrained VGG (config.vgg.weights=random): fine for trying things out")
     else:
         say(f"losses use {weights.network} from {settings.vgg.weights}")
     network = yardsticks.load(inception).inception
-    # Checked before the data are prepared, which takes long.
-    origin = fine_tuning.origin(settings, folder, init_from) if init_from else None
     dataset = prepare_data(settings.data)
     settings = dataclasses.replace(settings, data=dataset.settings)
     workdir.check_colours(folder, settings)

@@ -10,7 +10,9 @@ network (`configs/ade20k.py:plain`) takes no exemplar. Without
 `--checkpoint`, the program's own small model of drawn scenes is used; `python -m
 cocosnet_jax.apps.demo` writes an input and an exemplar for it.
 
-`--input` may be a folder of inputs; `--output` must then be a folder too. All inputs use the same
+`--input` may be a folder of inputs; `--output` must then be a folder too. Label maps may be PNG,
+BMP, TIFF or WebP, as long as they are stored without loss. The photograph X.jpg beside a label map
+X.png is left out. All inputs use the same
 exemplars, unless `--exemplar` and `--exemplar-label` are folders and `--list` gives each input its
 exemplar (lines `input,exemplar`; if a line has several exemplars, the first is used). Inputs
 without a line are left out.
@@ -41,6 +43,7 @@ exemplar's pose is `--exemplar`. Without a photograph, the file (`canvas_width`,
 `--pose-size=WIDTHxHEIGHT` states the size.
 """
 
+import time
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -162,10 +165,19 @@ def main() -> int:
     )
     missing = made.missing(pairs)
     if missing:
-        print("compiling ...", flush=True)
+        size = f"{translator.size} x {translator.size}"
+        print(f"compiling for {size} ...", flush=True)
+        began = time.monotonic()
         # For the number of all pairs, so that an interrupted command continues with the same
         # program.
-        made.write(missing, made.compile(pairs, _BATCH_SIZE.value))
+        batch_size = made.compile(pairs, _BATCH_SIZE.value)
+        print(f"compiled after {time.monotonic() - began:.0f} s", flush=True)
+        if len(missing) == 1:
+            # Its networks are one program, so there is no progress to show.
+            print(f"translating a picture of {size} ...", flush=True)
+        began = time.monotonic()
+        made.write(missing, batch_size)
+        print(f"translated after {time.monotonic() - began:.0f} s", flush=True)
     if sheets:
         sheets.write(reader, settings.data, _ORIGINAL_SIZE.value)
     there = len(pairs) - len(missing)

@@ -68,6 +68,7 @@ def load(
     lpips: str = "",
     lpips_vgg: str = "",
     width: int = 64,
+    vgg_flag: str = "--vgg",
 ) -> Yardsticks:
     """Reads the weight files that are named.
 
@@ -77,6 +78,7 @@ def load(
       lpips: LPIPS's heads.
       lpips_vgg: torchvision's VGG-16, where `vgg_weights` is another network.
       width: of `vgg_weights`, where they are random.
+      vgg_flag: the setting that `vgg_weights` comes from, for messages.
 
     Raises:
       UserError: lists the files that are missing or wrong, and says which are needed, where they
@@ -92,18 +94,18 @@ def load(
             return None
 
     network = tried(inception_files.load, inception) if inception else None
-    judge = tried(vgg_files.load, vgg_weights, width) if vgg_weights else None
+    judge = tried(vgg_files.load, vgg_weights, width, vgg_flag) if vgg_weights else None
     heads = tried(lpips_files.load, lpips) if lpips else None
-    other = tried(vgg_files.load, lpips_vgg) if lpips_vgg else judge
+    other = tried(_load_of_lpips, lpips_vgg) if lpips_vgg else judge
     if lpips and other is not None and not _is_of_lpips(other):
         wrong.append(
-            f"{'--lpips-vgg' if lpips_vgg else '--vgg'} is {describe(other)}, and --lpips reads"
+            f"{'--lpips-vgg' if lpips_vgg else vgg_flag} is {describe(other)}, and --lpips reads"
             " torchvision's VGG-16 (vgg16-397923af.pth): set --lpips-vgg to that file"
         )
     elif lpips and not (lpips_vgg or vgg_weights):
         wrong.append(
-            "--lpips reads torchvision's VGG-16 (vgg16-397923af.pth): name it as --vgg, or as"
-            " --lpips-vgg where --vgg is VGG-19"
+            f"--lpips reads torchvision's VGG-16 (vgg16-397923af.pth): name it as {vgg_flag}, or as"
+            f" --lpips-vgg where {vgg_flag} is VGG-19"
         )
     problems.raise_if_any("the set of weight files", wrong)
     if network is not None and not network.is_known:
@@ -124,6 +126,16 @@ def load(
         lpips=pair,
         lpips_name=pair_name,
     )
+
+
+def _load_of_lpips(path: str) -> VggWeights:
+    """The network of `--lpips-vgg`."""
+    if not files.local(path, "--lpips-vgg").is_file():
+        raise UserError(
+            f"--lpips-vgg={path} is no file; needed is torchvision's VGG-16, vgg16-397923af.pth,"
+            " the one that torchvision.models.vgg16(weights='IMAGENET1K_V1') downloads"
+        )
+    return vgg_files.load(path, flag="--lpips-vgg")
 
 
 def _is_of_lpips(weights: VggWeights) -> bool:

@@ -39,6 +39,16 @@ def test_results_do_not_go_among_the_pictures(program, folder):
     assert done.stderr == "error: --output and --real are one folder; name another --output\n"
 
 
+def test_nothing_is_fetched_for_pictures_that_do_not_belong_together(program, folder, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(folder / "keras"))
+    (folder / "photographs/0.png").unlink()
+    given = [f"--generated={folder}/results", f"--real={folder}/photographs", "--vgg=keras"]
+    done = program.run("evaluate", *given, f"--output={folder}/report")
+    assert done.returncode == 2
+    assert f"--real={folder}/photographs has none of the name of 0.png" in done.stderr
+    assert not (folder / "keras").exists()
+
+
 def test_runs_and_folders_are_compared_and_measured_where_they_were_not(program, plain, folder):
     (folder / "before").mkdir()
     protocols = {"swd": "another way"}

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from cocosnet_jax import checkpoint, data, evaluation, fit, settings, subjects
+from cocosnet_jax import checkpoint, data, evaluation, fit, report, settings, subjects
 from cocosnet_jax.data import keypoints, pipeline
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.yardsticks import Yardsticks
@@ -192,6 +192,41 @@ def test_the_command_says_how_the_networks_are_computed(untrained_run, tmp_path,
         )
     assert given == [other]
     assert run.model != other
+
+
+def test_results_of_another_runs_checkpoint_are_named_after_it(
+    untrained_run, tmp_path, monkeypatch, capsys
+):
+    """They neither replace nor become the run's own, even at the same step."""
+    run = settings.from_json((untrained_run / "settings.json").read_text())
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation.validation, "predict_and_count", stop)
+
+    def begun(workdir, checkpoint_path):
+        with pytest.raises(KeyboardInterrupt):
+            evaluation.evaluate(
+                run, epath.Path(workdir), Yardsticks(), checkpoint_path=checkpoint_path
+            )
+        return [path.parents[1] for path in sorted(workdir.glob("evaluation/*/counts/*.txt"))]
+
+    own, other = (untrained_run.parent / name for name in ("own", "other"))
+    for folder, name in ((own, "checkpoints"), (other, "best")):
+        shutil.copytree(untrained_run / "checkpoints", folder / name)
+    results = own / "evaluation"
+    assert begun(own, own / "checkpoints") == [results / f"step_{STEPS:07d}"]
+    assert "results go to" not in capsys.readouterr().out
+    named = results / f"other_best_{STEPS}"
+    assert begun(own, other / "best") == [named, results / f"step_{STEPS:07d}"]
+    assert f"not this workdir's own, so its results go to {named}\n" in capsys.readouterr().out
+    assert report.find(epath.Path(own)) is None
+    (named / report.JSON).write_text("{}")
+    assert report.find(epath.Path(own)) is None
+    # Far from the workdir, the whole path is the name.
+    [found] = begun(tmp_path / "runs/far", other / "best")
+    assert found.name == f"{other}/best/{STEPS}".strip("/").replace("/", "_")
 
 
 def test_a_checkpoint_of_another_model_is_not_measured(untrained_run):

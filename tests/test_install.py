@@ -37,6 +37,19 @@ def test_every_program_is_a_command_named_after_its_module():
         )
 
 
+@pytest.mark.parametrize(("status", "wanted"), [(0, 0), (1, 2), (130, 0)])
+def test_ctrl_c_of_the_page_is_no_error_of_make(tmp_path, status, wanted):
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\nexit {status}\n")
+    python.chmod(0o755)
+    (tmp_path / ".page").touch()  # The environment is complete.
+    made = ["make", "page", f"VENV={tmp_path}"]
+    done = subprocess.run(made, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == wanted
+    assert ("Error" in done.stderr) is bool(wanted)
+
+
 def test_the_package_has_the_configs():
     from setuptools import find_namespace_packages, find_packages
 

@@ -187,6 +187,19 @@ def test_the_output_of_a_plain_network_asks(run, tmp_path):
         )
 
 
+def test_what_is_wrong_is_said_before_vgg_is_fetched(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(search.vgg_weights, "load", lambda *_: pytest.fail("VGG is read"))
+
+    def write(of, **given):
+        search.write_list(of, tmp_path / "l.txt", split="validation", k=3, **given)
+
+    elsewhere = dataclasses.replace(run.data, source="/nowhere")
+    with pytest.raises(UserError, match=r"config\.data\.source is '/nowhere', which is not a"):
+        write(dataclasses.replace(run, data=elsewhere))
+    with pytest.raises(UserError, match="/nowhere contains no checkpoint"):
+        write(run, checkpoint_path="/nowhere")
+
+
 def test_a_network_of_other_colours_cannot_ask(run, tmp_path, monkeypatch):
     plain = plain_of(run)
 

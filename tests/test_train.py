@@ -1,4 +1,5 @@
 import dataclasses
+import datetime
 import io
 import json
 import os
@@ -242,22 +243,31 @@ def test_another_runs_workdir_is_refused(program, plain):
     assert {path: path.stat().st_mtime_ns for path in plain.rglob("*")} == before
 
 
+KERAS = {"vgg__weights": "keras"}
+
+
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "given", "said"),
     [
-        ({"data__source": "/nowhere"}, "config.data.source is '/nowhere', which is not a folder"),
-        ({"vgg__weights": "no.pth", "vgg__width": 64}, "config.vgg.weights is 'no.pth'"),
+        ({"data__source": "/nowhere"}, [], "config.data.source is '/nowhere', which is not a"),
+        ({"vgg__weights": "no.pth"}, [], "config.vgg.weights is 'no.pth'"),
+        # What is wrong is said before VGG is fetched.
+        (KERAS | {"data__source": "/nowhere"}, [], "config.data.source is '/nowhere', which is"),
+        (KERAS | {"data__exemplar_list": "no.txt"}, [], "exemplar list no.txt does not exist"),
+        (KERAS, ["--init_from=/nowhere"], "/nowhere contains no checkpoint"),
+        (KERAS, ["--mode=evaluate"], "run contains no checkpoint"),
     ],
 )
-def test_missing_files_are_an_error_before_anything_is_written(program, tmp_path, changed, said):
-    done = program.run(
-        "main",
-        *program.train_arguments(tmp_path / "run", data__data_dir=tmp_path / "data", **changed),
-    )
+def test_missing_files_are_an_error_before_anything_is_written(
+    program, tmp_path, monkeypatch, changed, given, said
+):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    fields = {"data__data_dir": tmp_path / "data", "vgg__width": 64} | changed
+    done = program.run("main", *program.train_arguments(tmp_path / "run", **fields), *given)
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "run").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
@@ -486,7 +496,11 @@ def test_slow_data_are_said_once_and_the_time_is_split(loop, monkeypatch, tmp_pa
     loop(good_until(loss=99, parameter=99), checkpoint_every=4, log_every=2)
     out = capsys.readouterr().out
     assert out.count("data are slower than the devices") == 1
-    assert re.search(r"step 8/8 \(100 %\)  .* s/step \(data \d+ %, host \d+ %, device", out)
+    [day, second] = re.findall(
+        r"step 8/8 \(100 %\)  (\S+) (\S+)  .* s/step \(data \d+ %, host \d+ %, device", out
+    )[0]
+    said = datetime.datetime.fromisoformat(f"{day} {second}")
+    assert abs((datetime.datetime.now() - said).total_seconds()) < 600
     assert "MFU" not in out
     steps = json.loads((tmp_path / "goodput.json").read_text())["seconds"]
     assert list(steps) == ["0", "4", "8"]

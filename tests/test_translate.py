@@ -1,6 +1,7 @@
 """The command: what it says, and what it writes."""
 
 import dataclasses
+import re
 import signal
 from pathlib import Path
 
@@ -79,6 +80,12 @@ def test_another_size_than_the_trainings(program, untrained_run, tmp_path):
     arguments = program.translation_arguments(untrained_run, tmp_path / "out.jpg")
     done = program.run("translate", *arguments, "--size=96", "--confidence")
     assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        r"compiling for 96 x 96 ...\ncompiled after \d+ s\n"
+        r"translating a picture of 96 x 96 ...\ntranslated after \d+ s\n"
+        rf"step 6 of .*: 1 picture\(s\) in {tmp_path}/out.jpg\n",
+        done.stdout,
+    )
     assert Image.open(tmp_path / "out.jpg").size == (96, 96)
     assert Image.open(tmp_path / "out.jpg").format == "JPEG"
     with Image.open(tmp_path / "out_confidence.png") as confidence:

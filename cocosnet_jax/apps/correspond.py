@@ -19,9 +19,11 @@ the match is: 1 if one place has all of the softmax (equation 4), 0 if all place
 1 - log(k) / log(positions) if k places share it.
 """
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
+import tqdm
 from absl import flags
 from jaxtyping import Float, UInt8
 
@@ -198,7 +200,7 @@ def main() -> None:
     reading.check_outputs(
         [output / name for name in names], [input_file, exemplar_file, label_file]
     )
-    print("compiling ...", flush=True)
+    print(f"compiling for {translator.size} x {translator.size} ...", flush=True)
     folder = checkpoint.absolute(output)
     pair = translator, given.planes, exemplar, exemplar_label
     shown = correspond(*pair, points, picture=picture, back=back)
@@ -207,7 +209,8 @@ def main() -> None:
     if len(points):
         pictures.write_png(folder / "matches.png", shown.picture)
         files.write(folder / "matches.csv", points_lib.as_csv(points, shown.matches))
-    for number, (x, y) in enumerate(points if with_heat else [], 1):
+    heated = tqdm.tqdm(points if with_heat else [], "heat maps", file=sys.stdout, delay=1)
+    for number, (x, y) in enumerate(heated, 1):
         drawn = heat_map(*pair, (x, y), picture=picture, back=back, number=number)
         pictures.write_png(folder / f"heat_{number}.png", drawn)
     print(f"{len(points)} match(es) and the warps in {output}")

@@ -161,7 +161,7 @@ def main() -> None:
     if paste:
         own, other = (read(path, size).planes for path in (label_file, edited_file))
         changed = changes(own, other, data.condition)
-    print("compiling ...", flush=True)
+    print(f"compiling for {translator.size} x {translator.size} ...", flush=True)
     result = edit(
         translator,
         photograph,

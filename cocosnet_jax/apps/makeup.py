@@ -164,7 +164,10 @@ def find_targets(
     targets = []
     for name in map(Path, pairing.photographs_in(portraits, output)):
         photograph = portraits / name
-        label = inputs.annotation_in(data, labels, name) if labels else _label_of(data, photograph)
+        if labels is None:
+            label = _label_of(data, photograph)
+        else:
+            label = inputs.annotation_in(data, labels, name, portraits)
         targets.append(Target(photograph, label, (output / name).with_suffix(".png")))
     if not targets:
         raise UserError(f"--portraits={portraits} contains no pictures; name a folder of portraits")
@@ -175,7 +178,8 @@ def _label_of(data: DataSettings, photograph: Path) -> Path:
     """The file from which the label map of a photograph is read."""
     if inputs.has_annotation(data, photograph):
         return photograph
-    beside = photograph.with_suffix(".png")
+    folder, name = photograph.parent, Path(photograph.name)
+    beside = inputs.annotation_in(data, folder, name, folder)
     if beside != photograph and beside.is_file():
         return beside
     raise UserError(f"{photograph} has no label map beside it; name their folder with --labels")
@@ -241,7 +245,7 @@ def main() -> None:
     own = [reading.file(name) for name in ("strokes", "made-up") if reading.given(name)]
     inputs_read = [portrait_file, *own, *(path for target in targets for path in target[:2])]
     reading.check_outputs([target.output for target in targets], inputs_read)
-    print("compiling ...", flush=True)
+    print(f"compiling for {translator.size} x {translator.size} ...", flush=True)
     unreached = []
     for target in tqdm.tqdm(targets, desc="carrying", unit=" portraits", file=sys.stdout):
         label = inputs.read_input(data, target.label, size, photograph=target.photograph).planes

@@ -108,11 +108,12 @@ class Faces:
         Raises:
           UserError: a file is missing or does not fit.
         """
-        path, size = self._source / key, translator.size
-        label = (self._source / "labels" / Path(key).relative_to("images")).with_suffix(".png")
+        path, size, data = self._source / key, translator.size, translator.settings.data
+        labels, name = self._source / "labels", Path(key).relative_to("images")
+        label = inputs.annotation_in(data, labels, name, self._source / "images")
         if not label.is_file():
             raise UserError(f"{path} has no label map {label}; add it, or remove the photograph")
-        planes = inputs.read_input(translator.settings.data, label, size, photograph=path).planes
+        planes = inputs.read_input(data, label, size, photograph=path).planes
         points = self._points.of(key, size)
         assert points is not None
         photograph = images.read_photograph(path)
@@ -257,11 +258,12 @@ def main() -> None:
     )
     folder = checkpoint.absolute(output)
     workdir.check_writable(folder, "output")
-    vgg_file = Path(given["vgg"].value).expanduser()
-    weights = vgg_files.load(given["vgg"].value) if given["vgg"].value else None
+    translators = _open(names, given["averaged"].value)
+    vgg_name = given["vgg"].value
+    vgg_file = Path(vgg_name).expanduser()
+    weights = vgg_files.load(vgg_name, flag="--vgg") if vgg_name else None
     if weights is None:
         print("--vgg is not given: VGG's features are left out")
-    translators = _open(names, given["averaged"].value)
     first = next(iter(translators.values()))
     exemplars, seed = given["exemplars"].value, given["seed"].value
     sides = [int(side) for side in given["sides"].value or ()]

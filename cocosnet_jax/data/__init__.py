@@ -1,6 +1,7 @@
 """Datasets and the input pipeline.
 
     count_classes(settings)                    counts the classes in the user's label maps
+    check(settings)                            checks lists and folders at once
     dataset = prepare(settings)                checks a dataset's files, writes its TFDS records
     dataset = open(settings)                   opens records that exist
     pipeline.training_batches(dataset, ...)    endless batches, determined by (seed, step)
@@ -29,12 +30,18 @@ def count_classes(settings: DataSettings) -> Int64[np.ndarray, classes]:
       settings: with dataset `folder`; `channels` may be 0.
 
     Raises:
-      UserError: label maps cannot be read, or contain class numbers that are too high.
+      UserError: label maps cannot be read, or contain class numbers that are too high; or the
+        folder of prepared data cannot be written to, and no data are prepared there.
     """
-    from cocosnet_jax.data import builders
+    from cocosnet_jax import files
+    from cocosnet_jax.data import builders, records
 
     builder = builders.open_builder(settings)
     assert isinstance(builder, builders.Folder)
+    # The records' own folder is named by the number of classes, too.
+    dataset_folder = builder.data_dir_root / builder.name
+    if not files.is_url(dataset_folder) and not dataset_folder.exists():
+        records.check_writable(builder)
     return builder.count_classes()
 
 
@@ -54,6 +61,19 @@ def prepare(settings: DataSettings) -> Dataset:
     from cocosnet_jax.data import dataset
 
     return dataset.prepare(settings)
+
+
+def check(settings: DataSettings) -> None:
+    """Checks what can be told at once: that lists can be read, and folders be used.
+
+    Programs call it before what takes long, such as downloads. `prepare` checks all of it again.
+
+    Raises:
+      UserError: a list cannot be read; or the data are not prepared, and could not be.
+    """
+    from cocosnet_jax.data import dataset
+
+    dataset.check(settings)
 
 
 def open(settings: DataSettings) -> Dataset:

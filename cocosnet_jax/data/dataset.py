@@ -213,6 +213,14 @@ def prepare(settings: DataSettings) -> Dataset:
     return dataset
 
 
+def check(settings: DataSettings) -> None:
+    """Checks lists and folders; see `cocosnet_jax.data.check`."""
+    builder = builders.open_builder(settings)
+    _check_lists_readable(settings)
+    if not records.is_prepared(builder):
+        records.check_can_prepare(builder)
+
+
 def _check_lists_readable(settings: DataSettings) -> None:
     """Raises a `UserError` for exemplar lists that cannot be read; needs no prepared data."""
     lists = {

@@ -33,6 +33,11 @@ _LAYOUTS = {
     "folder_edges": ("images", "edges"),
     "folder_poses": ("images", "poses"),
 }
+# Extensions of formats without loss, which label maps need. Of pictures of one name in one folder,
+# the first of these is the map, and the others are photographs.
+LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".webp")
+# Datasets of edge maps, which may be JPEG.
+_EDGE_MAPS = ("folder_edges", "drawn_edges")
 # Name of the checkpoint's canvas size in messages.
 _POSE_SIZE = "the checkpoint's config.data.pose_size"
 # Larger than any picture: every joint is inside.
@@ -56,12 +61,19 @@ class Input(NamedTuple):
 
 def is_input(data: DataSettings, path: Path) -> bool:
     """Whether a file in a folder of inputs is an input, by its name."""
+    return path.name.lower().endswith(endings(data))
+
+
+def endings(data: DataSettings) -> tuple[str, ...]:
+    """What the names of inputs end in."""
     if data.dataset in POSE_DATASETS:
-        name = path.name.lower()
-        return name.endswith((".json", "_candidate.txt", *images.EXTENSIONS))
-    if data.dataset in _LAYOUTS:
-        return path.suffix.lower() in images.EXTENSIONS
-    return path.suffix.lower() == ".png"
+        return (".json", "_candidate.txt", *images.EXTENSIONS)
+    return images.EXTENSIONS if takes_photographs(data) else _of_maps(data)
+
+
+def takes_photographs(data: DataSettings) -> bool:
+    """Whether photographs can be inputs, with the annotations of the dataset's layout."""
+    return data.dataset in _LAYOUTS
 
 
 def has_annotation(data: DataSettings, photograph: Path) -> bool:
@@ -89,11 +101,19 @@ def photograph_of(data: DataSettings, path: Path) -> Path | None:
     return None
 
 
-def annotation_in(data: DataSettings, folder: Path, photograph: Path) -> Path:
-    """The annotation of a photograph in `folder`; `photograph` is a relative path."""
+def annotation_in(data: DataSettings, folder: Path, name: Path, photographs: Path) -> Path:
+    """The annotation, in `folder`, of the photograph `name` in the folder `photographs`.
+
+    If there is none, the path has the name that the usual one would have.
+    """
+    stem = folder / name.with_suffix("")
     if data.dataset in POSE_DATASETS:
-        return poses.find_pose(folder / photograph.with_suffix(""))
-    return folder / photograph.with_suffix(".png")
+        return poses.find_pose(stem)
+    forms = [form for ending in _of_maps(data) for form in (ending, ending.upper())]
+    candidates = [stem.with_name(stem.name + form) for form in forms]
+    # A photograph in the same folder is not its own map.
+    others = [path for path in candidates if path != photographs / name]
+    return next((path for path in others if path.is_file()), candidates[0])
 
 
 def list_name(data: DataSettings, name: str) -> str:
@@ -141,7 +161,7 @@ def read_input(
     size = side if isinstance(side, tuple) else (side or data.image_size,) * 2
     if data.dataset in POSE_DATASETS:
         return _pose(data, path, size, photograph, pose_size)
-    if data.dataset in ("folder_edges", "drawn_edges"):
+    if data.dataset in _EDGE_MAPS:
         return _edges(data, path, size)
     place = _place(data, path)
     if data.dataset == "celebahqedge":
@@ -164,6 +184,12 @@ def read_input(
         resized = [images.resize_label(plane, size).astype(np.uint8) for plane in planes]
         return Input(np.stack(resized, -1), _size(planes[0]))
     return Input(*maps.read_labels(data, path, size, photograph))
+
+
+def _of_maps(data: DataSettings) -> tuple[str, ...]:
+    """Endings of label maps or edge maps, the most usual first."""
+    lossy = images.EXTENSIONS if data.dataset in _EDGE_MAPS else ()
+    return tuple(dict.fromkeys((*LOSSLESS, *lossy)))
 
 
 class _Place(NamedTuple):

@@ -124,6 +124,15 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder):
     def check(self) -> None:
         """Raises a `UserError` that lists all problems of the dataset's own files."""
 
+    @property
+    def root(self) -> Path:
+        """The folder of the dataset's own files: the source, or a folder in it.
+
+        Raises:
+          UserError: the source is not the dataset's; generated data need none.
+        """
+        return Path(self.builder_config.source)
+
     def own_files(self) -> Sequence[Path]:
         """The files below the source folder that records are made from, in order.
 

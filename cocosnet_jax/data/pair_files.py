@@ -5,6 +5,7 @@ flags of `cocosnet_jax.translate`. This module needs neither TensorFlow nor JAX.
 """
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,31 @@ def files_of(output: Path, extra: Extra) -> dict[str, Path]:
     if extra.confidence:
         found["confidence"] = output.with_name(f"{output.stem}_confidence.png")
     return found
+
+
+def beside_results(names: Sequence[str]) -> set[str]:
+    """What is no result among the pictures below a folder of results; the inverse of `files_of`.
+
+    Also the sheets of a grid: `grid.png`, or `grid_1.png` and so on, above the folders of results.
+
+    Args:
+      names: relative paths of all pictures below the folder.
+    """
+    paths = {Path(name) for name in names}
+    stems = {path.with_suffix("") for path in paths}
+    found = set()
+    for path in paths:
+        base, _, kind = path.stem.rpartition("_")
+        if not base:
+            continue
+        if (kind == "warped" and path.with_name(f"{base}{path.suffix}") in paths) or (
+            kind == "confidence" and path.suffix == ".png" and path.with_name(base) in stems
+        ):
+            found.add(path)
+    above = {path for path in paths if len(path.parts) == 1}
+    if above != paths and all(re.fullmatch(r"grid(_\d+)?", path.stem) for path in above):
+        found |= above
+    return {path.as_posix() for path in found}
 
 
 def check(

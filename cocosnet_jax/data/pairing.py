@@ -21,7 +21,7 @@ class Places(NamedTuple):
       labels: an input, or a folder of inputs.
       exemplars: photographs, or folders of them; empty if the model takes none.
       exemplar_labels: for each of `exemplars` its label map or pose, or the folder of these (same
-        names, label maps as .png); empty if they are not given.
+        names); empty if they are not given.
       output: a file, or a folder.
     """
 
@@ -93,7 +93,10 @@ def find_pairs(
     if labels.is_dir():
         names = _inputs_in(labels, data, output)
         if not names:
-            raise UserError(f"--input={labels} contains no inputs for a model of {data.dataset}")
+            raise UserError(
+                f"--input={labels} contains no inputs for a model of {data.dataset}"
+                f" ({', '.join(inputs.endings(data))})"
+            )
         if output.suffix.lower() in images.EXTENSIONS or output.is_file():
             raise UserError(f"--output={output} must be a folder, because --input={labels} is one")
         if list_file:
@@ -157,7 +160,7 @@ def _exemplars(places: Places, data: DataSettings, needs_label: bool) -> list[_E
                 f"--exemplar={path} contains no photographs ({', '.join(images.EXTENSIONS)})"
             )
         for name in photographs:
-            file = inputs.annotation_in(data, given, Path(name)) if given else None
+            file = inputs.annotation_in(data, given, Path(name), path) if given else None
             label = _exemplar_label(path / name, file, data, needs_label)
             found.append(_Exemplar(path / name, label, Path(name).with_suffix("").as_posix()))
     return found
@@ -176,20 +179,30 @@ def _check_names(given: list[_Exemplar]) -> None:
 
 
 def photographs_in(folder: Path, output: Path) -> list[str]:
-    """The photographs below a folder, without label maps: a .png beside one of the same name.
+    """The photographs below a folder, without the label maps beside them.
 
     What lies in `output` is left out (`files_below`).
     """
     names = files_below(folder, output)
     names = [name for name in names if name.lower().endswith(images.EXTENSIONS)]
-    others = {str(Path(name).with_suffix("")) for name in names if not _is_png(name)}
-    return [
-        name for name in names if not _is_png(name) or str(Path(name).with_suffix("")) not in others
-    ]
+    maps, _ = _beside_each_other(names)
+    return [name for name in names if name not in maps]
 
 
-def _is_png(name: str) -> bool:
-    return name.lower().endswith(".png")
+def _beside_each_other(names: list[str]) -> tuple[set[str], set[str]]:
+    """The pictures that share their name with others: label maps, and their photographs."""
+    of: dict[str, list[str]] = {}
+    for name in names:
+        if name.lower().endswith(images.EXTENSIONS):
+            of.setdefault(str(Path(name).with_suffix("")), []).append(name)
+    maps, photographs = set(), set()
+    for group in of.values():
+        endings = {Path(name).suffix.lower(): name for name in group}
+        found = [endings[ending] for ending in inputs.LOSSLESS if ending in endings]
+        if found and len(endings) > 1:
+            maps.add(found[0])
+            photographs |= {*group} - {found[0]}
+    return maps, photographs
 
 
 def _listed_pairs(
@@ -219,7 +232,7 @@ def _listed_pairs(
     pairs = []
     for index, (reference, *_) in pairing.references.items():
         photograph = Path(photographs[reference])
-        file = inputs.annotation_in(data, maps[0], photograph) if maps else None
+        file = inputs.annotation_in(data, maps[0], photograph, folder) if maps else None
         label = _exemplar_label(folder / photograph, file, data, needs_label)
         exemplar = _Exemplar(folder / photograph, label, photograph.stem)
         target = (places.output / names[index]).with_suffix(ending)
@@ -242,9 +255,17 @@ def _exemplar_label(
 
 
 def _inputs_in(folder: Path, data: DataSettings, output: Path) -> list[str]:
-    """The inputs below a folder, without the pose files of photographs that are inputs."""
+    """The inputs below a folder.
+
+    Without the photographs beside label maps, and the pose files of photographs that are inputs.
+    """
     names = files_below(folder, output)
-    names = [name for name in names if inputs.is_input(data, folder / name)]
+    _, photographs = _beside_each_other(names)
+    if inputs.takes_photographs(data):
+        photographs = set()
+    names = [
+        name for name in names if inputs.is_input(data, folder / name) and name not in photographs
+    ]
     paths = {(folder / name).absolute() for name in names}
     return [name for name in names if inputs.photograph_of(data, folder / name) not in paths]
 

@@ -4,6 +4,7 @@
 them one by one. The messages name the flags of the command that measures.
 """
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from cocosnet_jax import pictures
-from cocosnet_jax.data import exemplars, images, pairing, problems
+from cocosnet_jax.data import exemplars, images, pair_files, pairing, problems
 from cocosnet_jax.errors import UserError
 
 Format = Literal["png", "jpeg"]
@@ -87,6 +88,9 @@ def find(
 ) -> PictureSets:
     """Matches the files of folders by their names, without looking at extensions.
 
+    What `translate` writes beside its results (`pair_files.beside_results`) is left out, and named
+    in a message.
+
     Args:
       generated: what is measured.
       real: photographs.
@@ -118,7 +122,16 @@ def find(
         if not folder.is_dir()
     ]
     problems.raise_if_any("this evaluation", wrong)
-    ours, photographs = _pictures_in(generated), _pictures_in(real)
+    left_out: dict[Path, None] = {}
+
+    def pictures_in(folder: Path) -> list[str]:
+        names = pairing.files_below(folder)
+        names = [name for name in names if name.lower().endswith(images.EXTENSIONS)]
+        beside = pair_files.beside_results(names)
+        left_out.update(dict.fromkeys(folder / name for name in sorted(beside)))
+        return [name for name in names if name not in beside]
+
+    ours, photographs = pictures_in(generated), pictures_in(real)
     for flag, folder, found in (("generated", generated, ours), ("real", real, photographs)):
         if not found:
             wrong.append(f"--{flag}={folder} holds no pictures ({', '.join(images.EXTENSIONS)})")
@@ -127,7 +140,7 @@ def find(
     if list_file:
         if exemplar_folder is None:
             raise UserError("--list goes with --exemplars, the folder that it names exemplars in")
-        candidates = _pictures_in(exemplar_folder)
+        candidates = pictures_in(exemplar_folder)
         listed = exemplars.resolve(
             list_file, ours, candidates, first_only=True, place=f"--exemplars={exemplar_folder}"
         )
@@ -140,7 +153,7 @@ def find(
     def partners(folder: Path | None, names: Sequence[str], flag: str) -> list[Path]:
         if folder is None:
             return []
-        there = _pictures_in(folder)
+        there = pictures_in(folder)
         index = exemplars.KeyIndex(there)
         found = []
         for name in names:
@@ -185,6 +198,12 @@ def find(
         paired=paired,
     )
     problems.raise_if_any("this evaluation", wrong)
+    if left_out:
+        shown = ", ".join(map(str, [*left_out][:3])) + (", ..." if len(left_out) > 3 else "")
+        print(
+            f"note: {len(left_out)} file(s) that `translate` writes beside its results are left"
+            f" out: {shown}"
+        )
     return sets
 
 
@@ -200,11 +219,10 @@ def check(sets: PictureSets, size: int, picture_format: Format) -> PictureSets:
       The sets with size and format.
 
     Raises:
-      UserError: lists what cannot be read, and pictures of other sizes than the first.
+      UserError: lists what cannot be read, and pictures of other sizes than most have.
     """
-    first = images.read_photograph(sets.generated[0]).shape[:2]
-    wanted = (size, size) if size else (first[0], first[1])
     maps = {*sets.labels, *sets.exemplar_labels}
+    sizes: dict[Path, tuple[int, int]] = {}
 
     def problem_of(path: Path) -> str | None:
         try:
@@ -215,25 +233,23 @@ def check(sets: PictureSets, size: int, picture_format: Format) -> PictureSets:
                 array = images.read_photograph(path)
         except UserError as error:
             return str(error)
-        if array.shape[:2] != wanted and not size:
-            return (
-                f"{path} has {array.shape[1]}x{array.shape[0]} pixels (width x height), and"
-                f" {sets.generated[0].name} has {wanted[1]}x{wanted[0]}: --size=SIDE resizes all"
-            )
+        sizes[path] = (array.shape[0], array.shape[1])
         return None
 
-    problems.raise_if_any("this evaluation", problems.find(problem_of, sets.files(), "files"))
+    wrong = problems.find(problem_of, sets.files(), "files")
+    wanted = (size, size)
+    if not size and sizes:
+        # What most have; of equally many, most of the generated pictures.
+        counts = collections.Counter(sizes.values())
+        generated = collections.Counter(sizes.get(path) for path in sets.generated)
+        wanted = max(counts, key=lambda size: (counts[size], generated[size]))
+        height, width = wanted
+        others = [path for path in sets.files() if sizes.get(path, wanted) != wanted]
+        wrong += [
+            f"{path} has {sizes[path][1]}x{sizes[path][0]} pixels (width x height), and"
+            f" {len(sizes) - len(others)} of {len(sizes)} files have {width}x{height}:"
+            " --size=SIDE resizes all"
+            for path in others
+        ]
+    problems.raise_if_any("this evaluation", wrong)
     return dataclasses.replace(sets, size=wanted, resize=bool(size), format=picture_format)
-
-
-def _pictures_in(folder: Path) -> list[str]:
-    """Names of the pictures below a folder, without warped exemplars beside results."""
-    names = [
-        name for name in pairing.files_below(folder) if name.lower().endswith(images.EXTENSIONS)
-    ]
-    there = set(names)
-    return [
-        name
-        for name in names
-        if not (name.endswith("_warped.png") and name.replace("_warped.png", ".png") in there)
-    ]

@@ -93,14 +93,7 @@ def prepare(builder: PairBuilder) -> None:
                 f" prepared; delete {builder.data_dir} to prepare them again"
             )
         return
-    if files.is_url(builder.data_dir):
-        root = builder.data_dir_root
-        raise UserError(
-            f"there is no prepared data in {builder.data_dir}, and records cannot be written to a"
-            " bucket directly; run python -m cocosnet_jax.prepare with the same config and"
-            " --config.data.data_dir=FOLDER, then copy the result: gcloud storage cp -r"
-            f" FOLDER/{builder.name} {root}/"
-        )
+    check_can_prepare(builder)
     builder.check()
     try:
         with _quiet_absl(), contextlib.redirect_stdout(io.StringIO()):
@@ -116,6 +109,35 @@ def prepare(builder: PairBuilder) -> None:
         raise StorageError(
             f"prepared data cannot be written to {builder.data_dir} ({error}); free some"
             " space, or choose another folder with config.data.data_dir"
+        ) from error
+
+
+def check_can_prepare(builder: PairBuilder) -> None:
+    """Checks what can be told at once, because reading all files takes long.
+
+    Raises:
+      UserError: the source folder is not the dataset's, or records cannot be written.
+    """
+    if files.is_url(builder.data_dir):
+        root = builder.data_dir_root
+        raise UserError(
+            f"there is no prepared data in {builder.data_dir}, and records cannot be written to a"
+            " bucket directly; run python -m cocosnet_jax.prepare with the same config and"
+            " --config.data.data_dir=FOLDER, then copy the result: gcloud storage cp -r"
+            f" FOLDER/{builder.name} {root}/"
+        )
+    _ = builder.root  # Raises where the source is not the dataset's.
+    check_writable(builder)
+
+
+def check_writable(builder: PairBuilder) -> None:
+    """Raises a `UserError` unless the records' folder can be written to."""
+    existing, error = files.probe(str(builder.data_dir))
+    if error is not None:
+        raise UserError(
+            f"prepared data cannot be written to {builder.data_dir}: {error.strerror} in"
+            f" {existing}; change its permissions, or choose another folder with"
+            " config.data.data_dir"
         ) from error
 
 

@@ -129,6 +129,7 @@ def distance(
     b: Float[np.ndarray, "m p numbers"],
     seed: int = SEED,
     gather: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    on_done: Callable[[int], object] = lambda count: None,
 ) -> float:
     """The distance of one level, times 1000.
 
@@ -137,6 +138,7 @@ def distance(
       b: patches of as many pictures of the other set.
       seed: of the directions.
       gather: where several hosts hold parts of the sets, (rows, ...) of this host -> those of all.
+      on_done: called with the number of further directions that are done, `DIRECTIONS` in all.
 
     Raises:
       ValueError: the sets have different numbers of pictures.
@@ -160,6 +162,7 @@ def distance(
             parts = [part for x in (first, second) for part in np.array_split(x, 8)]
             list(pool.map(np.ndarray.sort, parts))
             total += np.abs(first - second).sum(dtype=np.float64)
+            on_done(len(chosen))
     return float(1000 * total / (DIRECTIONS * rows))
 
 

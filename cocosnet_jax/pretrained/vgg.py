@@ -24,13 +24,13 @@ KERAS_HASH = "253f8cb515780f3b799900260a226db6"
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _HOW = (
-    "set config.vgg.weights=keras, which fetches Keras's VGG-19, or set it to one of these files,"
+    "set {flag}=keras, which fetches Keras's VGG-19, or set it to one of these files,"
     " in any folder: torchvision's vgg19-dcbb9e9d.pth, the one that"
     " torchvision.models.vgg19(weights='IMAGENET1K_V1') downloads; Keras's"
     " vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5; the vgg19_conv.pth that goes with the"
     " authors' release; or VGG-16, whose figures do not compare with VGG-19's: torchvision's"
     " vgg16-397923af.pth or Keras's vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5."
-    " config.vgg.weights=random needs no file: untrained, for trying things out, not for results"
+    " {flag}=random needs no file: untrained, for trying things out, not for results"
 )
 
 
@@ -181,8 +181,11 @@ def keras_file() -> Path:
     return folder / KERAS_URL.rpartition("/")[2]
 
 
-def _fetched() -> Path:
+def _fetched(flag: str) -> Path:
     """Keras's VGG-19 in Keras's cache, downloaded unless it is there and complete.
+
+    Args:
+      flag: the setting that asks for it, for messages.
 
     Raises:
       UserError: it cannot be fetched, or not be kept.
@@ -201,13 +204,15 @@ def _fetched() -> Path:
     # Keras raises a bare Exception without a network, and what the file system raises.
     except Exception as error:
         raise UserError(
-            f"config.vgg.weights=keras: {path.name} cannot be fetched ({error}). On a machine with"
+            f"{flag}=keras: {path.name} cannot be fetched ({error}). On a machine with"
             f" a network, fetch {KERAS_URL} (md5 {KERAS_HASH}); copy it to {path}, or copy"
-            " it anywhere and set config.vgg.weights to that file"
+            f" it anywhere and set {flag} to that file"
         ) from error
 
 
-def load(weights: str | os.PathLike[str], width: int = 64) -> VggWeights:
+def load(
+    weights: str | os.PathLike[str], width: int = 64, flag: str = "config.vgg.weights"
+) -> VggWeights:
     """Reads VGG-19 or VGG-16 from a file; its content determines network and format.
 
     The release's naming and Keras's `notop` files hold the Caffe weights, torchvision's its
@@ -218,6 +223,7 @@ def load(weights: str | os.PathLike[str], width: int = 64) -> VggWeights:
       weights: a path; `keras` for Keras's VGG-19, downloaded into Keras's cache unless it is there;
         or `random` for untrained weights, always the same ones.
       width: channels of the first layer; trained networks have 64.
+      flag: the setting that names the file, for messages.
 
     Returns:
       float32 weights.
@@ -229,10 +235,10 @@ def load(weights: str | os.PathLike[str], width: int = 64) -> VggWeights:
     if weights == "random":
         return _random(width)
     if not str(weights):
-        raise UserError(f"config.vgg.weights is empty, and the losses read a VGG: {_HOW}")
-    path = _fetched() if weights == "keras" else files.local(weights, "config.vgg.weights")
+        raise UserError(f"{flag} is empty, and the losses read a VGG: {_HOW.format(flag=flag)}")
+    path = _fetched(flag) if weights == "keras" else files.local(weights, flag)
     if not path.is_file():
-        raise UserError(f"config.vgg.weights is {str(weights)!r}, which is no file: {_HOW}")
+        raise UserError(f"{flag} is {str(weights)!r}, which is no file: {_HOW.format(flag=flag)}")
     try:
         with path.open("rb") as file:
             keras = file.read(8) == _HDF5_MAGIC

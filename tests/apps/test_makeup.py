@@ -115,6 +115,14 @@ def test_portraits_are_found_with_their_label_maps(tmp_path):
     ]
     found = makeup.find_targets(data, folder, labels, output)
     assert [target.label for target in found] == [labels / "a.png", labels / "in/b.png"]
+    # As a single map, one of a folder may be of any format without loss.
+    (labels / "in").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(labels / "in/b.bmp")
+    (folder / "a.png").rename(folder / "a.tif")
+    found = makeup.find_targets(data, folder, labels, output)
+    assert [target.label for target in found] == [labels / "a.png", labels / "in/b.bmp"]
+    assert makeup.find_targets(data, folder, None, output)[0].label == folder / "a.tif"
+    (folder / "a.tif").rename(folder / "a.png")
     one = makeup.find_targets(data, folder / "a.jpg", None, tmp_path / "one.png")
     assert one == [(folder / "a.jpg", folder / "a.png", tmp_path / "one.png")]
     # CelebA-HQ's layout leads from a photograph to its masks.

@@ -75,7 +75,7 @@ def told(monkeypatch):
 
 
 def test_known_matches_are_found(folder, tmp_path, told, monkeypatch):
-    monkeypatch.setattr(pck.vgg_files, "load", lambda name: vgg_files._random(4))
+    monkeypatch.setattr(pck.vgg_files, "load", lambda name, flag: vgg_files._random(4))
     weights = tmp_path / "vgg.pth"
     weights.write_bytes(b"")
     told(folder, tmp_path / "out", vgg=str(weights))
@@ -134,6 +134,9 @@ def test_a_list_chooses_photographs_and_all_takes_all(folder, tmp_path):
 def test_what_is_missing_is_said(folder, tmp_path, told):
     told(folder, "")
     with pytest.raises(UserError, match="--output is missing"):
+        pck.main()
+    told(folder, tmp_path / "out", vgg="no.pth")
+    with pytest.raises(UserError, match=r"^--vgg is 'no\.pth', which is no file: set --vgg=keras"):
         pck.main()
     with pytest.raises(UserError, match="does not have the folders images and labels"):
         pck.Faces(tmp_path)

@@ -197,6 +197,15 @@ def test_poses(tmp_path, dataset, folders):
     assert is_input == [True, True, True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("dataset", "wanted"),
+    [("ade20k", [True, True, False]), ("drawn_edges", [True, True, True])],
+)
+def test_a_folder_takes_what_a_single_file_may_be(dataset, wanted):
+    names = ["a.png", "a.TIF", "a.jpg"]
+    assert [inputs.is_input(of(dataset), Path(name)) for name in names] == wanted
+
+
 def write_pose(path, first, last, **also):
     """A pose on a line from the joint `first` to the joint `last`, (x, y)."""
     path.parent.mkdir(parents=True, exist_ok=True)

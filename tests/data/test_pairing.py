@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocosnet_jax.data import images, pair_files, pairing
+from cocosnet_jax.data import images, inputs, pair_files, pairing
 from cocosnet_jax.data.pairing import Pair, Places
 from cocosnet_jax.errors import UserError
 from cocosnet_jax.settings import DataSettings
@@ -62,6 +62,39 @@ def test_results_of_an_earlier_command_are_no_inputs(folder, output):
         pair.output.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(pair.output)
     assert find(folder, "inputs", "exemplars", "exemplars", output=output) == wanted
+
+
+@pytest.mark.parametrize("ending", inputs.LOSSLESS)
+def test_a_folder_takes_the_label_maps_that_a_file_may_be(folder, ending):
+    """With photographs beside them, some of which could be label maps by their ending."""
+    for place in ("inputs/in_0", "exemplars/ex_0"):
+        with Image.open(folder / f"{place}.png") as image:
+            image.save(folder / f"{place}{ending.upper()}", lossless=True)
+        (folder / f"{place}.png").unlink()
+        (folder / f"{place}.jpg").rename(folder / f"{place}.jpeg")
+    (folder / "inputs/in_1.jpg").rename(folder / "inputs/in_1.webp")
+    alone = f"inputs/in_0{ending.upper()}"
+    [one] = find(folder, alone, "exemplars/ex_1.jpg", needs_label=False, output="one.png")
+    pairs = find(folder, "inputs", "exemplars", "exemplars", blend=True)
+    assert [pair.label.name for pair in pairs] == [f"in_0{ending.upper()}", "in_1.png"]
+    assert pairs[0].label == one.label
+    assert [path.name for path in pairs[0].exemplars] == ["ex_0.jpeg", "ex_1.jpg"]
+    assert [path.name for path in pairs[0].exemplar_labels] == [f"ex_0{ending.upper()}", "ex_1.png"]
+    planes = pair_files.Reader(DATA, 64).read(pairs[0])
+    for read, label in ((planes.label, 0), (planes.exemplar_label[0], 10)):
+        np.testing.assert_array_equal(
+            read[..., 0], images.resize_label(draw_label(label), (64, 64))
+        )
+
+
+def test_a_photograph_is_not_its_own_label_map(folder):
+    (folder / "exemplars/ex_0.jpg").rename(folder / "exemplars/ex_0.webp")
+    (folder / "exemplars/ex_0.png").unlink()
+    (folder / "out").mkdir()
+    pairs = find(folder, "inputs/in_0.png", "exemplars", "exemplars", blend=True)
+    assert pairs[0].exemplar_labels[0] == folder / "exemplars/ex_0.png"
+    with pytest.raises(UserError, match=r"exemplars/ex_0\.png does not exist"):
+        pair_files.check(pairs, DATA)
 
 
 def test_a_folder_takes_one_exemplar(folder):
@@ -253,7 +286,7 @@ def test_an_exemplars_pose_in_a_corner_is_said(people, capsys):
             "line 2: exemplar 'gone.jpg' is not",
         ),
         (("inputs/in_0.png", "a.jpg", "b.png", "short.txt"), "--list needs a folder of inputs"),
-        (("exemplars/empty", "a.jpg", "b.png"), "contains no inputs for a model of ade20k"),
+        (("exemplars/empty", "a.jpg", "b.png"), "for a model of ade20k (.png, .bmp, .tif"),
         (("inputs", "a.jpg", "b.png", "", "out.png"), "must be a folder, because"),
         (("inputs/in_0.png", "a.jpg", "b.png", "", "out.bmp"), "must end in .png or .jpg"),
     ],

@@ -31,7 +31,6 @@ def find(folder, **given):
 
 def test_files_belong_together_by_name(folder):
     shutil.copytree(folder / "photographs", folder / "exemplars")
-    write(folder / "results/1_warped.png")  # beside a result: `translate --warped`
     (folder / "list.txt").write_text("0,2.jpg\n2,0.jpg\nanother,1.jpg\n")
     sets = find(folder, exemplar_folder=folder / "exemplars")
     assert sets.keys == ["0", "1", "2"]
@@ -41,6 +40,42 @@ def test_files_belong_together_by_name(folder):
     assert listed.keys == ["0", "2"]
     assert [path.name for path in listed.real] == ["0.jpg", "2.jpg"]
     assert [path.name for path in listed.exemplars] == ["2.jpg", "0.jpg"]
+
+
+def test_what_lies_beside_results_is_left_out(folder, capsys):
+    """By `translate --warped --confidence`, of PNG and JPEG."""
+    find(folder)
+    assert capsys.readouterr().out == ""
+    write(folder / "results/3.jpg")
+    write(folder / "photographs/3.jpg")
+    for name in ("1_warped.png", "1_confidence.png", "3_warped.jpg", "3_confidence.png"):
+        write(folder / f"results/{name}")
+    assert find(folder).keys == ["0", "1", "2", "3"]
+    results = folder / "results"
+    assert capsys.readouterr().out == (
+        "note: 4 file(s) that `translate` writes beside its results are left out:"
+        f" {results}/1_confidence.png, {results}/1_warped.png, {results}/3_confidence.png, ...\n"
+    )
+    # A result may have such a name.
+    for name in ("a_warped.png", "_confidence.png"):
+        write(folder / f"results/{name}")
+        write(folder / f"photographs/{name}")
+    assert find(folder).keys == ["0", "1", "2", "3", "_confidence", "a_warped"]
+
+
+def test_the_sheets_of_a_grid_are_left_out(folder, capsys):
+    write(folder / "results/grid.png")
+    write(folder / "photographs/grid.jpg")
+    assert find(folder).keys == ["0", "1", "2", "grid"]  # a picture of this name
+    assert capsys.readouterr().out == ""
+    for sheets in (["grid.png"], ["grid_1.jpg", "grid_2.jpg"]):
+        shutil.rmtree(folder / "results")
+        write(folder / "results/in/0.png")
+        for name in sheets:
+            write(folder / f"results/{name}")
+        assert find(folder, paired=False).keys == ["in/0"]
+        shown = ", ".join(f"{folder}/results/{name}" for name in sheets)
+        assert capsys.readouterr().out.endswith(f"beside its results are left out: {shown}\n")
 
 
 def test_all_files_without_counterpart_are_listed(folder):
@@ -67,16 +102,35 @@ def test_all_files_without_counterpart_are_listed(folder):
 
 
 def test_all_unreadable_files_and_other_sizes_are_listed(folder):
-    write(folder / "results/1.png", size=(20, 16))
+    write(folder / "results/0.png", size=(20, 16))
     (folder / "photographs/2.jpg").write_bytes(b"no picture")
     with pytest.raises(UserError) as error:
         picture_sets.check(find(folder), 0, "png")
     assert "has 2 problems" in str(error.value)
-    assert "results/1.png has 20x16 pixels" in str(error.value)
+    # The odd one is named, though it is the first.
+    assert (
+        f"{folder}/results/0.png has 20x16 pixels (width x height), and 4 of 5 files have 16x16:"
+        " --size=SIDE resizes all"
+    ) in str(error.value)
     assert "photographs/2.jpg cannot be read" in str(error.value)
     write(folder / "photographs/2.jpg")
     sets = picture_sets.check(find(folder), 32, "png")
-    assert sets.picture(sets.generated[1]).shape == (32, 32, 3)
+    assert sets.picture(sets.generated[0]).shape == (32, 32, 3)
+
+
+def test_photographs_of_another_size_than_results_are_listed(folder):
+    for index in range(3):
+        write(folder / f"photographs/{index}.jpg", size=(20, 16))
+    with pytest.raises(UserError) as error:
+        picture_sets.check(find(folder), 0, "png")
+    assert "has 3 problems" in str(error.value)
+    wanted = f"{folder}/photographs/2.jpg has 20x16 pixels (width x height), and 3 of 6 files have"
+    assert f"{wanted} 16x16" in str(error.value)
+    (folder / "photographs/2.jpg").unlink()
+    write(folder / "photographs/2.jpg")
+    write(folder / "photographs/1.jpg")
+    write(folder / "photographs/0.jpg")
+    assert picture_sets.check(find(folder), 0, "png").size == (SIDE, SIDE)
 
 
 def test_generated_pictures_are_compressed_once(folder):

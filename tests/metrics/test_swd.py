@@ -58,6 +58,14 @@ def test_distances_are_the_figures(patches, other):
     assert off.max() < 3, off
 
 
+def test_progress_counts_all_directions(monkeypatch):
+    monkeypatch.setattr(swd, "_AT_ONCE", 200 * 2 * swd.PATCHES)
+    done: list[int] = []
+    patches = np.random.default_rng(0).uniform(size=(2, 2, swd.PATCHES, 147))
+    swd.distance(patches[0], patches[1], on_done=done.append)
+    assert done == [200, 200, 112]
+
+
 def test_the_pyramid_adds_up_to_the_picture(sets):
     with jax.enable_x64(True):
         image = sets["a"][:1].astype(np.float64)

@@ -85,7 +85,7 @@ class Ade20k(PairBuilder):
                 faults.append(f"{photographs[name]} has no label map {Path(name).name}.png")
             for name in sorted(labels.keys() - photographs.keys()):
                 faults.append(f"{labels[name]} has no photograph {Path(name).name}.jpg")
-            if faults and (message := downloads.wrong_download(self._root)):
+            if faults and (message := downloads.wrong_download(self.root)):
                 raise UserError(message)
             faults += filter(None, map(exemplars.problem_of_name, self._pairs[split]))
             pairs += self._pairs[split].values()
@@ -97,7 +97,8 @@ class Ade20k(PairBuilder):
         problems.raise_if_any(f"dataset {self.builder_config.source}", faults)
 
     @functools.cached_property
-    def _root(self) -> Path:
+    def root(self) -> Path:
+        """The folder that contains `training` and `validation`."""
         source = self.builder_config.source
         if not source:
             raise UserError(
@@ -121,10 +122,10 @@ class Ade20k(PairBuilder):
     def _files(self, split: str) -> tuple[dict[str, Path], dict[str, Path]]:
         """Photographs and label maps of a split, by relative path without extension."""
         folder = _FOLDERS[split]
-        if (self._root / "images").is_dir():
-            places = self._root / "images" / folder, self._root / "annotations" / folder
+        if (self.root / "images").is_dir():
+            places = self.root / "images" / folder, self.root / "annotations" / folder
         else:
-            places = self._root / folder, self._root / folder
+            places = self.root / folder, self.root / folder
         return _find(places[0], _PHOTOGRAPHS), _find(places[1], _LABELS)
 
     @functools.cached_property
@@ -134,7 +135,7 @@ class Ade20k(PairBuilder):
         for split in _FOLDERS:
             photographs, labels = self._files(split)
             pairs[split] = {
-                photographs[name].relative_to(self._root).as_posix(): _Pair(
+                photographs[name].relative_to(self.root).as_posix(): _Pair(
                     photographs[name], labels[name]
                 )
                 for name in sorted(photographs.keys() & labels.keys())
@@ -156,7 +157,7 @@ class Ade20kOutdoor(Ade20k):
         if empty:
             raise UserError(
                 f"the split {empty[0]} has no photograph of the {len(outdoors)} outdoor categories"
-                f" ({', '.join(sorted(outdoors)[:5])}) in {self._root / _SCENES}; use ADE20k's own"
+                f" ({', '.join(sorted(outdoors)[:5])}) in {self.root / _SCENES}; use ADE20k's own"
                 " file, which lists each photograph's category"
             )
         return kept
@@ -164,7 +165,7 @@ class Ade20kOutdoor(Ade20k):
     def own_files(self) -> Sequence[Path]:
         """ADE20k's files, and the scene categories."""
         paths = super().own_files()
-        return [*paths, self._root / _SCENES] if paths else ()
+        return [*paths, self.root / _SCENES] if paths else ()
 
     def check(self) -> None:
         """Checks as ADE20k does, and that every photograph has a scene category."""
@@ -180,7 +181,7 @@ class Ade20kOutdoor(Ade20k):
     @functools.cached_property
     def _categories(self) -> dict[str, str]:
         """Scene categories by photograph name without extension."""
-        path = self._root / _SCENES
+        path = self.root / _SCENES
         try:
             rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:

@@ -197,7 +197,22 @@ def test_an_interrupted_preparation_counts_for_nothing_and_can_be_repeated(setti
     assert len(data.open(settings).split("train")) == 5
 
 
-def test_a_folder_that_cannot_be_written(settings, monkeypatch):
+@pytest.mark.parametrize("folder", ["/proc/1", "file"])
+def test_a_folder_that_cannot_be_written_is_said_before_files_are_checked(
+    settings, tmp_path, monkeypatch, folder
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(ade20k.Ade20k, "check", lambda _: pytest.fail("files are checked"))
+    with pytest.raises(UserError) as error:
+        data.prepare(dataclasses.replace(settings, data_dir=str(tmp_path / folder / "data")))
+    assert str(error.value).startswith(f"prepared data cannot be written to {tmp_path / folder}/")
+    assert str(error.value).endswith(
+        f" in {tmp_path / folder}; change its permissions, or choose another folder with"
+        " config.data.data_dir"
+    )
+
+
+def test_a_disk_that_becomes_full(settings, monkeypatch):
     def full(self, split, key):
         raise OSError(28, "No space left on device")
 

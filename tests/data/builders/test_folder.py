@@ -87,6 +87,12 @@ def test_classes_are_counted(settings, own):
     assert "config.data.channels=6" in message
 
 
+def test_classes_are_not_counted_for_a_folder_that_cannot_be_written(settings, monkeypatch):
+    monkeypatch.setattr(builders.Folder, "count_classes", lambda _: pytest.fail("counted"))
+    with pytest.raises(UserError, match="prepared data cannot be written to /proc/1/"):
+        data.count_classes(dataclasses.replace(settings, channels=0, data_dir="/proc/1/data"))
+
+
 def test_only_own_label_maps_may_be_uncounted(settings):
     with pytest.raises(UserError, match=r"config\.data\.channels is 0; it must be between 1 and"):
         dataclasses.replace(settings, dataset="flickr", channels=0)
