@@ -9,6 +9,7 @@ order of sums differs between these.
 """
 
 import dataclasses
+import functools
 import json
 import pickle
 import sys
@@ -194,25 +195,30 @@ def kernels(devices: Mesh | None) -> tuple[Any, list[str]]:
 
 
 def modulated(devices: Mesh | None) -> Any:
-    """What the kernels of SPADE's modulation give for 8 samples, and all gradients."""
+    """What the kernels of SPADE's modulation give for 8 samples, and all gradients.
 
-    def run(x: jax.Array, own: jax.Array, modulations: tuple[Modulation]) -> Any:
-        def modulate(x: jax.Array, own: jax.Array, modulations: tuple[Modulation]) -> Any:
-            return modulation.modulate(
-                x, modulations, (True,), bias=own, samples=devices, interpret=True
-            )
+    With a bias, and for a map that is upsampled first.
+    """
 
-        out, pull = jax.vjp(modulate, x, own, modulations)
+    def run(x: jax.Array, half: jax.Array, bias: jax.Array, layers: tuple[Modulation]) -> Any:
+        modulate = functools.partial(
+            modulation.modulate, padded=(True,), samples=devices, interpret=True
+        )
+
+        def both(x: jax.Array, half: jax.Array, bias: jax.Array, layers: tuple[Modulation]) -> Any:
+            return modulate(x, layers, bias=bias), modulate(half, layers)
+
+        out, pull = jax.vjp(both, x, half, bias, layers)
         return out, pull(jax.tree.map(lambda y: jnp.sin(3 * y), out))
 
     draw = np.random.default_rng(0).normal
-    x, own, joined, bias = (
-        draw(size=size).astype(np.float32) for size in ((8, 4, 5, 3), (3,), (8, 4, 5, 6), (1, 6))
-    )
-    arguments = (x, own, (Modulation(joined, bias),))
+    sizes = (8, 4, 6, 3), (8, 2, 3, 3), (3,), (8, 4, 6, 6), (1, 6)
+    x, half, bias, joined, own = (draw(size=size).astype(np.float32) for size in sizes)
+    arguments = (x, half, bias, (Modulation(joined, own),))
     if devices:
         rows, whole = mesh.split(devices), mesh.replicated(devices)
-        arguments = jax.device_put(arguments, (rows, whole, (Modulation(rows, whole),)))
+        places = (rows, rows, whole, (Modulation(rows, whole),))
+        arguments = jax.device_put(arguments, places)
     with jax.enable_x64(False):
         return jax.device_get(jax.jit(run)(*arguments))
 

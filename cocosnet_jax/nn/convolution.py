@@ -1,6 +1,7 @@
 """Convolution of a map with a kernel: how it is computed on each device, and its gradients."""
 
 import functools
+import math
 from typing import Literal
 
 import jax
@@ -12,8 +13,8 @@ from cocosnet_jax.nn import winograd
 from cocosnet_jax.nn.padding import fold_edges, reflect_pad
 from cocosnet_jax.nn.remat import PRODUCT
 
-# Numbers of a gradient that a TPU reads and writes in a few microseconds.
-_LARGE = 2**20
+# Numbers of a picture's gradient; eight pictures take a TPU a few microseconds to read and write.
+_LARGE = 2**17
 
 # Pixels of zeros on every side, or one reflected pixel.
 Padding = int | Literal["reflect"]
@@ -134,12 +135,14 @@ def _convolve_backward(
         [to_kernel] = jax.vjp(lambda kernel: _plainly(x, kernel, 1, padding), kernel)[1](grad)
         return _to_reflected(x.shape, kernel, grad), to_kernel
 
-    # Below, the edges' convolutions cost more than they save. For their sake, XLA would join the
-    # parts of a gradient in memory.
-    large = grad.size >= max(4 * residuals[1].size, _LARGE)
+    # For a smaller gradient of x, the edges' convolutions, which read the kernel, cost more than
+    # they save. The size of one picture decides: on many devices, the batch is that of all.
+    x, kernel = residuals
+    large = math.prod(x.shape[1:]) >= max(kernel.size // 2, _LARGE)
+    # For the edges of a gradient that comes in parts, XLA would join the parts in memory.
     pays = padding == "reflect" and stride == 1 and not in_parts and large
     on_tpus = {"tpu": by_edges} if pays else {}
-    return jax.lax.platform_dependent(*residuals, grad, cpu=late, default=plain, **on_tpus)
+    return jax.lax.platform_dependent(x, kernel, grad, cpu=late, default=plain, **on_tpus)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)

@@ -11,16 +11,15 @@ its own ones.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
+from cocosnet_jax.nn.flash_call import Call, Output
 from cocosnet_jax.nn.flash_kernels import (
     Block,
     Products,
@@ -30,9 +29,6 @@ from cocosnet_jax.nn.flash_kernels import (
 )
 from cocosnet_jax.nn.flash_layout import Compared, Layout, as_read, by_neighbourhood, by_vector
 from cocosnet_jax.nn.streaming import Measured
-
-# Of the 128 MiB of on-chip memory that TPUs v4 to v6e have.
-_VMEM = 100 * 2**20
 
 
 @flax.struct.dataclass
@@ -60,134 +56,6 @@ class Side:
         return cls(compared, Layout(x.shape[1], x.shape[2], side))
 
 
-class _Output(NamedTuple):
-    """A result of a kernel.
-
-    Attributes:
-      spec: the part that one program of the grid sees.
-      shape: of all, without samples.
-      dtype: what it is written in; kernels add up in float32.
-    """
-
-    spec: pl.BlockSpec
-    shape: tuple[int, ...]
-    dtype: jnp.dtype | type = jnp.float32
-
-    @property
-    def narrow(self) -> bool:
-        return jnp.dtype(self.dtype) != jnp.float32
-
-    @property
-    def part(self) -> tuple[int, ...]:
-        """The shape of what one program sees."""
-        return cast(tuple[int, ...], self.spec.block_shape)
-
-
-def _add_up_apart(kernel: Callable[..., None], inputs: int, outputs: list[_Output]) -> Any:
-    """Gives a kernel float32 scratch for its narrow outputs, and rounds once, at the last block."""
-
-    def run(*references: Any, block: Block) -> None:
-        written = references[inputs : inputs + len(outputs)]
-        scratch = list(references[inputs + len(outputs) :])
-        sums = [scratch.pop(0) if o.narrow else x for o, x in zip(outputs, written, strict=True)]
-        kernel(*references[:inputs], *sums, *scratch, block=block)
-
-        @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
-        def _() -> None:
-            for output, total, result in zip(outputs, sums, written, strict=True):
-                if output.narrow:
-                    result[:] = total[:].astype(result.dtype)
-
-    return run
-
-
-class _Call(NamedTuple):
-    """A kernel's place in memory: which parts of the arrays one program of its grid sees.
-
-    Attributes:
-      block: the block.
-      keys_first: whether the outer loop is over keys, not over queries.
-    """
-
-    block: Block
-    keys_first: bool
-
-    def _spec(
-        self, shape: tuple[Any, ...], index: Callable[[Any, Any, Any], tuple[Any, ...]]
-    ) -> pl.BlockSpec:
-        """A block's part, whose place is a function of sample, block of queries, block of keys."""
-        if self.keys_first:
-            return pl.BlockSpec(shape, lambda b, j, i: index(b, i, j))
-        return pl.BlockSpec(shape, index)
-
-    def of_queries(self, rows: int) -> pl.BlockSpec:
-        """Rows of numbers, one number for each query of a block."""
-        return self._spec((1, rows, self.block.queries.size), lambda b, i, j: (b, 0, i))
-
-    def of_keys(self, rows: int) -> pl.BlockSpec:
-        """Rows of numbers, one number for each key of a block."""
-        return self._spec((1, rows, self.block.keys.size), lambda b, i, j: (b, 0, j))
-
-    def inputs(self, rows: int, channels: int, values: int) -> list[pl.BlockSpec]:
-        """Of queries, their marks, keys, their marks, and values."""
-        queries, keys = self.block.queries, self.block.keys
-        return [
-            self._spec(
-                (pl.Element(1), pl.Element(channels), pl.Element(queries.window)),
-                lambda b, i, j: (b, 0, i * queries.size),
-            ),
-            self.of_queries(rows),
-            self._spec(
-                (pl.Element(1), pl.Element(keys.window), pl.Element(channels)),
-                lambda b, i, j: (b, j * keys.size, 0),
-            ),
-            self.of_keys(rows),
-            self.of_keys(values),
-        ]
-
-    def run(
-        self,
-        kernel: Callable[..., None],
-        arguments: tuple[Array, ...],
-        inputs: list[pl.BlockSpec],
-        outputs: list[_Output],
-        scratch: list[tuple[int, int]],
-        interpret: bool,
-    ) -> tuple[Array, ...]:
-        """Runs a kernel for all samples and blocks.
-
-        Args:
-          kernel: takes references to its inputs, outputs and scratch, and the block.
-          arguments: whole arrays, samples first.
-          inputs: the part of each that one program sees.
-          outputs: the results.
-          scratch: shapes of float32 arrays on the chip.
-          interpret: run it as plain JAX.
-        """
-        block = self.block
-        grid = (block.queries.blocks, block.keys.blocks)
-        b = arguments[0].shape[0]
-        results = tuple(jax.ShapeDtypeStruct((b, *x.shape), x.dtype) for x in outputs)
-        moved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((arguments, results)))
-        sums = [x.part for x in outputs if x.narrow]
-        if sums:
-            kernel = _add_up_apart(kernel, len(inputs), outputs)
-        return pl.pallas_call(
-            functools.partial(kernel, block=block),
-            grid=(b, *(grid[::-1] if self.keys_first else grid)),
-            in_specs=inputs,
-            out_specs=tuple(x.spec for x in outputs),
-            out_shape=results,
-            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in (*sums, *scratch)],
-            # XLA counts no bytes by itself.
-            cost_estimate=pl.CostEstimate(flops=0, transcendentals=0, bytes_accessed=moved),
-            compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=_VMEM
-            ),
-            interpret=interpret,
-        )(*arguments)
-
-
 def _measure(
     queries: Compared,
     keys: Compared,
@@ -196,7 +64,7 @@ def _measure(
     interpret: bool,
 ) -> tuple[Array, ...]:
     """Weighted values (b, v, length), logarithms of the sums and entropies (b, 1, length)."""
-    call = _Call(block, keys_first=False)
+    call = Call(block, keys_first=False)
     rows, channels, v = queries.marks.shape[1], queries.features.shape[-1], values.shape[1]
     size, length = block.queries.size, block.queries.length
     return call.run(
@@ -204,8 +72,8 @@ def _measure(
         (queries.features.swapaxes(1, 2), queries.marks, *keys, values),
         call.inputs(rows, channels, v),
         [
-            _Output(call.of_queries(v), (v, length), values.dtype),
-            *2 * [_Output(call.of_queries(1), (1, length))],
+            Output(call.of_queries(v), (v, length), values.dtype),
+            *2 * [Output(call.of_queries(1), (1, length))],
         ],
         [(block.keys.window, block.queries.window), *3 * [(1, size)]],
         interpret,
@@ -243,20 +111,20 @@ def _attend_backward(
     scratch = 2 * [(block.keys.window, block.queries.window)]
 
     def run(kernel: Callable[..., None], keys_first: bool, outputs: Callable[..., Any]) -> Any:
-        call = _Call(block, keys_first)
+        call = Call(block, keys_first)
         inputs = [*call.inputs(rows, channels, v), *map(call.of_queries, (v, 1, 1))]
         return call.run(kernel, arguments, inputs, outputs(call), scratch, interpret)
 
-    def of_window(call: _Call, layout: Layout, shape: tuple[int, int], side: Compared) -> _Output:
-        spec = call._spec((1, 1, *shape), lambda b, i, j: (b, j if call.keys_first else i, 0, 0))
-        return _Output(spec, (layout.blocks, *shape), side.features.dtype)
+    def of_window(call: Call, layout: Layout, shape: tuple[int, int], side: Compared) -> Output:
+        spec = call.spec((1, 1, *shape), lambda b, i, j: (b, j if call.keys_first else i, 0, 0))
+        return Output(spec, (layout.blocks, *shape), side.features.dtype)
 
     to_queries, to_marks_q = run(
         queries_kernel,
         False,
         lambda call: [
             of_window(call, block.queries, (channels, block.queries.window), queries),
-            _Output(call.of_queries(rows), queries.marks.shape[1:]),
+            Output(call.of_queries(rows), queries.marks.shape[1:]),
         ],
     )
     to_keys, to_marks_k, to_values = run(
@@ -264,8 +132,8 @@ def _attend_backward(
         True,
         lambda call: [
             of_window(call, block.keys, (block.keys.window, channels), keys),
-            _Output(call.of_keys(rows), keys.marks.shape[1:]),
-            _Output(call.of_keys(v), values.shape[1:], values.dtype),
+            Output(call.of_keys(rows), keys.marks.shape[1:]),
+            Output(call.of_keys(v), values.shape[1:], values.dtype),
         ],
     )
     return (

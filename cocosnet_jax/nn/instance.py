@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.instance_kernels import MOST, WIDEST, backward, forward, held
-from cocosnet_jax.nn.modulation_kernels import together
+from cocosnet_jax.nn.kernel_rows import together
 from cocosnet_jax.nn.norms import instance_norm
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.remat import PRODUCT

@@ -18,15 +18,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.activation import leaky_relu
-from cocosnet_jax.nn.modulation_kernels import (
-    PICTURES,
-    Modulation,
-    Modulations,
-    Padded,
-    backward,
-    forward,
-    together,
-)
+from cocosnet_jax.nn.kernel_rows import PICTURES, together
+from cocosnet_jax.nn.modulation_kernels import Modulation, Modulations, Padded, backward, forward
 from cocosnet_jax.nn.norms import positional_norm
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.positions import spread
@@ -49,10 +42,10 @@ def plain(
     if x.shape[1] < modulations[0].joined.shape[1]:
         x = upsample(x)
     normed, found = positional_norm(x), []
-    for (joined, bias), pad in zip(modulations, padded, strict=True):
+    for (joined, both), pad in zip(modulations, padded, strict=True):
         gamma, beta = (
             part + spread(own, part.shape).astype(part.dtype)
-            for part, own in zip(jnp.split(joined, 2, -1), jnp.split(bias, 2, -1), strict=True)
+            for part, own in zip(jnp.split(joined, 2, -1), jnp.split(both, 2, -1), strict=True)
         )
         y = normed * (1 + gamma) + beta
         found.append(reflect_pad(leaky_relu(y)) if pad else y)
@@ -158,22 +151,22 @@ def modulate(
       samples: devices, on one axis, that split the batch, or None.
       interpret: run the kernels as plain JAX, on any device, for tests.
     """
-    own = None if bias is None else bias[None]
-    assert own is None or not (with_x or x.shape[1] < modulations[0].joined.shape[1])
+    row = None if bias is None else bias[None]
+    assert row is None or not (with_x or x.shape[1] < modulations[0].joined.shape[1])
 
-    def run(x: Array, own: Array | None, modulations: Modulations) -> tuple[Array, ...]:
-        return _modulate(x, own, modulations, padded, with_x, interpret)
+    def run(x: Array, row: Array | None, modulations: Modulations) -> tuple[Array, ...]:
+        return _modulate(x, row, modulations, padded, with_x, interpret)
 
     if samples is None or samples.size == 1:
-        return run(x, own, modulations)
+        return run(x, row, modulations)
 
     def of_each(bias: Array) -> Array:
         """A bias of each device's own, so that XLA adds up their gradients with all others."""
         return jnp.broadcast_to(bias, (samples.size, bias.shape[-1]))
 
-    own = None if own is None else of_each(own)
-    modulations = tuple(Modulation(joined, of_each(bias)) for joined, bias in modulations)
+    row = None if row is None else of_each(row)
+    modulations = tuple(Modulation(joined, of_each(both)) for joined, both in modulations)
     split = PartitionSpec(samples.axis_names[0])
     # The kernels' results do not say over which axes they vary.
     split_run = jax.shard_map(run, mesh=samples, in_specs=split, out_specs=split, check_vma=False)
-    return split_run(x, own, modulations)
+    return split_run(x, row, modulations)

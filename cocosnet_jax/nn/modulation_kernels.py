@@ -19,12 +19,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.activation import SLOPE
+from cocosnet_jax.nn.kernel_rows import VMEM, by_rows, from_rows
 from cocosnet_jax.nn.norms import EPS
-
-# Of the 128 MiB of on-chip memory that TPUs v4 to v6e have.
-VMEM = 100 * 2**20
-# Pictures that lie beside each other in a register of TPUs.
-PICTURES = 8
 
 
 class Modulation(NamedTuple):
@@ -98,7 +94,7 @@ def _backward_kernel(
     edges: Any,
     through: Any,
     to_x: Any,
-    to_own: Any,
+    to_bias: Any,
     to_joined: Any,
     to_biases: Any,
     above: Any = None,
@@ -108,15 +104,15 @@ def _backward_kernel(
     """With an x of half the size, `above` keeps what the first of two rows gives its gradient."""
     row, last = pl.program_id(0), pl.num_programs(0) - 1
     width, c = joined[0].shape[1], x.shape[-1]
-    sums = list(to_biases) if to_own is None else [*to_biases, to_own]
+    sums = list(to_biases) if to_bias is None else [*to_biases, to_bias]
 
     @pl.when(row == 0)
     def start_sums() -> None:
         for each in sums:
             each[:] = jnp.zeros_like(each)
 
-    own, inverse = _normalise(_wide(x, bias))
-    normed = _widen(own, width)
+    small, inverse = _normalise(_wide(x, bias))
+    normed = _widen(small, width)
     to_normed = jnp.zeros_like(normed)
     for i, pad in enumerate(padded):
         scale, beta = _gamma_beta(joined[i], biases[i])
@@ -147,13 +143,13 @@ def _backward_kernel(
         to_normed = to_normed + above[:]
         above[:] = to_normed
     # Through the mean, and through the variance.
-    along = (to_normed * own).sum(-1, keepdims=True) / (c - 1)
-    found = to_normed - to_normed.mean(-1, keepdims=True) - own * along
+    along = (to_normed * small).sum(-1, keepdims=True) / (c - 1)
+    found = to_normed - to_normed.mean(-1, keepdims=True) - small * along
     found = found * inverse
     if through is not None:
         found = found + _wide(through)
-    if to_own is not None:
-        to_own[:] += found.sum(0).sum(0, keepdims=True)
+    if to_bias is not None:
+        to_bias[:] += found.sum(0).sum(0, keepdims=True)
     to_x[0] = found.astype(to_x.dtype)
 
 
@@ -211,26 +207,6 @@ def _run(
         ),
         interpret=interpret,
     )(*arrays)
-
-
-def together(pictures: int) -> int:
-    """How many pictures lie beside each other, as XLA stores maps; 0 where no kernel runs.
-
-    A program of a kernel of instance norm holds as many.
-    """
-    if pictures % PICTURES == 0:
-        return PICTURES
-    return pictures if pictures in (2, 4) else 0
-
-
-def by_rows(x: Float[Array, "b h w c"]) -> Float[Array, "h w b c"]:
-    """A map as the kernels see it."""
-    return x.transpose(1, 2, 0, 3)
-
-
-def from_rows(x: Float[Array, "h w b c"]) -> Float[Array, "b h w c"]:
-    """The inverse of `by_rows`."""
-    return x.transpose(2, 0, 1, 3)
 
 
 def _same(i: Any) -> Any:

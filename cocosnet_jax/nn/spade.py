@@ -161,11 +161,16 @@ class SpadeBlock(nn.Module):
         )
         shared = {name: relu(y) for name, y in zip(spades, convolved, strict=True)}
 
-        def by_kernels(channels: int, dtype: Dtype) -> bool:
+        def by_kernels(channels: int) -> bool:
             """Whether kernels modulate a map of the block's size."""
             size = *shared["norm_0"].shape[:3], channels
-            fits = modulation.fits(jax.ShapeDtypeStruct(size, dtype), self.samples)
-            return self.kernels and self.norm == "positional" and fits
+            return (
+                self.kernels
+                and self.norm == "positional"
+                and modulation.fits(jax.ShapeDtypeStruct(size, x.dtype), self.samples)
+            )
+
+        assert not self.upsample or (channels != self.features and by_kernels(channels))
 
         def modulate(
             y: Float[Array, "b h w k"],
@@ -178,7 +183,7 @@ class SpadeBlock(nn.Module):
             With `with_y`, y follows: see `modulation.modulate`. Kernels alone add a bias.
             """
             before_conv3 = tuple(name != "norm_s" for name in names)
-            if by_kernels(y.shape[-1], y.dtype):
+            if by_kernels(y.shape[-1]):
                 found = tuple(spades[name].modulation(shared[name], train=train) for name in names)
                 return modulation.modulate(
                     y, found, before_conv3, bias=bias, with_x=with_y, samples=self.samples
@@ -223,7 +228,7 @@ class SpadeBlock(nn.Module):
             )
             shortcut = to_features(to_shortcut, train=train)
         conv_0, bias = conv(middle, padding, "conv_0"), None
-        if by_kernels(middle, dx.dtype):
+        if by_kernels(middle):
             dx, bias = conv_0.without_bias(dx, train=train)
         else:
             dx = conv_0(dx, train=train)

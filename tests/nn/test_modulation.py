@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cocosnet_jax.generator import Generator
 from cocosnet_jax.nn import modulation
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.modulation_kernels import Modulation
 from cocosnet_jax.nn.resize import upsample
 from cocosnet_jax.nn.spade import SpadeBlock
+from cocosnet_jax.settings import ModelSettings
 
 # Two layers that read one map: before a 3 x 3 convolution, and before a 1 x 1.
 BOTH = (True, False)
@@ -277,3 +279,26 @@ def test_a_block_upsamples_on_the_chip(monkeypatch):
     assert used == [(BOTH, False, False), ((True,), True, False)]
     for one, other in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=5e-6 * np.abs(other).max())
+
+
+@pytest.mark.parametrize(("norm", "count"), [("positional", 3), ("batch", 0)])
+def test_the_generator_upsamples_on_the_chip_where_kernels_fit(norm, count, monkeypatch):
+    """Before up_0, up_1 and up_3; middle_0 adds its input, and up_2 follows the attention."""
+    settings = ModelSettings(base_filters=4, modulation="pallas", generator_norm=norm)
+    module = Generator(settings, code_size=4)
+    read = []
+
+    def recorded(x, modulations, padded, *, bias, with_x, samples):
+        read.append((x.shape[1], modulations[0].joined.shape[1]))
+        row = None if bias is None else bias[None]
+        found = modulation.plain(x, row, modulations, padded)
+        return (*found, x) if with_x else found
+
+    monkeypatch.setattr(modulation, "modulate", recorded)
+    condition = Condition(jnp.zeros((8, 128, 128, 3)))
+    image, _ = jax.eval_shape(
+        lambda: module.init_with_output(jax.random.key(0), condition, 128, 128, train=False)
+    )
+    assert image.shape == (8, 128, 128, 3)
+    small = [sizes for sizes in read if sizes[0] != sizes[1]]
+    assert small == [(8, 16), (16, 32), (64, 128)][:count]
