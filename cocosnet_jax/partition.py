@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from cocosnet_jax import accumulation, compiler, operations, rng
 from cocosnet_jax.fit import compile_to_fit
 from cocosnet_jax.mesh import replicated, split, split_small
+from cocosnet_jax.nn import platform
 from cocosnet_jax.settings import Settings
 from cocosnet_jax.state import TrainState, draw_players, fill_state, player_shapes
 from cocosnet_jax.steps import Metrics, train_step
@@ -50,7 +51,9 @@ def jitted_step(settings: Settings, mesh: Mesh, steps_per_epoch: int) -> Any:
     def step_with_key(
         state: TrainState, weights: VggWeights, batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        return step(state, weights, batch, rng.key(settings.train.seed, "train", state.step))
+        # How other platforms compute something is not traced then.
+        with platform.known(mesh.devices.flat[0].platform):
+            return step(state, weights, batch, rng.key(settings.train.seed, "train", state.step))
 
     narrow = settings.model.base_filters <= compiler.NARROW
     options = compiler.options(mesh, compiler.LESS if narrow else {})

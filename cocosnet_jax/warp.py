@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from cocosnet_jax.nn import flash, streaming
 from cocosnet_jax.nn.neighbourhoods import neighbourhoods
 from cocosnet_jax.nn.norms import unit_length
+from cocosnet_jax.nn.platform import by_platform
 from cocosnet_jax.nn.streaming import DENSE_POSITIONS, PRECISION, Measured
 
 
@@ -221,7 +222,7 @@ class PallasWarp:
             )
             return jax.tree.map(lambda x: x.astype(dtype), found)
 
-        return jax.lax.platform_dependent(values, tpu=on_tpu, default=plain)
+        return by_platform(values, tpu=on_tpu, default=plain)
 
 
 def blend(match: SoftMatch, values: Float[Array, "b_r m k"], exemplars: int) -> Measured:

@@ -4,6 +4,8 @@ from typing import TypeVar
 
 import jax
 
+from cocosnet_jax.nn.platform import by_platform
+
 _T = TypeVar("_T")
 
 
@@ -12,6 +14,4 @@ def barrier(values: _T) -> _T:
 
     So it is with their gradients.
     """
-    return jax.lax.platform_dependent(
-        values, cpu=jax.lax.optimization_barrier, default=lambda values: values
-    )
+    return by_platform(values, cpu=jax.lax.optimization_barrier, default=lambda values: values)

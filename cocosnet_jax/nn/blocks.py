@@ -13,6 +13,7 @@ from cocosnet_jax.nn import flash, instance
 from cocosnet_jax.nn.conv import Conv, Dtype
 from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.norms import BatchNorm, instance_norm
+from cocosnet_jax.nn.platform import by_platform
 from cocosnet_jax.nn.resize import max_pool
 from cocosnet_jax.nn.streaming import DENSE_POSITIONS, Side, attend
 
@@ -143,4 +144,4 @@ class NonLocalBlock(nn.Module):
         several = theta.shape[-1] > 1
         if not (self.kernels and several and flash.usable(len(theta), self.mesh, self.samples)):
             return plain(theta, phi, g)
-        return jax.lax.platform_dependent(theta, phi, g, tpu=kernel, default=plain)
+        return by_platform(theta, phi, g, tpu=kernel, default=plain)

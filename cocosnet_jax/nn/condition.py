@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from cocosnet_jax.nn.conv import Dtype, Weights, positions_of
 from cocosnet_jax.nn.convolution import convolve
 from cocosnet_jax.nn.padding import reflect_pad
+from cocosnet_jax.nn.platform import by_platform
 from cocosnet_jax.nn.resize import nearest, resize
 
 # On CPUs, one-hot channels of fewer classes are multiplied, too: that runs faster than summing the
@@ -107,7 +108,7 @@ def _convolve(
 ) -> Float[Array, "b h w cout"]:
     """Convolves a padded map. On CPUs, summing rows of 154 classes takes a tenth of the time."""
     on_cpus = _by_rows if kernel.shape[2] - dense.shape[-1] >= ROWS_PAY else _by_product
-    return jax.lax.platform_dependent(dense, labels, kernel, cpu=on_cpus, default=_by_product)
+    return by_platform(dense, labels, kernel, cpu=on_cpus, default=_by_product)
 
 
 def _by_product(dense: Array, labels: Array, kernel: Array) -> Float[Array, "b h w cout"]:
@@ -161,7 +162,7 @@ def _backward(residuals: tuple[Array, ...], grad: Array) -> tuple[Array, None, A
         return jax.vjp(lambda kernel: _by_product(dense, labels, kernel), kernel)[1](grad)[0]
 
     on_cpus = by_rows if kernel.shape[2] - k >= ROWS_PAY else by_product
-    to_kernel = jax.lax.platform_dependent(dense, labels, grad, cpu=on_cpus, default=by_product)
+    to_kernel = by_platform(dense, labels, grad, cpu=on_cpus, default=by_product)
     if k == 0:
         return jnp.zeros_like(dense), None, to_kernel
     [to_dense] = jax.vjp(lambda dense: convolve(dense, kernel[:, :, :k]), dense)[1](grad)

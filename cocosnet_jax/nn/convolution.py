@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from cocosnet_jax.nn import winograd
 from cocosnet_jax.nn.padding import fold_edges, reflect_pad
+from cocosnet_jax.nn.platform import by_platform
 from cocosnet_jax.nn.remat import PRODUCT
 
 # Numbers of a picture's gradient; eight pictures take a TPU a few microseconds to read and write.
@@ -63,7 +64,7 @@ def _convolve(
         return winograd.convolve(_pad(x, padding), kernel)
 
     if stride == 1 and winograd.pays(x, kernel):
-        return jax.lax.platform_dependent(x, kernel, cpu=by_tiles, default=plain)
+        return by_platform(x, kernel, cpu=by_tiles, default=plain)
     return plain(x, kernel)
 
 
@@ -142,7 +143,7 @@ def _convolve_backward(
     # For the edges of a gradient that comes in parts, XLA would join the parts in memory.
     pays = padding == "reflect" and stride == 1 and not in_parts and large
     on_tpus = {"tpu": by_edges} if pays else {}
-    return jax.lax.platform_dependent(x, kernel, grad, cpu=late, default=plain, **on_tpus)
+    return by_platform(x, kernel, grad, cpu=late, default=plain, **on_tpus)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)

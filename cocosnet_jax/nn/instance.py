@@ -18,6 +18,7 @@ from cocosnet_jax.nn.instance_kernels import MOST, WIDEST, backward, forward, he
 from cocosnet_jax.nn.kernel_rows import together
 from cocosnet_jax.nn.norms import instance_norm
 from cocosnet_jax.nn.padding import reflect_pad
+from cocosnet_jax.nn.platform import by_platform
 from cocosnet_jax.nn.remat import PRODUCT
 
 
@@ -44,7 +45,7 @@ def _activate(
     if interpret:
         return kernel(x, slope, skip)
     other = functools.partial(plain, padded=padded)
-    return jax.lax.platform_dependent(x, slope, skip, tpu=kernel, default=other)
+    return by_platform(x, slope, skip, tpu=kernel, default=other)
 
 
 def _activate_forward(
@@ -64,7 +65,7 @@ def _activate_backward(padded: bool, interpret: bool, kept: Any, grad: Array) ->
     def other(x: Array, slope: Array, skip: Array | None, grad: Array) -> Any:
         return jax.vjp(functools.partial(plain, padded=padded), x, slope, skip)[1](grad)
 
-    return jax.lax.platform_dependent(x, slope, skip, grad, tpu=kernel, default=other)
+    return by_platform(x, slope, skip, grad, tpu=kernel, default=other)
 
 
 _activate.defvjp(_activate_forward, _activate_backward)

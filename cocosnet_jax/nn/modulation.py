@@ -22,6 +22,7 @@ from cocosnet_jax.nn.kernel_rows import PICTURES, together
 from cocosnet_jax.nn.modulation_kernels import Modulation, Modulations, Padded, backward, forward
 from cocosnet_jax.nn.norms import positional_norm
 from cocosnet_jax.nn.padding import reflect_pad
+from cocosnet_jax.nn.platform import by_platform
 from cocosnet_jax.nn.positions import spread
 from cocosnet_jax.nn.remat import PRODUCT
 from cocosnet_jax.nn.resize import upsample
@@ -67,7 +68,7 @@ def _modulate(
         found = kernel(x, bias, modulations)
     else:
         other = functools.partial(plain, padded=padded)
-        found = jax.lax.platform_dependent(x, bias, modulations, tpu=kernel, default=other)
+        found = by_platform(x, bias, modulations, tpu=kernel, default=other)
     return (*found, x) if with_x else found
 
 
@@ -101,7 +102,7 @@ def _modulate_backward(
         return to_x if through is None else to_x + through, *others
 
     arguments = (x, bias, modulations, grads, through)
-    return jax.lax.platform_dependent(*arguments, tpu=kernel, default=other)
+    return by_platform(*arguments, tpu=kernel, default=other)
 
 
 _modulate.defvjp(_modulate_forward, _modulate_backward)

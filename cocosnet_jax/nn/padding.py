@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from cocosnet_jax.nn.platform import by_platform
+
 
 @jax.custom_vjp
 def reflect_pad(x: Shaped[Array, "b height width c"]) -> Shaped[Array, "b h w c"]:
@@ -17,7 +19,7 @@ def reflect_pad(x: Shaped[Array, "b height width c"]) -> Shaped[Array, "b h w c"
     So do simulated devices: if they shared the rows of x, each would gather all of them.
     """
     by_index = _pad_by_index if jax.local_device_count() == 1 else _pad_by_slices
-    return jax.lax.platform_dependent(x, cpu=by_index, default=_pad_by_slices)
+    return by_platform(x, cpu=by_index, default=_pad_by_slices)
 
 
 def _mirrored(size: int) -> tuple[int, int]:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from cocosnet_jax.nn.platform import by_platform
+
 
 def nearest(x: Shaped[Array, "b height width *c"], height: int, width: int) -> Shaped[Array, "..."]:
     """Nearest resize: output i takes index floor(i * in / out), as in PyTorch (SPEC, symbols)."""
@@ -72,7 +74,7 @@ def _max_pool_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
 def _max_pool_backward(residuals: tuple[Array, Array], grad: Array) -> tuple[Array]:
     x, highest = residuals
     by_place, by_xla = _max_pool_backward_by_place, _max_pool_backward_by_xla
-    return (jax.lax.platform_dependent(x, highest, grad, tpu=by_xla, default=by_place),)
+    return (by_platform(x, highest, grad, tpu=by_xla, default=by_place),)
 
 
 def _max_pool_backward_by_xla(x: Array, highest: Array, grad: Array) -> Array:
