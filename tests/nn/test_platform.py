@@ -19,14 +19,14 @@ def ways(traced):
 
 def test_where_the_platform_is_known_its_way_alone_is_traced():
     for platform, way, result in (("cpu", "cpu", 2), ("tpu", "tpu", 3), ("gpu", "default", 1)):
-        traced = []
+        traced: list[str] = []
         with known(platform):
             assert by_platform(jnp.ones(()), **ways(traced)) == result
         assert traced == [way]
 
 
 def test_otherwise_all_are_traced_and_the_device_decides():
-    traced = []
+    traced: list[str] = []
     assert jax.jit(lambda x: by_platform(x, **ways(traced)))(jnp.ones(())) == 2
     assert sorted(traced) == ["cpu", "default", "tpu"]
 
