@@ -8,8 +8,8 @@ r"""Where the bytes of a training step go, by part of the networks and by cause.
     python -m benchmarks.bytes --hlo=step.hlo [--largest=20]
 
 The first compiles a step for TPUs that need not be there, which takes minutes, and prints the
-tables; `--save` keeps the compiled program, and the second makes the tables from it at once. One
-chip is enough: on more, the same bytes move per chip, and collectives are added.
+tables; `--save` keeps the compiled program, and the second makes the tables from it at once. On
+more chips, collectives are added, and the optimiser reads the gradients from memory.
 
 The first table says how many GiB per image each part reads and writes, by cause:
 
