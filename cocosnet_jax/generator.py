@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn import modulation, remat
+from cocosnet_jax.nn import remat
 from cocosnet_jax.nn.activation import leaky_relu
 from cocosnet_jax.nn.blocks import NonLocalBlock
 from cocosnet_jax.nn.condition import Condition
 from cocosnet_jax.nn.conv import Conv, activation_dtype
 from cocosnet_jax.nn.initial import blank
 from cocosnet_jax.nn.resize import resize, upsample
-from cocosnet_jax.nn.spade import SpadeBlock
+from cocosnet_jax.nn.spade import SpadeBlock, modulated_by_kernels
 from cocosnet_jax.settings import ModelSettings
 
 # The first block works at 1 / COARSEST of the image size.
@@ -54,10 +54,11 @@ class Generator(nn.Module):
             on_chip = (
                 twice
                 and kernels
-                and s.generator_norm == "positional"
                 # Otherwise the block's shortcut adds the large map.
                 and x.shape[-1] != multiple * f
-                and modulation.fits(jax.eval_shape(upsample, x), self.samples)
+                and modulated_by_kernels(
+                    jax.eval_shape(upsample, x), s.generator_norm, self.samples
+                )
             )
             module = SpadeBlock(
                 multiple * f,

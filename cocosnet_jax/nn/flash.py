@@ -16,7 +16,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.flash_call import Call, Output
@@ -28,6 +28,7 @@ from cocosnet_jax.nn.flash_kernels import (
     queries_kernel,
 )
 from cocosnet_jax.nn.flash_layout import Compared, Layout, as_read, by_neighbourhood, by_vector
+from cocosnet_jax.nn.kernels import on_each
 from cocosnet_jax.nn.streaming import Measured
 
 
@@ -174,7 +175,7 @@ def attend(
       ValueError: rows and columns have neighbourhoods of different sides.
     """
     block, line = _prepare(rows, columns, values, temperature, products)
-    run = _on_each(lambda q, k, v: _attend(q, k, v, block, interpret), mesh)
+    run = on_each(lambda q, k, v: _attend(q, k, v, block, interpret), mesh)
     out = run(rows.compared, columns.compared, line)
     return _from_lines(out, rows.layout)[..., : values.shape[-1]]
 
@@ -191,7 +192,7 @@ def measure(
 ) -> Measured:
     """`attend`, with the sums and the entropies of its softmax; it has no derivative."""
     block, line = _prepare(rows, columns, values, temperature, products)
-    run = _on_each(lambda q, k, v: _measure(q, k, v, block, interpret), mesh)
+    run = on_each(lambda q, k, v: _measure(q, k, v, block, interpret), mesh)
     found = run(rows.compared, columns.compared, line)
     out, log_sum, entropy = (_from_lines(x, rows.layout) for x in found)
     return Measured(out[..., : values.shape[-1]], log_sum, entropy)
@@ -204,15 +205,6 @@ def usable(count: int, mesh: Mesh | None, samples: Mesh | None) -> bool:
     """
     shared = mesh is not None and mesh.size > 1
     return not shared and (samples is None or count % samples.size == 0)
-
-
-def _on_each(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
-    """Lets each device of a mesh apply the function to its own samples."""
-    if mesh is None or mesh.size == 1:
-        return function
-    samples = PartitionSpec(mesh.axis_names[0])
-    # The kernels' results do not say over which axes they vary.
-    return jax.shard_map(function, mesh=mesh, in_specs=samples, out_specs=samples, check_vma=False)
 
 
 def _prepare(

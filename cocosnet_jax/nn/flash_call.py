@@ -11,7 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
 from cocosnet_jax.nn.flash_kernels import Block
-from cocosnet_jax.nn.kernel_rows import VMEM
+from cocosnet_jax.nn.kernels import VMEM
 
 
 class Output(NamedTuple):

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.instance_kernels import MOST, WIDEST, backward, forward, held
-from cocosnet_jax.nn.kernel_rows import together
+from cocosnet_jax.nn.kernels import on_each, together
 from cocosnet_jax.nn.norms import instance_norm
 from cocosnet_jax.nn.padding import reflect_pad
 from cocosnet_jax.nn.platform import by_platform
@@ -116,12 +116,6 @@ def activate(
     def run(x: Array, slope: Array, skip: Array | None) -> Array:
         return _activate(x, slope, skip, padded, interpret)
 
-    devices = 1 if samples is None else samples.size
     # Each device gets a slope of its own, so that XLA adds up their gradients with all others.
-    slopes = jnp.broadcast_to(slope, (devices, 1))
-    if samples is None or devices == 1:
-        return run(x, slopes, skip)
-    split = PartitionSpec(samples.axis_names[0])
-    # The kernels' results do not say over which axes they vary.
-    split_run = jax.shard_map(run, mesh=samples, in_specs=split, out_specs=split, check_vma=False)
-    return split_run(x, slopes, skip)
+    slopes = jnp.broadcast_to(slope, (1 if samples is None else samples.size, 1))
+    return on_each(run, samples)(x, slopes, skip)

@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from cocosnet_jax.nn.kernel_rows import VMEM, by_rows, from_rows, together
+from cocosnet_jax.nn.kernels import VMEM, by_rows, from_rows, together
 from cocosnet_jax.nn.norms import EPS
 
 # Bytes of maps that a kernel holds at most; what is left is for rows in float32, of which some ten,

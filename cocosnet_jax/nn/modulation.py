@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.activation import leaky_relu
-from cocosnet_jax.nn.kernel_rows import PICTURES, together
+from cocosnet_jax.nn.kernels import PICTURES, on_each, together
 from cocosnet_jax.nn.modulation_kernels import Modulation, Modulations, Padded, backward, forward
 from cocosnet_jax.nn.norms import positional_norm
 from cocosnet_jax.nn.padding import reflect_pad
@@ -158,16 +158,10 @@ def modulate(
     def run(x: Array, row: Array | None, modulations: Modulations) -> tuple[Array, ...]:
         return _modulate(x, row, modulations, padded, with_x, interpret)
 
-    if samples is None or samples.size == 1:
-        return run(x, row, modulations)
-
     def of_each(bias: Array) -> Array:
         """A bias of each device's own, so that XLA adds up their gradients with all others."""
-        return jnp.broadcast_to(bias, (samples.size, bias.shape[-1]))
+        return jnp.broadcast_to(bias, (1 if samples is None else samples.size, bias.shape[-1]))
 
     row = None if row is None else of_each(row)
     modulations = tuple(Modulation(joined, of_each(both)) for joined, both in modulations)
-    split = PartitionSpec(samples.axis_names[0])
-    # The kernels' results do not say over which axes they vary.
-    split_run = jax.shard_map(run, mesh=samples, in_specs=split, out_specs=split, check_vma=False)
-    return split_run(x, row, modulations)
+    return on_each(run, samples)(x, row, modulations)

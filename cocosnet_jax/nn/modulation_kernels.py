@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.activation import SLOPE
-from cocosnet_jax.nn.kernel_rows import VMEM, by_rows, from_rows
+from cocosnet_jax.nn.kernels import VMEM, by_rows, from_rows
 from cocosnet_jax.nn.norms import EPS
 
 

@@ -108,6 +108,15 @@ def convolve_together(
     ]
 
 
+def modulated_by_kernels(
+    x: Float[Array, "b h w c"] | jax.ShapeDtypeStruct,
+    norm: Literal["positional", "batch"],
+    samples: Mesh | None,
+) -> bool:
+    """Whether a block that may use kernels modulates a map of this size by them."""
+    return norm == "positional" and modulation.fits(x, samples)
+
+
 class SpadeBlock(nn.Module):
     """Residual block of two convolutions, each after a SPADE layer.
 
@@ -164,11 +173,8 @@ class SpadeBlock(nn.Module):
         def by_kernels(channels: int) -> bool:
             """Whether kernels modulate a map of the block's size."""
             size = *shared["norm_0"].shape[:3], channels
-            return (
-                self.kernels
-                and self.norm == "positional"
-                and modulation.fits(jax.ShapeDtypeStruct(size, x.dtype), self.samples)
-            )
+            large = jax.ShapeDtypeStruct(size, x.dtype)
+            return self.kernels and modulated_by_kernels(large, self.norm, self.samples)
 
         assert not self.upsample or (channels != self.features and by_kernels(channels))
 
