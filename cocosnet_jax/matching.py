@@ -174,7 +174,7 @@ def _whole(side: Side) -> Tile:
 
 def _scores(blocks: Blocks, queries: Compared, keys: Compared) -> Float[Array, "b rows columns"]:
     """One block of the correlation, without the padding."""
-    products = blocks.products(queries, keys)
+    products = blocks.products(blocks.dots(queries, keys), queries, keys)
     scores = blocks.logits(products, queries, keys)
     real = [np.flatnonzero(~tile.in_padding()) for tile in (blocks.rows, blocks.columns)]
     return scores[:, real[0]][:, :, real[1]]

@@ -43,7 +43,10 @@ def test_correlation_and_warp_by_formula(side, centre):
 @pytest.mark.parametrize(
     ("side", "centre"), [(1, "channels"), (3, "channels"), (5, "channels"), (3, "positions")]
 )
-def test_streaming_equals_the_dense_warp(side, centre, dtype, bound, monkeypatch):
+# With maxima of earlier blocks, of some, and, as on accelerators, always of all.
+@pytest.mark.parametrize("largest_sum", [streaming.LARGEST_SUM, 20, 0])
+def test_streaming_equals_the_dense_warp(side, centre, dtype, bound, largest_sum, monkeypatch):
+    monkeypatch.setattr(streaming, "LARGEST_SUM", largest_sum)
     monkeypatch.setattr(streaming, "BLOCK", 8)  # 1 x 2 grid rows do not hide a swap of the two
     rng = np.random.default_rng(1)
     # Means as large as deviations, so that centring matters.
@@ -90,6 +93,33 @@ def test_streaming_of_neighbourhoods_without_contrast(constant):
     inside = 1 * 5 + 1  # a neighbourhood that has no padding either
     np.testing.assert_allclose(carried[0, inside], values[0].mean(0), atol=1e-4)
     assert np.abs(gradient).max() < 1e3
+
+
+@pytest.mark.parametrize("cosines", [np.linspace(-1, 1, 64), np.repeat([-1.0, 1.0], 32)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_streaming_with_the_best_match_in_the_last_block(cosines, dtype, monkeypatch):
+    """Logits rise from -100 to 100, slowly and at once: e^200 is no float32."""
+    monkeypatch.setattr(streaming, "BLOCK", 8)
+    # The rows' own cosines with the first axis are 1 and 0.6.
+    rows = np.array([[1, 0], [0.6, 0.8]] * 8)
+    columns = np.stack([cosines, np.sqrt(1 - cosines**2)], -1)
+    values = np.random.default_rng(6).normal(size=(64, 3))
+
+    def run(rows, columns, values):
+        sides = streaming.Side.of_vectors(rows), streaming.Side.of_vectors(columns)
+        return streaming.measure(*sides, values, 0.01)
+
+    with jax.enable_x64(dtype == np.float64):
+        found = jax.jit(run)(*(x[None].astype(dtype) for x in (rows, columns, values)))
+    logits = rows @ columns.T / 0.01
+    top = logits.max(1, keepdims=True)
+    log_sum = top + np.log(np.exp(logits - top).sum(1, keepdims=True))
+    weights = np.exp(logits - log_sum)
+    entropy = -(weights * (logits - log_sum)).sum(1, keepdims=True)
+    bound = 1e-9 if dtype == np.float64 else 1e-4
+    np.testing.assert_allclose(found.values[0], weights @ values, atol=bound)
+    np.testing.assert_allclose(found.log_sum[0], log_sum, atol=bound)
+    np.testing.assert_allclose(found.entropy[0], entropy, atol=bound)
 
 
 @pytest.mark.parametrize("ratio", [10, 100])

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from cocosnet_jax.nn.neighbourhoods import centre
+from cocosnet_jax.nn.platform import by_platform
 from cocosnet_jax.nn.tiles import Tile, divisors, spread_neighbours, sum_neighbours
 
 _Precision = jax.lax.Precision | None
@@ -25,8 +26,11 @@ _Precision = jax.lax.Precision | None
 PRECISION = jax.lax.Precision.HIGHEST
 # Up to this number of positions (256 x 256 pixels at stride 4), attention holds all pairs.
 DENSE_POSITIONS = 4096
-# Approximate rows and columns of a block; with neighbourhoods, blocks have twice the columns.
+# Approximate rows and columns of a block.
 BLOCK = 2048
+# On CPUs, the weights of a block stay relative to the maxima of an earlier one, as long as each
+# row's sum of weights is smaller than this. In float32, values of up to 1e18 then do not overflow.
+LARGEST_SUM = 1e20
 
 
 class Compared(NamedTuple):
@@ -141,13 +145,23 @@ class Blocks(NamedTuple):
     def einsum(self, formula: str, *arrays: Array) -> Array:
         return jnp.einsum(formula, *arrays, precision=self.precision)
 
-    def products(self, queries: Compared, keys: Compared) -> Float[Array, "b rows columns"]:
+    def dots(
+        self, queries: Compared, keys: Compared
+    ) -> Float[Array, "b rows_around columns_around"]:
+        """Products of the features."""
+        return self.einsum("bnk,bmk->bnm", queries.features, keys.features)
+
+    def products(
+        self,
+        dots: Float[Array, "b rows_around columns_around"],
+        queries: Compared,
+        keys: Compared,
+    ) -> Float[Array, "b rows columns"]:
         """Products of unit vectors, or of centred neighbourhoods before scaling."""
-        products = self.einsum("bnk,bmk->bnm", queries.features, keys.features)
         if queries.mean is None or keys.mean is None:
-            return products
+            return dots
         count = self.rows.side**2 * queries.features.shape[-1]
-        summed = sum_neighbours(products, self.rows, self.columns)
+        summed = sum_neighbours(dots, self.rows, self.columns)
         return summed - count * queries.mean * keys.mean.swapaxes(1, 2)
 
     def scales(self, queries: Compared, keys: Compared) -> tuple[Array | float, Array | float]:
@@ -171,7 +185,11 @@ class Blocks(NamedTuple):
         queries: Compared,
         keys: Compared,
     ) -> tuple[Compared, Compared]:
-        """Gradients of queries and keys from those of the logits."""
+        """Gradients of queries and keys from those of the logits.
+
+        Those of the keys' features are (b, k, columns): XLA on CPUs is slow where it has to
+        transpose the larger of two matrices.
+        """
         column, row = self.scales(queries, keys)
         grad = grad * column * row
         to_queries, to_keys = Compared(grad), Compared(grad)
@@ -190,13 +208,42 @@ class Blocks(NamedTuple):
             grad = spread_neighbours(grad, self.rows, self.columns)
         return (
             to_queries._replace(features=self.einsum("bnm,bmk->bnk", grad, keys.features)),
-            to_keys._replace(features=self.einsum("bnm,bnk->bmk", grad, queries.features)),
+            to_keys._replace(features=self.einsum("bnk,bnm->bkm", queries.features, grad)),
         )
 
 
 def _divide(x: Float[Array, "b n 1"], scale: Float[Array, "b n 1"]) -> Float[Array, "b n 1"]:
     """Quotients; 0 in padding, whose scale is 0."""
     return jnp.where(scale == 0, 0, x / jnp.where(scale == 0, 1, scale))
+
+
+class _Weights(NamedTuple):
+    """Exponentials of gaps between a block's logits and a number for each row; their sums."""
+
+    gaps: Float[Array, "b rows columns"]
+    each: Float[Array, "b rows columns"]
+    total: Float[Array, "b rows 1"]
+
+    @classmethod
+    def of(cls, gaps: Float[Array, "b rows columns"]) -> "_Weights":
+        each = jnp.exp(gaps)
+        return cls(gaps, each, each.sum(-1, keepdims=True))
+
+
+class _Running(NamedTuple):
+    """The softmax of some rows over the columns so far.
+
+    Attributes:
+      top: what the weights are relative to, the largest logit of all columns or of some.
+      total: sum of the weights, the exponentials of the gaps between logits and `top`.
+      below: sum of weights times gaps.
+      weighted: sum of weights times values.
+    """
+
+    top: Float[Array, "b n 1"]
+    total: Float[Array, "b n 1"]
+    below: Float[Array, "b n 1"]
+    weighted: Float[Array, "b n v"]
 
 
 class Measured(NamedTuple):
@@ -225,7 +272,8 @@ def attend(
 ) -> Float[Array, "b n v"]:
     """softmax(rows columns^T / temperature) values, without the n x m matrix.
 
-    The softmax over m uses a running maximum and sum. The forward pass keeps the result and the
+    The softmax over m uses running sums, relative to a running maximum or, on CPUs, to an earlier
+    one (`LARGEST_SUM`). The forward pass keeps the result and the
     logarithm of each row's sum, from which the backward pass recomputes the blocks.
 
     Args:
@@ -272,11 +320,9 @@ def _by_blocks(
     (height, width), (b, _, v) = rows.grid, values.shape
     values = values.astype(jnp.promote_types(values.dtype, columns.dtype))
     parts = 1 if mesh is None or height % mesh.size else mesh.size
-    # Neighbours beyond a tile's edges cost products. They are a smaller share of a larger tile; a
-    # wider block takes less memory than a larger square.
     blocks = Blocks(
         Tile.about(BLOCK, height // parts, width, side),
-        Tile.about(BLOCK if side == 1 else 2 * BLOCK, *columns.grid, side),
+        Tile.about(BLOCK, *columns.grid, side),
         temperature,
         precision,
     )
@@ -373,27 +419,49 @@ def _measure(
     def row(i: jax.Array, results: Measured) -> Measured:
         q = queries.take(rows, part * tiles + i)
 
-        def column(j: jax.Array, running: tuple[Array, ...]) -> tuple[Array, ...]:
-            top, total, below, weighted = running
-            k = keys.take(columns, j)
-            logits = blocks.logits(blocks.products(q, k), q, k)
-            new_top = jnp.maximum(top, logits.max(-1, keepdims=True))
-            gaps = logits - new_top
-            weights, rescale = jnp.exp(gaps), jnp.exp(top - new_top)
-            added = blocks.einsum("bnm,bmv->bnv", weights, columns.take(values, j))
+        def add(old: _Running, top: Array, weights: _Weights, v: Array) -> _Running:
+            rescale, below = jnp.exp(old.top - top), old.below
             if with_entropy:
                 # Padding has weight 0 and an infinite gap; so have all columns before the first.
-                moved = jnp.where(total > 0, total * (top - new_top), 0)
-                own = jnp.where(weights > 0, weights * gaps, 0).sum(-1, keepdims=True)
-                below = (below + moved) * rescale + own
-            total = total * rescale + weights.sum(-1, keepdims=True)
-            return new_top, total, below, weighted * rescale + added
+                moved = jnp.where(old.total > 0, old.total * (old.top - top), 0)
+                own = jnp.where(weights.each > 0, weights.each * weights.gaps, 0)
+                below = (below + moved) * rescale + own.sum(-1, keepdims=True)
+            added = blocks.einsum("bnm,bmv->bnv", weights.each, v)
+            total = old.total * rescale + weights.total
+            return _Running(top, total, below, old.weighted * rescale + added)
+
+        def with_new_top(old: _Running, dots: Array, k: Compared, v: Array) -> _Running:
+            logits = blocks.logits(blocks.products(dots, q, k), q, k)
+            top = jnp.maximum(old.top, logits.max(-1, keepdims=True))
+            return add(old, top, _Weights.of(logits - top), v)
+
+        def with_old_top_if_possible(old: _Running, dots: Array, k: Compared, v: Array) -> _Running:
+            logits = blocks.logits(blocks.products(dots, q, k), q, k)
+            weights = _Weights.of(logits - old.top)
+            # One answer for all rows and samples. It is no if a sum is infinite or NaN.
+            return jax.lax.cond(
+                jnp.all(old.total + weights.total < LARGEST_SUM),
+                lambda: add(old, old.top, weights, v),
+                lambda: with_new_top(old, dots, k, v),
+            )
+
+        def block(j: jax.Array) -> tuple[Array, Compared, Array]:
+            k = keys.take(columns, j)
+            return blocks.dots(q, k), k, columns.take(values, j)
+
+        def column(j: jax.Array, old: _Running) -> _Running:
+            # Looking for maxima takes CPUs an eighth of the time, and they hardly ever matter.
+            return by_platform(old, *block(j), cpu=with_old_top_if_possible, default=with_new_top)
 
         zeros = jnp.zeros((b, rows.length, 1), dtype)
-        start = zeros - jnp.inf, zeros, zeros, jnp.zeros((b, rows.length, channels), dtype)
-        # `below` is the sum of weights times gaps to the top.
-        top, total, below, weighted = jax.lax.fori_loop(0, _tiles(values, columns), column, start)
-        found = Measured(weighted / total, top + jnp.log(total), jnp.log(total) - below / total)
+        nothing = jnp.zeros((b, rows.length, channels), dtype)
+        first = _Running(zeros - jnp.inf, zeros, zeros, nothing)
+        first = with_new_top(first, *block(jnp.zeros((), int)))
+        count = _tiles(values, columns)
+        last = first if count == 1 else jax.lax.fori_loop(1, count, column, first)
+        log_total = jnp.log(last.total)
+        entropy = jnp.maximum(log_total - last.below / last.total, 0)
+        found = Measured(last.weighted / last.total, last.top + log_total, entropy)
         return Measured(*(rows.put(*x, i) for x in zip(results, found, strict=True)))
 
     zeros = jnp.zeros((b, high, rows.width, 1), dtype)
@@ -422,20 +490,22 @@ def _attend_backward(
         def row(i: jax.Array, running: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
             to_queries, to_k, to_v = running
             q, g = queries.take(rows, part * tiles + i), rows.take(grad, i)
-            products = blocks.products(q, k)
+            products = blocks.products(blocks.dots(q, k), q, k)
             # Padding has weight 0.
             log_sums = rows.take(log_sum, i, padding=np.inf)
             weights = jnp.exp(blocks.logits(products, q, k) - log_sums)
-            to_v += blocks.einsum("bnm,bnv->bmv", weights, g)
+            to_v += blocks.einsum("bnv,bnm->bvm", g, weights)
             to_weights = blocks.einsum("bnv,bmv->bnm", g, v)
             to_logits = weights * (to_weights - rows.take(common, i))
             more_to_q, more_to_k = blocks.pull(to_logits, products, q, k)
             to_queries = to_queries.add(rows, more_to_q, part * tiles + i)
             return to_queries, jax.tree.map(jnp.add, to_k, more_to_k), to_v
 
-        start = to_queries, jax.tree.map(jnp.zeros_like, k), jnp.zeros_like(v)
+        like_k, like_v = k._replace(features=k.features.swapaxes(1, 2)), v.swapaxes(1, 2)
+        start = to_queries, *jax.tree.map(jnp.zeros_like, (like_k, like_v))
         to_queries, to_k, to_v = jax.lax.fori_loop(0, tiles, row, start)
-        return to_queries, to_keys.add(columns, to_k, j), columns.put(to_values, to_v, j)
+        to_keys = to_keys.add(columns, to_k._replace(features=to_k.features.swapaxes(1, 2)), j)
+        return to_queries, to_keys, columns.put(to_values, to_v.swapaxes(1, 2), j)
 
     def zeros(x: Array) -> Array:
         return jnp.zeros(x.shape, values.dtype)
